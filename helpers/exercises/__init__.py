@@ -1,0 +1,91 @@
+"""Checks for the exercises: `check("03.2", answer)` says right, or what is off.
+
+The checks of notebook NN are in `nbNN.py` beside this file. A check is a function of the answer that
+calls `require(condition, "what is off")` and returns the sentence printed for a right answer:
+
+    @exercise("03.2", expects=int)
+    def _(answer):
+        require(answer > 0, "A count is positive.")
+        return "Right: …"
+"""
+
+import importlib
+from collections.abc import Callable
+
+from helpers.errors import BadInputError
+
+_CHECKS = {}
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a dictionary",
+    bool: "True or False",
+    Callable: "a function",
+}
+
+
+class NotYet(Exception):
+    """What is off about an answer."""
+
+
+def require(condition, what_is_off):
+    """Go on when the condition holds, else tell the reader what is off."""
+    if not condition:
+        raise NotYet(what_is_off)
+
+
+def exercise(name, *, expects):
+    """Register the decorated check. `expects` is a type (or several): another answer is told so."""
+
+    def register(function):
+        _CHECKS[name] = (function, expects if isinstance(expects, tuple) else (expects,))
+        return function
+
+    return register
+
+
+def check(name, answer):
+    """Print whether the answer to an exercise ("03.2" is notebook 03's second) is right, or what is off.
+
+    An unanswered exercise (`...` or None) gets a friendly line. An answer that is a function and
+    raises an error is told which. Raises `BadInputError` for an exercise there is not.
+    """
+    if answer is None or answer is ...:
+        _find(name)
+        print(f"Exercise {name}: not answered yet. Replace the ... above and run this cell again.")
+        return
+    function, expects = _find(name)
+    try:
+        require(
+            _is_one_of(answer, expects), f"the answer should be {_describe(expects)}; this is {answer!r:.80}."
+        )
+        verdict = f"right! {function(answer)}"
+    except NotYet as wrong:
+        verdict = f"not yet: {wrong}"
+    except Exception as error:  # noqa: BLE001  the reader's own function, or an answer of a strange shape
+        verdict = f"not yet: trying your answer raised {type(error).__name__}: {error}"
+    print(f"Exercise {name}: {verdict}")
+
+
+def _find(name):
+    notebook = str(name).partition(".")[0]
+    try:
+        importlib.import_module(f"helpers.exercises.nb{notebook}")
+        return _CHECKS[name]
+    except (ModuleNotFoundError, KeyError):
+        known = (
+            ", ".join(sorted(n for n in _CHECKS if n.startswith(f"{notebook}."))) or "none in that notebook"
+        )
+        raise BadInputError(f"There is no exercise {name!r}; there are: {known}.") from None
+
+
+def _is_one_of(answer, expects):
+    if isinstance(answer, bool):
+        return bool in expects
+    return isinstance(answer, expects) or (float in expects and isinstance(answer, int))
+
+
+def _describe(expects):
+    return " or ".join(_KINDS.get(kind, f"a {kind.__name__}") for kind in expects)

@@ -1,0 +1,37 @@
+"""Reading the course's notebooks: what the tests of this folder share."""
+
+import re
+from pathlib import Path
+
+import nbformat
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+SOLUTION = re.compile(
+    r"<details>\s*<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL
+)
+CHECK = re.compile(r"""check\(\s*["'](\d\d\.\d+)["']""")
+
+
+def read(path):
+    """The notebook as nbformat gives it."""
+    return nbformat.read(path, as_version=4)
+
+
+def tags(cell):
+    """A cell's tags."""
+    return cell.metadata.get("tags", [])
+
+
+def exercises(notebook):
+    """(name, index of the exercise cell, index of the check cell, solution) of each exercise."""
+    found = []
+    for index, cell in enumerate(notebook.cells):
+        if "exercise" not in tags(cell):
+            continue
+        check, fold = notebook.cells[index + 1 : index + 3]
+        name = CHECK.search(check.source)
+        solution = SOLUTION.search(fold.source)
+        assert name, f"cell {index + 1}: an exercise cell is followed by its check cell"
+        assert solution, f"exercise {name[1]}: the cell after its check holds the solution in a fold"
+        found.append((name[1], index, index + 1, solution[1]))
+    return found

@@ -1,0 +1,133 @@
+"""The shape of every notebook: CONTRIBUTING.md, "Writing a notebook", says the same in words."""
+
+import re
+from statistics import median
+
+import pytest
+
+from course import NOTEBOOKS, read, tags
+
+LOCAL_PATH = re.compile(r"(?:/home/|/root/|/work/|/tmp/|/Users/|[A-Z]:\\\\Users)[\w./-]+")
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return read(path)
+
+
+def _code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _text(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def test_numbers_run_on_without_a_gap_in_the_order():
+    numbers = [int(path.name[:2]) for path in NOTEBOOKS]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == 0
+
+
+def test_the_first_cell_introduces(path, notebook):
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {path.name[:2]}. ")
+    for part in ("**You need**", "**You will be able to**", "**Time**"):
+        assert part in first.source, f"{part} is missing in the first cell"
+    objectives = re.findall(r"^- ", first.source.partition("**You will be able to**")[2], re.MULTILINE)
+    assert 3 <= len(objectives) <= 5
+
+
+def test_links_lead_somewhere(path, notebook):
+    for text in _text(notebook):
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
+            assert (path.parent / target).exists(), f"{target} is not there"
+
+
+def test_neighbours_are_linked(path, notebook):
+    at = NOTEBOOKS.index(path)
+    neighbours = NOTEBOOKS[max(at - 1, 0) : at] + NOTEBOOKS[at + 1 : at + 2]
+    for neighbour in neighbours:
+        assert any(f"({neighbour.name})" in text for text in _text(notebook)), f"no link to {neighbour.name}"
+
+
+def test_recap_then_exercises(notebook):
+    headings = re.findall(r"^## (.*)$", "\n".join(_text(notebook)), re.MULTILINE)
+    assert "Recap" in headings
+    if "Exercises" in headings:
+        assert headings.index("Recap") < headings.index("Exercises")
+
+
+def test_cells_are_short(notebook):
+    lengths = [len(cell.source.splitlines()) for cell in _code(notebook)]
+    assert max(lengths) <= 15, f"longest cell: {max(lengths)} lines"
+    assert median(lengths) <= 5
+    for cell in _code(notebook):
+        if "exercise" not in tags(cell):
+            assert len(re.findall(r"^def ", cell.source, re.MULTILINE)) <= 1, cell.source
+
+
+def test_executed_in_order_without_noise(notebook):
+    code = _code(notebook)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", cell.source
+    assert sum(bool(cell.outputs) for cell in code) >= len(code) / 2
+
+
+def test_predictions_and_figures_are_framed(notebook):
+    texts = "\n".join(_text(notebook))
+    assert texts.count("> **Predict.**") >= 2
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs):
+            after = "\n".join(
+                c.source for c in notebook.cells[index + 1 : index + 3] if c.cell_type == "markdown"
+            )
+            assert "**What to notice" in after, (
+                f"cell {index + 1} draws a figure; no 'What to notice' follows"
+            )
+
+
+def test_asserts_check_the_claims(path, notebook):
+    count = sum(len(re.findall(r"^\s*assert ", cell.source, re.MULTILINE)) for cell in _code(notebook))
+    assert count >= (2 if path.name.startswith("00") else 5)
+
+
+def test_images_have_alt_text(notebook):
+    for text in _text(notebook):
+        assert not re.search(r"!\[\s*\]\(", text), "an image without alt text"
+        for tag in re.findall(r"<img[^>]*>", text):
+            assert re.search(r'alt="[^"]+"', tag), tag
+
+
+def test_library_source_is_not_committed(notebook):
+    for cell in _code(notebook):
+        if re.search(r"\bshow_source\(|\bgetsource\(", cell.source):
+            assert "library-source" in tags(cell), cell.source
+        if "library-source" in tags(cell):
+            assert not cell.outputs, "a show_source cell is committed without its output"
+
+
+def test_size_and_paths(path, notebook):
+    assert path.stat().st_size <= 300_000
+    for cell in _code(notebook):
+        found = LOCAL_PATH.search(str(cell.outputs))
+        assert not found, f"a path of one machine in an output: {found[0]}"
+        assert not re.search(r"https?://(cdn|unpkg|cdnjs)", str(cell.outputs))
+
+
+def test_the_setup_cell_is_the_second_and_installs_nothing(notebook):
+    assert notebook.cells[1].cell_type == "code"
+    assert "import" in notebook.cells[1].source
+    for cell in _code(notebook):
+        assert not re.search(r"pip install|sys\.path|^[!%](?!matplotlib)", cell.source, re.MULTILINE), (
+            cell.source
+        )
