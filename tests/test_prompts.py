@@ -49,9 +49,7 @@ def test_rendering_equals_the_librarys(any_tokenizer, messages, more):
     chat = render_chat(any_tokenizer, messages, add_generation_prompt=more)
     library = any_tokenizer.apply_chat_template(messages, add_generation_prompt=more, return_dict=False)
     assert chat.input_ids == library
-    assert chat.text == any_tokenizer.apply_chat_template(
-        messages, add_generation_prompt=more, tokenize=False
-    )
+    assert chat.text == any_tokenizer.apply_chat_template(messages, add_generation_prompt=more, tokenize=False)
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS, ids=range(len(CONVERSATIONS)))

@@ -58,13 +58,11 @@ def check(name, answer):
         return
     function, expects = _find(name)
     try:
-        require(
-            _is_one_of(answer, expects), f"the answer should be {_describe(expects)}; this is {answer!r:.80}."
-        )
+        require(_is_one_of(answer, expects), f"the answer should be {_describe(expects)}; this is {answer!r:.80}.")
         verdict = f"right! {function(answer)}"
     except NotYet as wrong:
         verdict = f"not yet: {wrong}"
-    except Exception as error:  # noqa: BLE001  the reader's own function, or an answer of a strange shape
+    except Exception as error:
         verdict = f"not yet: trying your answer raised {type(error).__name__}: {error}"
     print(f"Exercise {name}: {verdict}")
 
@@ -75,9 +73,7 @@ def _find(name):
         importlib.import_module(f"helpers.exercises.nb{notebook}")
         return _CHECKS[name]
     except (ModuleNotFoundError, KeyError):
-        known = (
-            ", ".join(sorted(n for n in _CHECKS if n.startswith(f"{notebook}."))) or "none in that notebook"
-        )
+        known = ", ".join(sorted(n for n in _CHECKS if n.startswith(f"{notebook}."))) or "none in that notebook"
         raise BadInputError(f"There is no exercise {name!r}; there are: {known}.") from None
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 import nbformat
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-SOLUTION = re.compile(
-    r"<details>\s*<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL
-)
+SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 CHECK = re.compile(r"""check\(\s*["'](\d\d\.\d+)["']""")
 
 

@@ -40,9 +40,7 @@ def test_solutions_are_right_and_wrong_answers_are_told_what_is_off(path):
     ).execute()
     for name, code, message, check in expected:
         printed = "".join(output.get("text", "") for output in check.outputs)
-        assert f"Exercise {name}:" in printed and message in printed, (
-            f"{name} answered\n{code}\nprints: {printed}"
-        )
+        assert f"Exercise {name}:" in printed and message in printed, f"{name} answered\n{code}\nprints: {printed}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -88,12 +88,8 @@ def test_predictions_and_figures_are_framed(notebook):
     assert texts.count("> **Predict.**") >= 2
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs):
-            after = "\n".join(
-                c.source for c in notebook.cells[index + 1 : index + 3] if c.cell_type == "markdown"
-            )
-            assert "**What to notice" in after, (
-                f"cell {index + 1} draws a figure; no 'What to notice' follows"
-            )
+            after = "\n".join(c.source for c in notebook.cells[index + 1 : index + 3] if c.cell_type == "markdown")
+            assert "**What to notice" in after, f"cell {index + 1} draws a figure; no 'What to notice' follows"
 
 
 def test_asserts_check_the_claims(path, notebook):
@@ -128,6 +124,4 @@ def test_the_setup_cell_is_the_second_and_installs_nothing(notebook):
     assert notebook.cells[1].cell_type == "code"
     assert "import" in notebook.cells[1].source
     for cell in _code(notebook):
-        assert not re.search(r"pip install|sys\.path|^[!%](?!matplotlib)", cell.source, re.MULTILINE), (
-            cell.source
-        )
+        assert not re.search(r"pip install|sys\.path|^[!%](?!matplotlib)", cell.source, re.MULTILINE), cell.source
