@@ -1,0 +1,143 @@
+"""Pictures, and prompts with pictures, for GLM-4V."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image, ImageOps
+from transformers import BatchFeature, ImageProcessingMixin, ProcessorMixin
+
+from helpers.errors import BadImageError, BadInputError
+from helpers.glm.tokenization import ChatGLM4Tokenizer
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in CLIP's training pictures
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def open_picture(source):
+    """An upright RGB picture of a file's path, a file's bytes, or a PIL image.
+
+    A file's orientation mark is obeyed, transparency is dropped, 16-bit grey becomes 8-bit, and of an
+    animation the current frame (of a file: the first) is taken. Raises `BadImageError`.
+    """
+    name = f"The picture {source}" if isinstance(source, str | Path) else "This picture"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large pictures and palettes with transparency are fine
+            if isinstance(source, Image.Image):
+                return _upright_rgb(source, name)
+            if not isinstance(source, str | Path | bytes):
+                raise BadImageError(
+                    f"A picture is a PIL image, a file's path or a file's bytes, not a {type(source).__name__}; "
+                    "PIL.Image.fromarray makes one of an array."
+                )
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                return _upright_rgb(opened, name)
+    except BadImageError:
+        raise
+    except FileNotFoundError:
+        raise BadImageError(f"{name} is not there: check the path. (It is not fetched from the internet.)") from None
+    except Image.DecompressionBombError:
+        raise BadImageError(
+            f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, too many to open safely: make it smaller."
+        ) from None
+    except Exception as error:  # decoders raise all sorts of things for files that are cut off or damaged
+        raise BadImageError(f"{name} cannot be read ({error}): is it whole, and a picture?") from None
+
+
+def _upright_rgb(picture, name):
+    if 0 in picture.size:
+        raise BadImageError(f"{name} has no pixels: its size is {picture.width} x {picture.height}.")
+    if picture.mode in ("I", "F"):
+        raise BadImageError(f"{name} has pixels of 32 bits (mode {picture.mode}): save it with 8 or 16 bits first.")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):  # PIL would cut the values off at 255
+        picture = Image.fromarray((numpy.asarray(picture) // 257).astype(numpy.uint8))
+    return picture.convert("RGB")
+
+
+class ChatGLMImageProcessor(ImageProcessingMixin):
+    """Pictures -> `pixel_values` [picture, channel, height, width], float32.
+
+    Each is squeezed to image_size x image_size (its proportions are not kept), brought to 0..1 and then to
+    the mean 0 and deviation 1 of CLIP's training pictures. After torchvision's Resize (bicubic), ToTensor
+    and Normalize, with PIL and torch alone, to the last bit.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(self, image_size=1120, **kwargs):
+        super().__init__(**kwargs)
+        self.image_size = image_size
+
+    def __call__(self, images, return_tensors="pt"):
+        """`images`: what `open_picture` takes, one or a list. Raises `BadImageError`."""
+        pictures = images if isinstance(images, list | tuple) else [images]
+        pixel_values = torch.stack([self._pixels(open_picture(picture)) for picture in pictures])
+        return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+    def _pixels(self, picture):
+        picture = picture.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float() / 255
+        return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+class ChatGLMProcessor(ProcessorMixin):
+    """GLM-4V's tokenizer and picture processor in one."""
+
+    def __init__(self, image_processor, tokenizer, chat_template=None):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """The processor of a folder; of a model that takes text only, its tokenizer."""
+        tokenizer = ChatGLM4Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if tokenizer.image_size is None:
+            return tokenizer
+        return cls(ChatGLMImageProcessor(tokenizer.image_size), tokenizer)
+
+    def __call__(self, images=None, text=None, **kwargs):
+        """Texts [batch] and pictures, to `input_ids`, `attention_mask`, `position_ids` and `pixel_values`.
+
+        Texts are taken as they are; the picture's place in one reads
+        `<|begin_of_image|><|endoftext|><|end_of_image|>`. Raises `BadImageError`.
+        """
+        if images is None and text is None:
+            raise BadInputError("The processor needs text, images or both.")
+        data = {} if text is None else dict(self.tokenizer(text, **kwargs))
+        if images is not None:
+            data |= self.image_processor(images, kwargs.get("return_tensors", "pt"))
+        return BatchFeature(data)
+
+    def encode_chat(self, messages, *, add_generation_prompt=True):
+        """As `ChatGLM4Tokenizer.encode_chat`."""
+        return self.tokenizer.encode_chat(messages, add_generation_prompt=add_generation_prompt)
+
+    def apply_chat_template(self, conversation, *, tokenize=True, return_dict=True, **kwargs):
+        """As `ChatGLM4Tokenizer.apply_chat_template`, and with pictures in the messages also `pixel_values`.
+
+        >>> inputs = processor.apply_chat_template(
+        ...     [{"role": "user", "image": picture, "content": "描述一下这张图片"}],
+        ...     add_generation_prompt=True, return_tensors="pt",
+        ... )  # doctest: +SKIP
+
+        In a batch either all conversations hold a picture or none does. Raises `BadInputError` and `BadImageError`.
+        """
+        encoded = self.tokenizer.apply_chat_template(conversation, tokenize=tokenize, return_dict=return_dict, **kwargs)
+        if not tokenize or not return_dict:
+            return encoded
+        is_batched = isinstance(conversation[0], list | tuple)
+        pictures = [
+            [m["image"] for m in messages if m.get("image") is not None]
+            for messages in (conversation if is_batched else [conversation])
+        ]
+        if not any(pictures):
+            return BatchFeature(dict(encoded))
+        if not all(pictures):
+            raise BadInputError(
+                f"{sum(map(bool, pictures))} of {len(pictures)} conversations hold a picture: batch those with and "
+                "those without separately."
+            )
+        return BatchFeature(dict(encoded) | self.image_processor([found[0] for found in pictures]))

@@ -1,0 +1,201 @@
+"""GLM-4's tokenizer from its `tokenizer.model`, and its chat template, which is code and not a template.
+
+The file is of tiktoken's kind: one line a token, its bytes in base64 and its rank. The special
+tokens come after the ranks. What the model was trained on differs from most chat models in two
+ways: a header (`<|user|>` and a newline) and the content after it are encoded separately, and a
+content never becomes a special token, whatever it says.
+"""
+
+import base64
+from itertools import accumulate
+from pathlib import Path
+
+from tokenizers import processors
+from transformers import TokenizersBackend
+from transformers.convert_slow_tokenizer import TikTokenConverter
+
+from helpers.errors import BadInputError, DamagedFilesError
+from helpers.prompts import RenderedChat, check_messages, segments_of
+
+PREFIX = ("[gMASK]", "<sop>")  # begins every prompt
+PICTURE = ("<|begin_of_image|>", "<|endoftext|>", "<|end_of_image|>")  # the one between is a placeholder
+ROLES = ("system", "user", "assistant", "observation")
+
+
+def read_ranks(path):
+    """bytes -> rank for every token of a tiktoken file. Raises `DamagedFilesError` naming the line that is wrong."""
+    ranks = {}
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError:
+            raise DamagedFilesError(
+                f"{path}, line {number}, is not a token and its rank: fetch the file again. (So looks a file that was "
+                "checked out without Git LFS.)"
+            ) from None
+    single_bytes = all(bytes([byte]) in ranks for byte in range(256))
+    if not single_bytes or sorted(ranks.values()) != list(range(len(ranks))):
+        raise DamagedFilesError(f"{path} is incomplete: {len(ranks)} tokens, with gaps. Fetch the file again.")
+    return ranks
+
+
+def positions(attention_mask):
+    """0, 1, 2, ... where the mask (list of int) is 1, and 0 at padding."""
+    return [(total - 1) * seen for seen, total in zip(attention_mask, accumulate(attention_mask), strict=True)]
+
+
+class _Converter(TikTokenConverter):
+    load_tiktoken_bpe = staticmethod(read_ranks)
+
+
+class ChatGLM4Tokenizer(TokenizersBackend):
+    """GLM-4's tokenizer as a fast tokenizer of transformers.
+
+    Called on a text it recognises special tokens in it and puts `[gMASK]<sop>` in front. For
+    conversations use `apply_chat_template`, or `encode_chat`, which also says what came from where. A
+    Jinja template, which later revisions of GLM-4-9B-Chat bring, is not used: it encodes all in one go.
+    """
+
+    model_input_names = ["input_ids", "attention_mask", "position_ids"]
+    padding_side = "left"
+
+    @classmethod
+    def convert_to_native_format(cls, **kwargs):
+        """Builds the tokenizer when transformers loads a folder; raises `DamagedFilesError`."""
+        kwargs.pop("auto_map", None)  # remote code, not needed
+        if kwargs.get("tokenizer_file"):  # saved by save_pretrained
+            return super().convert_to_native_format(**kwargs)
+        path, added = kwargs.get("vocab_file"), kwargs.get("added_tokens_decoder")
+        if not path or not added:
+            lacks = "special tokens in tokenizer_config.json" if path else "tokenizer.model"
+            raise DamagedFilesError(f"{kwargs.get('name_or_path')} has no {lacks}: fetch its files again.")
+        tokenizer = _Converter(path, extra_special_tokens=[str(added[i]) for i in sorted(added)]).converted()
+        wrong = [i for i, token in added.items() if tokenizer.token_to_id(str(token)) != i]
+        if wrong:
+            raise DamagedFilesError(
+                f"tokenizer_config.json gives {added[wrong[0]]} the id {wrong[0]}, which is not its place after the "
+                f"ranks of {path}: they are of different models. Fetch both again."
+            )
+        prefix = " ".join(PREFIX)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{prefix} $A",
+            pair=f"{prefix} $A $B:1",
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in PREFIX],
+        )
+        return {**kwargs, "tokenizer_object": tokenizer}
+
+    @property
+    def image_size(self):
+        """Pixels along one side of a picture, or None for a model that takes text only."""
+        return self.init_kwargs.get("image_size")
+
+    def encode_chat(self, messages, *, add_generation_prompt=True, add_special_tokens=True):
+        """A conversation as the model was trained to read it: a `RenderedChat`.
+
+        `messages`: dicts with "role" (system, user, assistant, observation), "content" and, where wanted,
+        "metadata" (a tool's name) and "image" (any picture: only its place is made here, three ids before
+        the content). A message with neither content nor picture is left out.
+
+        Raises `BadInputError` for malformed messages, tool definitions and a second picture.
+        """
+        messages = self._checked(messages)
+        pieces = [(token, token, None) for token in PREFIX] if add_special_tokens else []
+        for index, message in enumerate(messages):
+            has_picture = message.get("image") is not None
+            if not message["content"] and not has_picture:
+                continue
+            metadata = message.get("metadata") or ""
+            role_token = f"<|{message['role']}|>"
+            pieces.append((role_token, role_token, None))
+            pieces.append((metadata + "\n", None, index if metadata else None))
+            pieces += [(token, token, index) for token in PICTURE] if has_picture else []
+            pieces.append((message["content"], None, index))
+        if add_generation_prompt:
+            pieces.append(("<|assistant|>", "<|assistant|>", None))
+        ids, owners = [], []
+        for text, special, owner in pieces:
+            piece_ids = [self.convert_tokens_to_ids(special)] if special else self._text_ids(text)
+            ids += piece_ids
+            owners += [owner] * len(piece_ids)
+        return RenderedChat("".join(text for text, _, _ in pieces), ids, segments_of(owners, messages))
+
+    def _text_ids(self, text):
+        """Ids of a text in which nothing is special."""
+        return self(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def _checked(self, messages):
+        if isinstance(messages, list | tuple):  # "content" may be missing beside a picture
+            messages = [{"content": "", **m} if isinstance(m, dict) and "image" in m else m for m in messages]
+        check_messages(messages)
+        for index, message in enumerate(messages):
+            if message["role"] not in ROLES:
+                raise BadInputError(f"Message {index} is of role {message['role']!r}; GLM-4's are {', '.join(ROLES)}.")
+            if message.get("tools"):
+                raise BadInputError(f"Message {index} defines tools: the course does not cover GLM-4's tool prompts.")
+        pictures = [index for index, message in enumerate(messages) if message.get("image") is not None]
+        if pictures and self.image_size is None:
+            raise BadInputError(f"Message {pictures[0]} holds a picture, but this model takes text only.")
+        if len(pictures) > 1:
+            raise BadInputError(
+                f"Messages {' and '.join(map(str, pictures))} hold pictures: GLM-4V takes one in a conversation. "
+                "Leave all but one out, or start a new conversation."
+            )
+        return messages
+
+    def apply_chat_template(
+        self,
+        conversation,
+        *,
+        add_generation_prompt=False,
+        tokenize=True,
+        add_special_tokens=True,
+        padding=False,
+        truncation=False,
+        max_length=None,
+        return_tensors=None,
+        return_dict=True,
+        **options,
+    ):
+        """As in transformers: one conversation or a list of them, to a `BatchEncoding`, ids, or text.
+
+        The ids are those of `encode_chat`; `add_special_tokens=False` leaves `[gMASK]<sop>` out. Raises
+        `BadInputError` as `encode_chat` does, and for options that GLM-4's template does not have.
+        """
+        options.pop("continue_final_message", None)  # nothing ends a message, so it is open already
+        asked = [name for name, value in options.items() if value]
+        if asked:
+            raise BadInputError(f"GLM-4's chat template has no option {asked[0]!r}: leave it out.")
+        is_batched = bool(conversation) and isinstance(conversation[0], list | tuple)
+        rendered = [
+            self.encode_chat(
+                messages, add_generation_prompt=add_generation_prompt, add_special_tokens=add_special_tokens
+            )
+            for messages in (conversation if is_batched else [conversation])
+        ]
+        if not tokenize:
+            return [chat.text for chat in rendered] if is_batched else rendered[0].text
+        rows = [chat.input_ids for chat in rendered]
+        if truncation:
+            rows = [ids[-max_length:] if self.truncation_side == "left" else ids[:max_length] for ids in rows]
+        encoded = self.pad(
+            {"input_ids": rows if is_batched or return_tensors else rows[0]},
+            padding=padding,
+            max_length=max_length,
+            return_tensors=return_tensors,
+        )
+        return encoded if return_dict else encoded["input_ids"]
+
+    # The model reads positions, so the tokenizer gives them along: padding has position 0.
+
+    def _convert_encoding(self, encoding, **kwargs):
+        columns, encodings = super()._convert_encoding(encoding, **kwargs)
+        if "position_ids" in self.model_input_names:
+            columns["position_ids"] = [positions(e.attention_mask) for e in encodings]
+        return columns, encodings
+
+    def _pad(self, encoded_inputs, *args, **kwargs):
+        encoded = super()._pad(encoded_inputs, *args, **kwargs)
+        if "position_ids" in self.model_input_names and "attention_mask" in encoded:
+            encoded["position_ids"] = positions(encoded["attention_mask"])
+        return encoded

@@ -1,0 +1,141 @@
+"""GLM-4V's eyes: an EVA2-CLIP tower and the adapter that turns its patches into word-like vectors.
+
+A picture of 1120 x 1120 pixels becomes 80 x 80 patches, 63 layers look at all of them at once, a
+convolution merges each 2 x 2 into one, and the adapter brings the 1600 vectors to the language
+model's width. Module names are those of the checkpoint.
+
+Sources: EVA-CLIP (Sun et al. 2023), CogVLM (Wang et al. 2023) and GLM-4 (Team GLM 2024).
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class PatchEmbedding(nn.Module):
+    """`pixel_values` [batch, channel, height, width] -> [batch, 1 + patch, width of the tower].
+
+    Row 0 is the class position, the patches follow row by row.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.proj = nn.Conv2d(config.in_channels, config.hidden_size, config.patch_size, stride=config.patch_size)
+        self.cls_embedding = nn.Parameter(torch.zeros(1, config.hidden_size))
+        self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
+
+    def forward(self, pixel_values):
+        patches = self.proj(pixel_values).flatten(2).transpose(1, 2)
+        cls = self.cls_embedding.expand(len(patches), 1, -1)
+        hidden_states = torch.cat([cls, patches], dim=1)
+        return hidden_states + self.position_embedding(torch.arange(hidden_states.shape[1], device=cls.device))
+
+
+class VisionAttention(nn.Module):
+    """Every position attends to every other: no mask, no rotary embedding."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states, output_attentions=False):
+        """Returns the output and the weights [batch, head, query, key], which are None unless asked for."""
+        fused = self.query_key_value(hidden_states).unflatten(-1, (3, self.config.num_heads, -1))
+        query, key, value = fused.permute(2, 0, 3, 1, 4)  # each [batch, head, position, head size]
+        if output_attentions:
+            weights = (query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)).softmax(dim=-1)
+            mixed = weights @ value
+        else:
+            weights = None
+            mixed = F.scaled_dot_product_attention(query, key, value)  # the same, without keeping the weights
+        return self.dense(mixed.transpose(1, 2).flatten(2)), weights
+
+
+class VisionMLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states):
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class VisionLayer(nn.Module):
+    """Attention and MLP, each normalised *after* it ran and before it joins the residual stream.
+
+    The names do not say so: `input_layernorm` is applied to the attention's output.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = VisionAttention(config)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VisionMLP(config)
+
+    def forward(self, hidden_states, output_attentions=False):
+        attention_output, weights = self.attention(hidden_states, output_attentions)
+        hidden_states = hidden_states + self.input_layernorm(attention_output)
+        return hidden_states + self.post_attention_layernorm(self.mlp(hidden_states)), weights
+
+
+class Adapter(nn.Module):
+    """From what the tower sees to what the language model reads: a projection and a gated MLP, without biases."""
+
+    def __init__(self, config):
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size  # the language model's sizes
+        self.linear_proj = nn.Linear(hidden, hidden, bias=False)
+        self.norm1 = nn.LayerNorm(hidden)  # PyTorch's own eps of 1e-5, not the tower's
+        self.gate_proj = nn.Linear(hidden, inner, bias=False)
+        self.dense_h_to_4h = nn.Linear(hidden, inner, bias=False)
+        self.dense_4h_to_h = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, features):
+        features = F.gelu(self.norm1(self.linear_proj(features)))
+        return self.dense_4h_to_h(F.silu(self.gate_proj(features)) * self.dense_h_to_4h(features))
+
+
+class VisionTower(nn.Module):
+    """A picture as the language model gets it.
+
+    `pixel_values` [batch, channel, height, width] -> `last_hidden_state` [batch, 1 + patch + 1, hidden]:
+    a vector for the picture's begin, one for each patch row by row, one for its end. `hidden_states`
+    are the tower's own, layers + 1 tensors [batch, 1 + fine patch, width], `attentions` one tensor
+    [batch, head, query, key] a layer; position 0 of both is the class position.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config.vision_config
+        width = self.config.hidden_size
+        self.patch_embedding = PatchEmbedding(self.config)
+        layers = [VisionLayer(self.config) for _ in range(self.config.num_hidden_layers)]
+        self.transformer = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+        self.conv = nn.Conv2d(width, config.hidden_size, kernel_size=2, stride=2)
+        self.linear_proj = Adapter(config)
+        self.boi = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.eoi = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+
+    def forward(self, pixel_values, output_hidden_states=False, output_attentions=False):
+        hidden_states = self.patch_embedding(pixel_values)
+        all_hidden_states, attentions = [hidden_states], []
+        for layer in self.transformer["layers"]:
+            hidden_states, weights = layer(hidden_states, output_attentions)
+            all_hidden_states.append(hidden_states)
+            attentions.append(weights)
+        side = self.config.image_size // self.config.patch_size
+        grid = hidden_states[:, 1:].reshape(-1, side, side, self.config.hidden_size)  # the class position is dropped
+        features = self.linear_proj(self.conv(grid.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2))
+        boi, eoi = (vector.to(features).expand(len(features), 1, -1) for vector in (self.boi, self.eoi))
+        return BaseModelOutput(
+            last_hidden_state=torch.cat([boi, features, eoi], dim=1) / self.config.scaling_factor,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
