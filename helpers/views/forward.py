@@ -1,0 +1,331 @@
+"""Pictures of one forward pass: the two kinds of pass, who may look at whom, how fast pairs rotate.
+
+Each function takes a result and `ax=None`, draws, and returns the `Axes`. Nothing here runs a model.
+"""
+
+from itertools import cycle
+from math import ceil, cos, pi, sin
+
+from helpers.errors import BadInputError
+from helpers.prompts import token_table
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable
+
+MOST_COLUMNS = 9  # positions drawn of one pass; of more, the first and the last few
+NEW, CACHED = OKABE_ITO["orange"], OKABE_ITO["sky"]
+
+
+def plot_two_passes(first, later, tokenizer, config, *, ax=None):
+    """The pass over the whole prompt beside a pass over one token: what goes in, what is kept, what comes out.
+
+    `first` and `later` are the first two `GenerationStep`s of an answer, `config` the model's. Each column is
+    a position, each row of the triangle a query and the keys that it looks at; what a pass computes is filled, what
+    it finds in the KV cache is hatched. Of long prompts the first and last positions are drawn. Returns the Axes.
+
+    Raises `BadInputError` when the two do not follow on each other.
+    """
+    if first.input_ids.shape[1] != first.kv_length or later.kv_length != first.kv_length + later.input_ids.shape[1]:
+        raise BadInputError(
+            f"These steps hold {first.kv_length} and {later.kv_length} positions: give the first two steps of "
+            "generate_steps, the first of which reads the whole prompt."
+        )
+    config = config.get_text_config()
+    rows = token_table(tokenizer, [*first.input_ids[0].tolist(), *later.input_ids[0].tolist()])
+    labels = [row.label for row in rows]
+    panels = [_Pass(step, labels, config) for step in (first, later)]
+    gap, height = 1.6, max(panel.height for panel in panels)
+    width = sum(panel.width for panel in panels) + gap
+    ax = _canvas(ax, width, height)
+    panels[0].draw(ax, 0.0, "First pass: the whole prompt")
+    panels[1].draw(ax, panels[0].width + gap, "Later pass: one new token")
+    _legend(ax, (NEW, None, "computed in this pass"), (CACHED, "---", "found in the KV cache"))
+    return ax
+
+
+class _Pass:
+    """One pass, drawn downwards: y grows from the tokens to the next token."""
+
+    def __init__(self, step, labels, config):
+        self.step, self.labels, self.config = step, labels, config
+        self.read = step.input_ids.shape[1]
+        self.cached = step.kv_length - self.read
+        self.columns = _some(step.kv_length)
+        self.queries = [p for p in self.columns if p is None or p >= self.cached]
+        if self.queries[0] is None:
+            self.queries.pop(0)
+        self.width = max(len(self.columns), 6.4)
+        self.height = 12.2 + 0.62 * len(self.queries)
+
+    def draw(self, ax, left, title):
+        self.ax, self.left = ax, left
+        ax.text(left - 0.05, -0.75, title, fontsize=10, fontweight="bold", va="center")
+        y = self.tokens(0.35)
+        y = self.layers(y)
+        self.results(y)
+
+    def tokens(self, y):
+        read = self.read
+        self.caption(y, f"input_ids [1, {read}]" + (": the token just chosen" if self.cached else ""))
+        for x, position in self.places():
+            given = position >= self.cached
+            self.cell(x, y + 0.3, 0.9, 0.72, NEW if given else None, dashed=not given)
+            label = drawable(self.labels[position][:9])
+            size = 8 if len(label) <= 5 else 6.6 if len(label) <= 7 else 5.6
+            self.ax.text(
+                x + 0.45, y + 0.66, label, ha="center", va="center", fontsize=size, color=INK if given else MUTED
+            )
+        self.caption(y + 1.62, f"position_ids [1, {read}]")
+        for x, position in self.places():
+            if position >= self.cached:
+                self.ax.text(x + 0.45, y + 2.05, str(position), ha="center", va="center", fontsize=8)
+        self.arrows(y + 2.35, y + 2.95)
+        return y + 2.95
+
+    def layers(self, y):
+        config, queries = self.config, self.queries
+        bottom = y + 3.2 + 0.62 * len(queries)
+        self.frame(y, bottom)
+        heads, head_dim = config.num_key_value_heads, _head_dim(config)
+        kept = f"[1, {heads}, {self.step.kv_length}, {head_dim}]"
+        self.caption(y + 0.4, f"in each of {config.num_hidden_layers} layers: KV cache {kept}")
+        for x, position in self.places():
+            self.cell(x, y + 0.68, 0.9, 0.6, CACHED if position < self.cached else NEW, hatch=position < self.cached)
+        scores = f"[1, {config.num_attention_heads}, {self.read}, {self.step.kv_length}]"
+        self.caption(y + 1.78, f"attention, a row a query {scores}")
+        for row, query in enumerate(queries):
+            top = y + 2.05 + 0.62 * row
+            for x, key in self.places():
+                if query is None:
+                    self.ax.text(x + 0.45, top + 0.25, "⋮", ha="center", va="center", fontsize=8, color=MUTED)
+                elif key <= query:
+                    self.cell(x + 0.2, top, 0.5, 0.5, CACHED if key < self.cached else NEW, hatch=key < self.cached)
+                else:
+                    self.ax.text(x + 0.45, top + 0.27, "·", ha="center", va="center", fontsize=9, color=MUTED)
+        self.caption(bottom - 0.42, "MLP, each position by itself")
+        self.arrows(bottom, bottom + 0.6)
+        return bottom + 0.6
+
+    def results(self, y):
+        config = self.config
+        self.caption(y + 0.5, f"hidden_states [1, {self.read}, {config.hidden_size}]")
+        self.caption(y + 2.25, f"logits [1, {self.read}, {config.vocab_size}]")
+        for x, position in self.places():
+            if position < self.cached:
+                continue
+            self.cell(x + 0.2, y + 0.75, 0.5, 0.8, NEW)
+            last = position == self.step.kv_length - 1
+            self.cell(x + 0.2, y + 2.5, 0.5, 0.8, NEW if last else None, dashed=not last)
+            if last:
+                self.head(x + 0.45, y + 3.3, y + 3.8)
+                self.chosen(x + 0.45, y + 4.25)
+
+    def chosen(self, x, y):
+        chip = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": INK, "lw": 1}
+        token = drawable(self.step.token)
+        self.ax.text(x, y, token, ha="center", va="center", fontsize=9, fontweight="bold", bbox=chip)
+        self.ax.text(x - 0.95, y, "next token", ha="right", va="center", fontsize=7.5, color=MUTED)
+
+    def places(self):
+        """(x, position) of every column; a column that stands for many is an ellipsis, drawn once."""
+        for n, position in enumerate(self.columns):
+            if position is not None:
+                yield self.left + n, position
+
+    def caption(self, y, text):
+        self.ax.text(self.left + 0.02, y, text, fontsize=7.5, color=MUTED, va="center")
+        if None in self.columns:
+            x = self.left + self.columns.index(None) + 0.45
+            if text.startswith("input_ids"):
+                self.ax.text(x, y + 0.66, "…", ha="center", va="center", fontsize=9, color=MUTED)
+
+    def cell(self, x, y, width, height, color, *, dashed=False, hatch=False):
+        from matplotlib.patches import Rectangle
+
+        style = {"facecolor": "white", "edgecolor": RULE, "lw": 1}
+        if color:
+            style |= {"facecolor": _tint(color), "edgecolor": color}
+        if dashed:
+            style["ls"] = (0, (2, 2))
+        if hatch:
+            style["hatch"] = "---"
+        self.ax.add_patch(Rectangle((x, y), width, height, **style))
+
+    def frame(self, top, bottom):
+        from matplotlib.patches import FancyBboxPatch
+
+        box = FancyBboxPatch(
+            (self.left - 0.25, top),
+            self.width + 0.2,
+            bottom - top,
+            boxstyle="round,pad=0,rounding_size=0.25",
+            facecolor="none",
+            edgecolor=INK,
+            lw=1.1,
+        )
+        self.ax.add_patch(box)
+
+    def arrows(self, top, bottom):
+        for x, position in self.places():
+            if position >= self.cached:
+                self.head(x + 0.45, top, bottom)
+
+    def head(self, x, top, bottom):
+        style = {"arrowstyle": "-|>", "color": INK, "lw": 1, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7}
+        self.ax.annotate("", (x, bottom), (x, top), arrowprops=style)
+
+
+def plot_mask(visible, queries, keys, *, ax=None):
+    """Which key each query may look at. Returns the Axes.
+
+    `visible` is bool `[query, key]`; `queries` and `keys` are the tokens of its rows and columns.
+
+    Raises `BadInputError` when shape and tokens do not agree.
+    """
+    if tuple(visible.shape) != (len(queries), len(keys)):
+        raise BadInputError(
+            f"visible has the shape {list(visible.shape)}, {len(queries)} queries and {len(keys)} keys need "
+            f"[{len(queries)}, {len(keys)}]."
+        )
+    from matplotlib.colors import ListedColormap
+
+    if ax is None:
+        ax = _figure(1.9 + 0.46 * len(keys), 1.5 + 0.4 * len(queries))
+    ax.imshow(visible.numpy(force=True), cmap=ListedColormap(["#f0f2f4", OKABE_ITO["sky"]]), vmin=0, vmax=1)
+    for query, row in enumerate(visible.tolist()):
+        for key, sees in enumerate(row):
+            text, color = ("0", INK) if sees else ("−∞", MUTED)
+            ax.text(key, query, text, ha="center", va="center", fontsize=8, color=color)
+    ax.set_xticks(range(len(keys)), [drawable(token) for token in keys], rotation=45, ha="left", color=INK)
+    ax.set_yticks(range(len(queries)), [drawable(token) for token in queries])
+    ax.xaxis.tick_top()
+    ax.xaxis.set_label_position("top")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="key (looked at)", ylabel="query (looks)", title="What is added to each score")
+    return ax
+
+
+def plot_dials(speeds, *, pairs=(0, 2, 5, 10, 31), positions=12, ax=None):
+    """Some of rotary embedding's pairs as clock dials: where the hand stands at each of the first positions.
+
+    `speeds [pair]` are the angles a pair turns by from one position to the next, in radians (`inv_freq` in
+    `transformers`); `pairs` which of them to draw. After a full turn the dots go on further out. Returns the Axes.
+
+    Raises `BadInputError` for a pair that is not there.
+    """
+    speeds = [float(speed) for speed in speeds]
+    missing = [pair for pair in pairs if not 0 <= pair < len(speeds)]
+    if missing:
+        raise BadInputError(f"There is no pair {missing[0]}: speeds has pairs 0 to {len(speeds) - 1}.")
+    columns = min(5, len(pairs))
+    rows = ceil(len(pairs) / columns)
+    ax = ax or _figure(0.6 + 1.2 * columns, 0.4 + 1.5 * rows)
+    for n, pair in enumerate(pairs):
+        dots = _dial(ax, 2.7 * (n % columns), 3.6 * (n // columns), pair, speeds[pair], positions)
+    ax.set(xlim=(-1.4, 2.7 * (columns - 1) + 1.4), ylim=(3.6 * (rows - 1) + 1.3, -2.1), aspect="equal")
+    ax.set_title(f"Where the hand stands at positions 0 to {positions - 1}")
+    ax.set_axis_off()
+    ax.figure.colorbar(dots, ax=ax, shrink=0.8, label="position").outline.set_visible(False)
+    return ax
+
+
+def _dial(ax, x, y, pair, speed, positions):
+    """One dial with its centre at (x, y), 12 o'clock on top; y grows downwards."""
+    from matplotlib.patches import Circle
+
+    ax.add_patch(Circle((x, y), 1, facecolor="none", edgecolor=RULE, lw=1))
+    angles = [speed * position for position in range(positions)]
+    radius = [1 + 0.14 * (angle // (2 * pi)) for angle in angles]
+    ax.plot([x, x + sin(angles[-1])], [y, y - cos(angles[-1])], color=INK, lw=1.2, zorder=1)
+    turn = 2 * pi / speed
+    ax.text(x, y - 1.85, f"pair {pair}", ha="center", va="center", fontsize=9, fontweight="bold")
+    once = f"{turn:,.0f}" if turn >= 1000 else f"{turn:.3g}"
+    ax.text(x, y - 1.42, f"one turn in {once}", ha="center", va="center", fontsize=7.2, color=MUTED)
+    return ax.scatter(
+        [x + r * sin(angle) for r, angle in zip(radius, angles, strict=True)],
+        [y - r * cos(angle) for r, angle in zip(radius, angles, strict=True)],
+        c=range(positions),
+        cmap=WEIGHTS_COLORMAP,
+        s=22,
+        edgecolor="white",
+        lw=0.6,
+        zorder=2,
+    )
+
+
+def plot_turns(speeds, context, *, ax=None):
+    """How many positions each rotary pair needs for one full turn, beside the model's context. Returns the Axes.
+
+    `speeds [pair]` as in `plot_dials`; `context` in positions.
+    """
+    turns = [2 * pi / float(speed) for speed in speeds]
+    ax = ax or _figure(5.8, 2.6)
+    for inside, name, color in ((True, "within the context", "blue"), (False, "longer than it", "vermillion")):
+        pairs = [pair for pair, turn in enumerate(turns) if (turn <= context) is inside]
+        ax.bar(pairs, [turns[pair] for pair in pairs], 0.7, color=OKABE_ITO[color], label=f"{name}: {len(pairs)} pairs")
+    ax.axhline(context, color=INK, lw=1, label=f"context: {context:,}")
+    ax.set_yscale("log")
+    ax.set(xlim=(-0.6, len(turns) - 0.4), xlabel="pair", ylabel="positions", title="How long one turn takes")
+    ax.legend(loc="upper left", fontsize=8.5)
+    return ax
+
+
+def plot_by_layer(values, *, before=None, label="", title="", ax=None):
+    """One number a layer, a bar each, for one series or several. Returns the Axes.
+
+    `values` maps a series' name to its numbers, layer 0 first; `before` is drawn as a line to compare with.
+
+    Raises `BadInputError` when there is nothing to draw or the series differ in length.
+    """
+    lengths = {len(series) for series in values.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        found = {name: len(series) for name, series in values.items()}
+        raise BadInputError(f"Each series needs a number for every layer; these have {found} numbers.")
+    ax = ax or _figure(7.2, 2.8)
+    width = 0.84 / len(values)
+    for n, ((name, series), color) in enumerate(zip(values.items(), cycle(["blue", "orange", "green"]), strict=False)):
+        left = [layer - 0.42 + n * width for layer in range(len(series))]
+        ax.bar(left, series, width, align="edge", color=OKABE_ITO[color], label=name)
+    if before is not None:
+        ax.axhline(before, color=INK, lw=1, label="before")
+    ax.set(xlim=(-0.7, lengths.pop() - 0.3), xlabel="layer", ylabel=label, title=title)
+    ax.legend(ncols=len(values) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8.5)
+    return ax
+
+
+def _some(count):
+    """Positions to draw: all, or the first three and the last four with None for those between."""
+    if count <= MOST_COLUMNS:
+        return list(range(count))
+    return [0, 1, 2, None, *range(count - 4, count)]
+
+
+def _head_dim(config):
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _tint(color):
+    from matplotlib.colors import to_rgb
+
+    return tuple(1 - 0.35 * (1 - channel) for channel in to_rgb(color))
+
+
+def _figure(width, height):
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _canvas(ax, width, height):
+    """Axes for a drawing of this many columns and lines."""
+    if ax is None:
+        ax = _figure(0.3 + 0.5 * width, 0.35 * height)
+    ax.set(xlim=(-0.35, width + 0.1), ylim=(height - 0.4, -1.3))
+    ax.set_axis_off()
+    return ax
+
+
+def _legend(ax, *entries):
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=_tint(c), edgecolor=c, hatch=hatch, label=text) for c, hatch, text in entries]
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=len(handles), fontsize=8.5)

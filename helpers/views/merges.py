@@ -1,0 +1,55 @@
+"""How bytes grow together to tokens, drawn."""
+
+from helpers.errors import BadInputError
+from helpers.prompts import byte_labels
+from helpers.views.style import INK, MUTED, OKABE_ITO, drawable
+
+MOST_ROWS = 24
+
+
+def plot_merges(steps, *, title="Merges, the lowest rank first", ax=None):
+    """A piece's way from bytes (top row) to tokens (bottom row), one merge a row. Returns the Axes.
+
+    `steps` is what `merge_steps` gave. A box is a token, as wide as its bytes; the one just made is
+    filled and has a bold label; at the left stands the rank of its pair.
+
+    Raises `BadInputError` when there are no steps, or more than fit in a picture.
+    """
+    if not 1 <= len(steps) <= MOST_ROWS or not steps[0].tokens:
+        raise BadInputError(f"Draw 1 to {MOST_ROWS} steps of a piece that has bytes; these are {len(steps)} steps.")
+    width = len(steps[0].tokens)
+    if ax is None:
+        from matplotlib import pyplot
+
+        size = (1.3 + max(0.6 * width, 3), 0.7 + 0.36 * len(steps))
+        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
+    for row, step in enumerate(steps):
+        left = 0
+        labels = byte_labels(step.tokens, [False] * len(step.tokens))
+        for place, (token, label) in enumerate(zip(step.tokens, labels, strict=True)):
+            _box(ax, left, row, len(token), drawable(label), made=place == step.made)
+            left += len(token)
+    names = ["bytes" if step.rank is None else f"rank {step.rank:,}" for step in steps]
+    ax.set_yticks(range(len(steps)), names)
+    ax.set_xticks(range(width + 1), [])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlim=(-0.1, width + 0.1), ylim=(len(steps) - 0.45, -0.55), title=title)
+    ax.set_xlabel(f"{width} bytes")
+    return ax
+
+
+def _box(ax, left, row, width, label, *, made):
+    color = OKABE_ITO["orange" if made else "sky"]
+    gap = 0.05
+    ax.barh(row, width - 2 * gap, left=left + gap, height=0.74, color=color, alpha=0.75 if made else 0.22)
+    ax.text(
+        left + width / 2,
+        row,
+        label,
+        ha="center",
+        va="center",
+        fontsize=8.5 if made or width > 1 else 7.5,
+        color=INK if made or width > 1 else MUTED,
+        fontweight="bold" if made else "normal",
+    )

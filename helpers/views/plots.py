@@ -1,0 +1,344 @@
+"""Charts of results: each function takes a result and `ax=None`, draws, and returns the `Axes`.
+
+Without `ax` a new figure of a fitting size is made. Nothing here runs a model.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helpers.errors import BadInputError
+from helpers.prompts import token_table
+from helpers.views.style import (
+    INK,
+    MUTED,
+    OKABE_ITO,
+    RULE,
+    WEIGHTS_COLORMAP,
+    drawable,
+)
+
+MOST_LABELS = 40  # tokens written along an axis; beyond that every n-th
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One token that could come next, with its probability after each stage.
+
+    `probabilities` has one entry per stage of `stage_scores`; None where the token was removed
+    (its score is -inf).
+    """
+
+    token_id: int
+    label: str
+    probabilities: tuple[float | None, ...]
+    chosen: bool
+
+
+def stage_scores(step):
+    """The scores `[vocab]` of a `GenerationStep` by stage name: the raw logits, then after each processor."""
+    return {"raw logits": step.logits, **dict(step.processed)}
+
+
+def candidates(scores, tokenizer, *, top=10, chosen=None, before=()):
+    """The `top` tokens of the first stage, best first, followed through all stages: `list[Candidate]`.
+
+    `scores` maps a stage's name to logits `[vocab]`; a softmax makes them probabilities. The token
+    `chosen` is added at the end when it is not among the best. `before` are the ids before it: with
+    them the rest of a character is labelled as such (`你 2/2`).
+    """
+    import torch
+
+    first = next(iter(scores.values()))
+    ids = torch.topk(first.float(), min(top, len(first))).indices.tolist()
+    if chosen is not None and chosen not in ids:
+        ids.append(chosen)
+    stages = [torch.softmax(values.float(), dim=-1)[ids].tolist() for values in scores.values()]
+    removed = [torch.isneginf(values[ids]).tolist() for values in scores.values()]
+    return [
+        Candidate(
+            token_id,
+            token_table(tokenizer, [*before[-3:], token_id])[-1].label,  # 3: no character has more than 4 bytes
+            tuple(None if gone[row] else stage[row] for stage, gone in zip(stages, removed, strict=True)),
+            token_id == chosen,
+        )
+        for row, token_id in enumerate(ids)
+    ]
+
+
+def percent(probability):
+    """A probability for people: `12.3%`, or `<0.1%`."""
+    return "<0.1%" if 0 < probability < 0.0005 else f"{100 * probability:.1f}%"
+
+
+def plot_next_token(step, tokenizer, *, top=10, ax=None):
+    """The `top` most probable next tokens as bars; the one that was taken is marked. Returns the Axes.
+
+    `step` is a `GenerationStep`, or a tensor `[vocab]` of probabilities or of logits (then a softmax
+    is taken). Of a step its `probabilities` are drawn: those after all processors, without the tokens they removed.
+
+    Raises `BadInputError` for anything else.
+    """
+    taken = getattr(step, "token_id", None)
+    scores = _as_logits(getattr(step, "probabilities", step))
+    rows = candidates({"probability": scores}, tokenizer, top=top, chosen=taken, before=_just_read(step))
+    rows = [row for row in rows if row.probabilities[0] is not None]
+    ax = _axes(ax, 6.2, 0.6 + 0.27 * len(rows))
+    values = [row.probabilities[0] for row in rows]
+    colors = [OKABE_ITO["vermillion" if row.chosen else "blue"] for row in rows]
+    ax.barh(range(len(rows)), values, height=0.72, color=colors)
+    for y, (row, value) in enumerate(zip(rows, values, strict=True)):
+        ax.annotate(
+            percent(value) + ("  ← taken" if row.chosen else ""),
+            (value, y),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=INK if row.chosen else MUTED,
+            fontweight="bold" if row.chosen else "normal",
+        )
+    _token_rows(ax, rows)
+    ax.set(xlim=(0, max(values) * 1.2 or 1), xlabel="probability", title="Next token")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+    return ax
+
+
+def plot_processors(step, tokenizer, *, top=10, ax=None):
+    """The best raw candidates followed through every logits processor. Returns the Axes.
+
+    One column for the raw logits and one after each processor of `step.processed`, each a softmax of
+    the scores there; a token that a processor removed (score -inf) is crossed out from there on.
+    """
+    scores = stage_scores(step)
+    rows = candidates(scores, tokenizer, top=top, chosen=step.token_id, before=_just_read(step))
+    ax = _axes(ax, 1.6 + 1.35 * len(scores), 0.9 + 0.27 * len(rows))
+    width = 0.86
+    for column in range(len(scores)):
+        for y, row in enumerate(rows):
+            p = row.probabilities[column]
+            if p is None:
+                ax.barh(y, width, left=column, height=0.66, color="none", edgecolor=RULE, linestyle=":", lw=1.2)
+                note, color = "✕ removed", MUTED
+            else:
+                hue = OKABE_ITO["vermillion" if row.chosen else "blue"]
+                ax.barh(y, width, left=column, height=0.72, color="#f3f5f7")
+                ax.barh(y, width * p, left=column, height=0.72, color=hue, alpha=0.55)
+                note, color = percent(p), INK
+            weight = "bold" if row.chosen else "normal"
+            ax.text(column + width - 0.03, y, note, ha="right", va="center", fontsize=8, color=color, fontweight=weight)
+    _token_rows(ax, rows, mark_chosen=True)
+    names = [name if n == 0 else f"{n}. {name.replace('_', ' ')}" for n, name in enumerate(scores)]
+    ax.set_xticks([column + width / 2 for column in range(len(names))], names, color=INK)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlim=(-0.03, len(scores) - 0.1), title="Probability after each logits processor")
+    return ax
+
+
+def plot_bars(values, *, unit="", title="", ax=None):
+    """Numbers by name as horizontal bars. Returns the Axes.
+
+    `values` maps a name to a number, or to a dict of series name to number (then the bars come in
+    groups with a legend). Numbers are written at the bars, to 3 significant digits.
+    """
+    if not values:
+        raise BadInputError("There is nothing to draw: values is empty. Give it a dict of name to number.")
+    groups = {n: v if isinstance(v, Mapping) else {"": v} for n, v in values.items()}
+    series = list(dict.fromkeys(name for group in groups.values() for name in group))
+    ax = _axes(ax, 6.6, 0.7 + 0.24 * len(groups) * len(series) + 0.12 * len(groups))
+    height = 0.8 / len(series)
+    colors = [OKABE_ITO[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky")]
+    hatches = ("", "//", "..", "\\\\", "xx", "--")
+    for n, name in enumerate(series):
+        places = [g + (n - (len(series) - 1) / 2) * height for g in range(len(groups))]
+        lengths = [group.get(name, 0.0) for group in groups.values()]
+        bars = ax.barh(
+            places,
+            lengths,
+            height=height * 0.9,
+            label=name,
+            color=colors[n % len(colors)],
+            hatch=hatches[n % len(hatches)],
+            edgecolor="white",
+            lw=0,
+        )
+        ax.bar_label(bars, [_number(value) for value in lengths], padding=3, fontsize=8.5, color=MUTED)
+    ax.set_yticks(range(len(groups)), [drawable(name) for name in groups])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlabel=unit, title=title)
+    ax.margins(x=0.1)
+    if len(series) > 1:
+        ax.legend(loc="best", fontsize=8.5)
+    return ax
+
+
+def plot_memory_plan(plans, *, ax=None):
+    """What each plan needs, weights and KV cache, against the memory there is. Returns the Axes.
+
+    `plans` maps a name to a `MemoryPlan`, or is a list of them. GB are 10**9 bytes.
+    """
+    if not isinstance(plans, Mapping):
+        plans = {plan.name: plan for plan in plans}
+    if not plans:
+        raise BadInputError("There is nothing to draw: plans is empty. Give it what memory_plan returned.")
+    ax = _axes(ax, 7.2, 1.0 + 0.38 * len(plans))
+    rows = range(len(plans))
+    weights = [plan.weights_bytes / 1e9 for plan in plans.values()]
+    cache = [plan.kv_cache_bytes / 1e9 for plan in plans.values()]
+    needs = [plan.total_bytes / 1e9 for plan in plans.values()]
+    available = [plan.available_bytes / 1e9 for plan in plans.values()]
+    ax.barh(rows, weights, height=0.6, color=OKABE_ITO["blue"], label="weights")
+    ax.barh(
+        rows,
+        cache,
+        left=weights,
+        height=0.6,
+        color=OKABE_ITO["orange"],
+        hatch="///",
+        edgecolor="white",
+        lw=0,
+        label="KV cache",
+    )
+    for row, plan in enumerate(plans.values()):
+        ax.plot(
+            [available[row]] * 2,
+            [row - 0.5, row + 0.5],
+            color=INK,
+            lw=2,
+            solid_capstyle="butt",
+            label=None if row else "memory free here",
+        )
+        ax.annotate(
+            f"{needs[row]:.3g} GB  " + ("✓ fits" if plan.fits else "✕ does not fit"),
+            (max(needs[row], available[row] if available[row] < needs[row] * 1.6 else 0), row),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=INK if plan.fits else OKABE_ITO["vermillion"],
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
+    ax.set_yticks(rows, [drawable(name) for name in plans])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(0, max(needs + available) * 1.38), xlabel="GB", title="Memory: needed and free")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, fontsize=8.5)
+    return ax
+
+
+def plot_attention(attention, tokens, *, title="Attention", ax=None):
+    """Attention weights `[query, key]` of one head (or a mean over heads) as a picture. Returns the Axes.
+
+    `tokens` are the labels of the positions, as in `Trace.tokens`. Colours run from 0 to 1 always, so
+    that two pictures compare. A label that occurs again gets its number: `·the (2)`.
+
+    Raises `BadInputError` when the shape is not `[len(tokens), len(tokens)]`.
+    """
+    if tuple(attention.shape) != (len(tokens), len(tokens)):
+        raise BadInputError(
+            f"attention has the shape {list(attention.shape)}, {len(tokens)} tokens need "
+            f"[{len(tokens)}, {len(tokens)}] (query, key): pick one layer and one head."
+        )
+    side = min(7.0, 2.0 + 0.24 * len(tokens))
+    ax = _axes(ax, side + 0.8, side)
+    picture = ax.imshow(
+        attention.float().numpy(force=True), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, interpolation="nearest"
+    )
+    every = -(-len(tokens) // MOST_LABELS)
+    labels = [drawable(label) for label in numbered(tokens)]
+    size = 8 if len(tokens) <= 24 else 6.5
+    ax.set_xticks(range(0, len(tokens), every), labels[::every], rotation=90, fontsize=size, color=INK)
+    ax.set_yticks(range(0, len(tokens), every), labels[::every], fontsize=size)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="key (attended to)", ylabel="query (attends)", title=title)
+    ax.figure.colorbar(picture, ax=ax, shrink=0.7, label="attention weight").outline.set_visible(False)
+    return ax
+
+
+def plot_logit_lens(lens, tokenizer, tokens, *, positions=None, ax=None):
+    """What each layer would answer: the best token of the logit lens, coloured by its probability.
+
+    `lens` is what `logit_lens` gave (`token_ids` and `probabilities`, `[layer+1, position, k]`),
+    `tokens` the labels of the positions, `positions` the ones to draw (default: the last 8). The
+    model's own answer is the top row. Returns the Axes.
+    """
+    count = lens.token_ids.shape[1]
+    positions = list(range(max(0, count - 8), count)) if positions is None else [p % count for p in positions]
+    ids = lens.token_ids[:, positions, 0]
+    weights = lens.probabilities[:, positions, 0].float().numpy(force=True)
+    layers = ids.shape[0]
+    ax = _axes(ax, max(5.0, 1.6 + 0.82 * len(positions)), max(2.2, 1.2 + 0.19 * layers))
+    picture = ax.imshow(weights, cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, aspect="auto", origin="lower")
+    for layer in range(layers):
+        for column in range(len(positions)):
+            label = token_table(tokenizer, [int(ids[layer, column])])[0].label
+            bright = float(weights[layer, column]) > 0.55
+            ax.text(
+                column,
+                layer,
+                drawable(label[:12]),
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="black" if bright else "white",
+            )
+    ax.set_xticks(range(len(positions)), [drawable(tokens[p]) for p in positions], fontsize=8, color=INK)
+    ax.set_yticks(range(layers), ["embedding", *(f"layer {n}" for n in range(1, layers))], fontsize=7)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="position (what it has just read)", title="Logit lens: the best next token after each layer")
+    ax.figure.colorbar(picture, ax=ax, shrink=0.6, label="its probability").outline.set_visible(False)
+    return ax
+
+
+def numbered(labels):
+    """Labels with repeated ones told apart: `·the`, `·the (2)`."""
+    seen = Counter()
+    result = []
+    for label in labels:
+        seen[label] += 1
+        result.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return result
+
+
+def _just_read(step):
+    """The last ids that the model was given in a step, as far as the step knows them."""
+    return step.input_ids[0, -3:].tolist() if hasattr(step, "input_ids") else []
+
+
+def _number(value):
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _as_logits(values):
+    """Scores `[vocab]` whose softmax are the probabilities: logits as they are, probabilities as their log."""
+    if not hasattr(values, "shape") or len(values.shape) != 1:
+        shape = f"a tensor {list(values.shape)}" if hasattr(values, "shape") else f"a {type(values).__name__}"
+        raise BadInputError(
+            f"This is {shape}; it takes a step of generate_steps, or probabilities or logits [vocab]: "
+            "of a model's output, logits[0, -1]."
+        )
+    values = values.float()
+    is_probability = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-3
+    return values.log() if is_probability else values
+
+
+def _axes(ax, width, height):
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _token_rows(ax, rows, *, mark_chosen=False):
+    """Token labels with ids down the left side, best on top."""
+    labels = [f"{'→ ' if mark_chosen and row.chosen else ''}{drawable(row.label)}" for row in rows]
+    ax.set_yticks(range(len(rows)), labels)
+    ax.set_ylim(len(rows) - 0.45, -0.55)
+    ax.tick_params(axis="y", length=0)
+    for tick, row in zip(ax.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if row.chosen else "normal")

@@ -1,0 +1,225 @@
+"""Generation, one step at a time, under the reader's hands."""
+
+from itertools import islice
+
+from helpers.errors import BadInputError
+from helpers.generation import generate_steps
+from helpers.prompts import prompt_ids, token_table, visible
+from helpers.views.plots import plot_next_token, plot_processors
+from helpers.views.sampling import SETTINGS, candidate_rows, sliders, stage_names
+from helpers.views.style import drawable
+from helpers.views.widget import Commands, CourseWidget
+
+MOST_CHIPS = 80  # tokens shown of a long text: the last ones
+
+
+class Stepper(Commands):
+    """A generation that can go forward, back, and another way; `generation_stepper` draws it.
+
+    `steps` are the `GenerationStep`s so far and `index` the one looked at. A step's token can be
+    chosen by the reader: then everything before stays and the model goes on from there. Whatever
+    was chosen, the steps equal `generate_steps(…, forced_ids=the tokens so far)`.
+    """
+
+    commands = ("forward", "back", "go_to", "choose", "write", "change", "draw_again")
+
+    def __init__(self, model, tokenizer, prompt, *, top=10, max_new_tokens=40, seed=0, **generation):
+        self.model, self.tokenizer, self.top = model, tokenizer, top
+        self.prompt_ids = prompt_ids(tokenizer, prompt)
+        self.inputs = {"max_new_tokens": max_new_tokens}
+        self.settings = {"do_sample": False, **{name: values[3] for name, values in SETTINGS.items()}}
+        for name, value in generation.items():
+            (self.settings if name in self.settings else self.inputs)[name] = value
+        self.seed = seed
+        self.by_reader = set()
+        self.index = 0
+        self._run([])
+
+    @property
+    def step(self):
+        """The `GenerationStep` looked at."""
+        return self.steps[self.index]
+
+    @property
+    def token_ids(self):
+        """The ids chosen before the step looked at."""
+        return [step.token_id for step in self.steps[: self.index]]
+
+    @property
+    def can_go_forward(self):
+        """Whether there is a step after this one."""
+        return self.step.stopped_by is None
+
+    def forward(self):
+        """Take this step's token and look at the next step; at the end, stay."""
+        if self.can_go_forward:
+            if self.index + 1 == len(self.steps):
+                self.steps.append(next(self._iterator))
+            self.index += 1
+
+    def back(self):
+        """Look at the step before; at the beginning, stay."""
+        self.index = max(0, self.index - 1)
+
+    def go_to(self, index):
+        """Look at a step that has been made already."""
+        if not isinstance(index, int) or not 0 <= index < len(self.steps):
+            raise BadInputError(f"There is no step {index}: steps 0 to {len(self.steps) - 1} have been made.")
+        self.index = index
+
+    def choose(self, token_id):
+        """Take another token in this step, and go on from there."""
+        self._choose([token_id])
+
+    def write(self, text):
+        """Take the tokens of a text, as it is typed, in this step and the next ones, and go on from there."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if not ids:
+            raise BadInputError("There is nothing typed: write what the model should have said.")
+        self._choose(ids)
+
+    def change(self, **settings):
+        """Take other settings (temperature, …): the tokens before this step stay, this one is chosen anew."""
+        before = self.settings
+        unknown = [name for name in settings if name not in before]
+        if unknown:
+            raise BadInputError(f"There is no setting {unknown[0]!r} here; there are: {', '.join(before)}.")
+        self.settings = {**before, **settings}
+        try:
+            self._run(self.token_ids)
+        except Exception:
+            self.settings = before
+            raise
+
+    def draw_again(self):
+        """Sample this step and the next ones with another seed."""
+        self.seed += 1
+        self._run(self.token_ids)
+
+    def _choose(self, ids):
+        first = self.index
+        self._run(self.token_ids + ids)
+        self.by_reader |= set(range(first, first + len(ids)))
+        self.index = min(first + len(ids), len(self.steps) - 1)
+
+    def _run(self, forced_ids):
+        """Run anew with these tokens given, up to the step after them."""
+        sampled = ("temperature", "top_k", "top_p")
+        settings = {n: v for n, v in self.settings.items() if self.settings["do_sample"] or n not in sampled}
+        iterator = generate_steps(
+            self.model,
+            self.tokenizer,
+            self.prompt_ids,
+            **self.inputs,
+            **settings,
+            seed=self.seed,
+            forced_ids=forced_ids,
+        )
+        steps = list(islice(iterator, len(forced_ids) + 1))
+        self._iterator, self.steps = iterator, steps
+        self.by_reader = {index for index in self.by_reader if index < len(forced_ids)}
+
+    def view(self):
+        """What the front draws."""
+        step = self.step
+        return {
+            "kind": "stepper",
+            "chips": self._chips(),
+            "text": self._text(),
+            "inputs": self._what_went_in(),
+            "candidates": candidate_rows(step, self.tokenizer, self.top, before=self._ids_before()),
+            "stages": stage_names(step),
+            "sliders": sliders(self.settings, SETTINGS),
+            "sampling": self.settings["do_sample"],
+            "index": self.index,
+            "last": len(self.steps) - 1,
+            "forward": self.can_go_forward,
+            "token": step.token,
+            "stopped": {None: "", "end_of_turn": "the end-of-turn token", "max_new_tokens": "max_new_tokens"}[
+                step.stopped_by
+            ],
+        }
+
+    def _ids_before(self):
+        """Prompt and answer, up to the token being chosen."""
+        return self.prompt_ids[0].tolist() + self.token_ids
+
+    def _answer(self):
+        """The tokens that stand: those before this step, and where it ends, this step's own."""
+        return self.token_ids + [self.step.token_id] * bool(self.step.stopped_by)
+
+    def _chips(self):
+        """The last tokens of prompt and answer, with who chose each and the step that made it."""
+        rows = token_table(self.tokenizer, self.prompt_ids[0].tolist() + self._answer())
+        start = self.prompt_ids.shape[1]
+        return [
+            {
+                "label": row.label,
+                "id": row.token_id,
+                "special": row.special,
+                "step": row.position - start,
+                "by": "prompt"
+                if row.position < start
+                else "you"
+                if row.position - start in self.by_reader
+                else "model",
+            }
+            for row in rows[-MOST_CHIPS:]
+        ]
+
+    def _text(self):
+        """The answer so far, decoded; a character that is not complete yet shows as `…`."""
+        return self.tokenizer.decode(self._answer(), skip_special_tokens=True).replace("\ufffd", "…")
+
+    def _what_went_in(self):
+        """Name, shape and content of what the model was given in this step."""
+        step = self.step
+        query = step.input_ids.shape[1]
+        labels = [row.label for row in token_table(self.tokenizer, self._ids_before())[-query:]]
+        positions = [] if step.position_ids is None else step.position_ids.reshape(-1).tolist()
+        mask = step.attention_mask
+        return [
+            ["input_ids", str(list(step.input_ids.shape)), _ends(labels)],
+            ["position_ids", str(list(step.input_ids.shape)), _ends(positions)],
+            ["attention_mask", str(list(mask.shape)), f"{int(mask.sum())} ones, {int((mask == 0).sum())} zeros"],
+            ["KV cache", f"{step.kv_length} positions", f"{step.kv_length - query} before, {query} new"],
+        ]
+
+    def figure(self):
+        """The still picture: this step's candidates before and after each processor."""
+        if self.step.processed:
+            ax = plot_processors(self.step, self.tokenizer, top=self.top)
+        else:
+            ax = plot_next_token(self.step, self.tokenizer, top=self.top)
+        text = visible(self.tokenizer.decode(self._ids_before()).replace("\ufffd", "…"))
+        ax.set_title(drawable(f"Step {self.index}:  {'…' * (len(text) > 40)}{text[-40:]} ▸ ?"))
+        return ax
+
+    def describe(self):
+        """The still picture in words."""
+        rows = candidate_rows(self.step, self.tokenizer, self.top, before=self._ids_before())
+        rows.sort(key=lambda row: -(row["final"] or 0))
+        best = ", ".join(f"{row['label']} {row['finalText']}" for row in rows[:3])
+        return f"generation_stepper at step {self.index}: takes {self.step.token}; most probable: {best}"
+
+
+def _ends(values):
+    """Values in a line; of many, the first and the last three."""
+    values = [str(value) for value in values]
+    return " ".join(values if len(values) <= 12 else [*values[:3], "…", *values[-3:]])
+
+
+def generation_stepper(model, tokenizer, prompt, *, top=10, max_new_tokens=40, seed=0, **generation):
+    """A widget that generates one token at a time: forward, back, and another way where you choose.
+
+    It shows what went into the model, the `top` candidates raw and after the processors, and takes
+    any of them, or what you type, in place of the model's choice. `generation` are the settings of
+    `generate_steps` to start with (`do_sample`, `temperature`, …) and further model inputs; sliders
+    change them. With `do_sample=True`, `seed` makes it repeatable. Without a kernel the cell shows
+    a picture of the first step. `prompt` is a text, a `RenderedChat` or ids.
+
+    Raises what `generate_steps` raises.
+    """
+    return CourseWidget(
+        Stepper(model, tokenizer, prompt, top=top, max_new_tokens=max_new_tokens, seed=seed, **generation)
+    )

@@ -1,0 +1,470 @@
+"""A loaded model's structure, drawn from the model itself.
+
+Nothing here knows a model's layer names. Names, shapes and counts come from walking the modules;
+the order of the parts and the residual connections come from a dry run: a copy of the model without
+any weights (on PyTorch's "meta" device, where tensors have shapes and no values) is called once,
+while hooks write down which module runs and where two streams are added.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import cycle, groupby
+from math import prod
+from textwrap import wrap
+
+from helpers.errors import BadInputError
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, png_bytes
+
+IDLE = "not reached by a text alone"
+ADD = "+"  # in a layer's order: here the residual stream and what was computed from it are added
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter: its name inside its part, its shape, and for a tied one whose weight it really is."""
+
+    name: str
+    shape: tuple[int, ...]
+    tied_to: str | None
+
+    @property
+    def count(self):
+        """Numbers in it; 0 when it is somebody else's."""
+        return 0 if self.tied_to else prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module that is drawn as one box: `self_attn`, `norm`, `lm_head`."""
+
+    name: str
+    kind: str
+    weights: tuple[Weight, ...]
+
+    @property
+    def count(self):
+        """Parameters in it."""
+        return sum(weight.count for weight in self.weights)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """`repeats` equal layers, drawn once. `order` names the parts as they run, with `ADD` between;
+    it is None when the dry run did not come by."""
+
+    name: str
+    kind: str
+    repeats: int
+    parts: tuple[Part, ...]
+    order: tuple[str, ...] | None
+
+    @property
+    def count(self):
+        """Parameters of all the layers together."""
+        return self.repeats * sum(part.count for part in self.parts)
+
+    def run(self):
+        """The parts in the order in which they run, with `ADD` between; without an order, as they are."""
+        named = {part.name: part for part in self.parts} | {ADD: ADD}
+        return [named[name] for name in self.order or [part.name for part in self.parts] if name in named]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A model's blocks in the order in which they run; `show_structure` makes it.
+
+    A notebook shows it as a picture, a terminal as text. `idle` are the blocks that a text does not
+    reach, such as a picture tower: they come in the order of the code. `ordered` is False when the dry
+    run did not work: then all are in the order of the code, without residual connections.
+    """
+
+    kind: str
+    blocks: tuple[Part | Stack, ...]
+    idle: tuple[Part | Stack, ...]
+    ordered: bool
+
+    @property
+    def count(self):
+        """Parameters of the model, tied ones counted once."""
+        return sum(block.count for block in self.blocks + self.idle)
+
+    def __repr__(self):
+        lines = [f"{self.kind}: {self.count:,} parameters", *self._lines(self.blocks)]
+        if self.idle:
+            lines += [f"{IDLE}:", *self._lines(self.idle)]
+        return "\n".join(lines)
+
+    def _lines(self, blocks):
+        lines = []
+        for block in blocks:
+            if isinstance(block, Part):
+                lines.append(_line(block.name, block.kind, f"{block.count:,}", self._share(block), _shapes(block)))
+                continue
+            each = f"{block.repeats} × {block.count // block.repeats:,}"
+            lines.append(_line(block.name, block.kind, each, self._share(block), ""))
+            for part in block.run():
+                if part == ADD:
+                    lines.append("  + added to the residual stream")
+                else:
+                    each, share = f"{block.repeats} × {part.count:,}", self._share(part, block.repeats)
+                    lines.append(_line(f"  {part.name}", part.kind, each, share, _shapes(part)))
+        return lines
+
+    def _share(self, block, repeats=1):
+        share = 100 * repeats * block.count / self.count
+        return "<0.1%" if 0 < share < 0.05 else f"{share:.1f}%"
+
+    def _repr_png_(self):
+        return png_bytes(plot_structure(self).figure)
+
+
+def show_structure(model):
+    """A loaded model's structure as a `Structure`: a picture in a notebook, text in a terminal.
+
+    Works for any decoder-only model of `transformers` (Llama, SmolLM2, Qwen, GLM-4, …). Equal layers
+    are folded into one; every block shows the shapes of its weights `[out, in]` and its share of the
+    parameters. The model is neither run nor changed.
+
+    Raises `BadInputError` for what is not a PyTorch model.
+    """
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise BadInputError(f"show_structure takes a loaded model, not a {type(model).__name__}.")
+    calls = _dry_run(model)
+    found = _blocks("", model, _weights(model), calls)
+    running = sorted((pair for pair in found if pair[0] in calls), key=lambda pair: calls.index(pair[0]))
+    idle = [pair for pair in found if pair[0] not in calls]
+    if not calls:
+        running, idle = idle, []
+    blocks, idle = (tuple(block for _, block in pairs) for pairs in (running, idle))
+    return Structure(type(model).__name__, blocks, idle, bool(calls))
+
+
+def _weights(model):
+    """Full name -> `Weight` of every parameter, tied ones included."""
+    owner, weights = {}, {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owned_by = owner.setdefault(id(parameter), name)
+        weights[name] = Weight(name, tuple(parameter.shape), None if owned_by == name else owned_by)
+    return weights
+
+
+def _dry_run(model):
+    """What runs in the model, in order: module names, and `name+` where module `name` adds two streams.
+
+    Empty when the copy cannot be made or called, for example for a class that needs more than ids.
+    """
+    import torch
+
+    calls, inside = [], []
+
+    def enter(name):
+        def hook(module, inputs):
+            calls.append(name)
+            inside.append(name)
+
+        return hook
+
+    def leave(module, inputs, output):
+        inside.pop()
+
+    try:
+        config = deepcopy(model.config)
+        config._attn_implementation = "eager"  # the one that every class has
+        with torch.device("meta"):
+            empty = type(model)(config)
+            for name, module in empty.named_modules():
+                module.register_forward_pre_hook(enter(name))
+                module.register_forward_hook(leave)
+            length = 2
+            ids = torch.zeros(1, length, dtype=torch.long)
+            mask = torch.zeros(1, 1, length, length, dtype=empty.dtype)  # made here: making it asks for values
+            with torch.no_grad(), _additions(calls, inside):
+                empty(input_ids=ids, attention_mask=mask, use_cache=False)
+    except Exception:  # any class of model may come along; without an order there is still a list
+        return []
+    return calls
+
+
+def _additions(calls, inside):
+    """A context in which every addition of two equally shaped tensors is written into `calls`."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    additions = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+
+    class Additions(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in additions and _same_shape(*args[:2]):
+                calls.append(inside[-1] + ADD)
+            return function(*args, **(kwargs or {}))
+
+    return Additions()
+
+
+def _same_shape(a, b):
+    return getattr(a, "shape", None) == getattr(b, "shape", 0)
+
+
+def _blocks(name, module, weights, calls):
+    """The blocks below a module, as pairs (name of the module that runs first in it, block): its layers
+    folded, what holds layers opened, everything else one `Part`."""
+    import torch
+
+    blocks = []
+    own = [n for n, _ in module.named_parameters(recurse=False)]
+    if own:
+        prefix = f"{name}." if name else ""
+        own_weights = tuple(replace(weights[prefix + n], name=n) for n in own)
+        blocks.append((name, Part(name, type(module).__name__, own_weights)))
+    for child_name, child in module.named_children():
+        full = f"{name}.{child_name}" if name else child_name
+        if isinstance(child, torch.nn.ModuleList):
+            blocks += _folded(full, child, weights, calls)
+        elif any(isinstance(m, torch.nn.ModuleList) for m in child.modules()):
+            blocks += _blocks(full, child, weights, calls)
+        elif (part := _part(full, full, child, weights)).weights:
+            blocks.append((full, part))
+    return blocks
+
+
+def _folded(name, layers, weights, calls):
+    """Runs of equal layers (same class, same parts and shapes, same order) as one `Stack` each."""
+    stacks = []
+    for index, layer in enumerate(layers):
+        full = f"{name}.{index}"
+        children = [_part(n, f"{full}.{n}", child, weights) for n, child in layer.named_children()]
+        own = [n for n, _ in layer.named_parameters(recurse=False)]
+        if own:
+            kind = type(layer).__name__
+            children.append(Part("(layer)", kind, tuple(replace(weights[f"{full}.{n}"], name=n) for n in own)))
+        stacks.append(
+            Stack(name, type(layer).__name__, 1, tuple(p for p in children if p.weights), _order(full, calls))
+        )
+    folded, first = [], 0
+    for stack, same in groupby(stacks):
+        repeats = len(list(same))
+        shown = name if repeats == len(stacks) else f"{name}[{first}:{first + repeats}]"
+        folded.append((f"{name}.{first}", replace(stack, name=shown, repeats=repeats)))
+        first += repeats
+    return folded
+
+
+def _order(layer, calls):
+    """The direct parts of one layer as they run, with `ADD` where the layer itself adds."""
+    order = []
+    for call in calls:
+        if call == layer + ADD:
+            order.append(ADD)
+        elif call.startswith(layer + ".") and "." not in (rest := call[len(layer) + 1 :]) and ADD not in rest:
+            order.append(rest)
+    return tuple(order) or None
+
+
+def _part(shown, full, module, weights):
+    inside = tuple(
+        replace(weight, name=name[len(full) + 1 :]) for name, weight in weights.items() if name.startswith(full + ".")
+    )
+    return Part(shown, type(module).__name__, inside)
+
+
+def _shapes(part):
+    """The weights of a part in words: `q_proj [576, 576]`, `weight [49152, 576] = model.embed_tokens.weight`."""
+    texts = []
+    for weight in part.weights:
+        text = f"{weight.name.removesuffix('.weight')} {list(weight.shape)}"
+        texts.append(text + (f" = {weight.tied_to}, counted there" if weight.tied_to else ""))
+    return ", ".join(texts if len(texts) <= 12 else [*texts[:10], f"… and {len(texts) - 10} more"])
+
+
+def _line(name, kind, count, share, shapes):
+    return f"{name:<28} {kind:<20} {count:>17} {share:>6}  {shapes}".rstrip()
+
+
+def plot_structure(structure, *, ax=None):
+    """A `Structure` as a diagram, from token ids down to logits. Returns the Axes.
+
+    Equal layers are one frame. Down its left side runs the residual stream; each block reads from it
+    and is added to it at a ⊕. On the right, each block's share of the parameters.
+    """
+    ax = _canvas(structure, ax)
+    drawing = _Drawing(ax, structure)
+    y = drawing.pill(0.3, "token ids")
+    for block in structure.blocks:
+        y = drawing.block(drawing.arrow(y), block)
+    y = drawing.pill(drawing.arrow(y), "logits")
+    if structure.idle:
+        y = drawing.pill(y + GAP, IDLE)
+    for block in structure.idle:
+        y = drawing.block(y + GAP * 0.6, block)
+    return ax
+
+
+LEFT, RIGHT, STREAM, INNER = 2, 74, 7, 14  # columns of the diagram, of 100
+LINE, GAP = 1.0, 0.7  # heights: a line of text, an arrow
+
+
+def _height(part, x):
+    return LINE * (1.35 + len(_wrapped(part, x)))
+
+
+def _wrapped(part, x):
+    """The weights in lines that fit the box; a line never ends inside a name or shape."""
+    shapes = _shapes(part).replace(" ", "\u00a0").replace("],\u00a0", "], ")
+    return wrap(shapes, 92 if x == LEFT else 76, break_on_hyphens=False)
+
+
+def _stack_height(stack):
+    height = 1.7 + GAP
+    for part in stack.run():
+        height += 1.1 if part == ADD else _height(part, INNER) + GAP
+    return height
+
+
+def _is_norm(part):
+    """Only vectors in it: a norm, whatever it is called."""
+    return all(len(weight.shape) < 2 for weight in part.weights)
+
+
+def _canvas(structure, ax):
+    """Axes with one unit a line of text, so that 30 layers or 3 need the same room."""
+    lines = 3.2 + GAP
+    if structure.idle:
+        lines += 1.2 + GAP
+    for block in structure.blocks + structure.idle:
+        lines += GAP + (_stack_height(block) if isinstance(block, Stack) else _height(block, LEFT))
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(figsize=(7.6, 0.4 + 0.185 * lines), layout="constrained")[1]
+    ax.set(xlim=(0, 100), ylim=(lines, 0))
+    ax.set_axis_off()
+    order = "" if structure.ordered else " (order as in the code)"
+    ax.set_title(drawable(f"{structure.kind}: {_short(structure.count)} parameters{order}"), loc="left")
+    ax.text(100, -0.2, "share of parameters", ha="right", va="bottom", fontsize=7.5, color=MUTED)
+    return ax
+
+
+class _Drawing:
+    """Draws downwards; each method takes the y it starts at and returns the y it ends at."""
+
+    def __init__(self, ax, structure):
+        self.ax, self.structure = ax, structure
+
+    def frame(self, x, y, width, height, face, edge, **style):
+        from matplotlib.patches import FancyBboxPatch
+
+        shape = FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.35",
+            mutation_aspect=1.0,
+            facecolor=face,
+            edgecolor=edge,
+            lw=1.1,
+            **style,
+        )
+        self.ax.add_patch(shape)
+
+    def pill(self, y, text):
+        self.ax.text(STREAM - 3.5, y + 0.6, text, va="center", fontsize=8.5, fontweight="bold", color=INK)
+        return y + 1.2
+
+    def arrow(self, y):
+        if self.structure.ordered:
+            self.head((STREAM, y), (STREAM, y + GAP))
+        return y + GAP
+
+    def block(self, y, block):
+        if isinstance(block, Stack):
+            return self.stack(y, block)
+        return self.box(y, block, x=LEFT, hue=MUTED if _is_norm(block) else OKABE_ITO["orange"])
+
+    def box(self, y, part, *, x, hue, repeats=1):
+        height = _height(part, x)
+        self.frame(x, y, RIGHT - x, height, _tint(hue), hue)
+        self.ax.text(x + 1.5, y + 0.75, drawable(part.name), va="center", fontsize=8.5, fontweight="bold")
+        self.ax.text(RIGHT - 1.5, y + 0.75, drawable(part.kind), va="center", ha="right", fontsize=7.5, color=MUTED)
+        for n, line in enumerate(_wrapped(part, x)):
+            self.ax.text(x + 1.5, y + 1.7 + n * LINE, drawable(line), va="center", fontsize=7.5)
+        self.share(y + height / 2, part, hue, repeats)
+        return y + height
+
+    def share(self, y, part, hue, repeats):
+        width = 14 * repeats * part.count / self.structure.count
+        self.ax.barh(y, 14, left=78, height=0.75, color="#f0f2f4")
+        self.ax.barh(y, width, left=78, height=0.75, color=hue)
+        self.ax.text(100, y, self.structure._share(part, repeats), va="center", ha="right", fontsize=8)
+
+    def stack(self, y, stack):
+        height = _stack_height(stack)
+        for shift in (1.2, 0.6) if stack.repeats > 1 else ():  # a pile of pages
+            self.frame(LEFT + shift, y + shift * 0.35, RIGHT - LEFT + 1.2, height, "white", RULE, zorder=0.5)
+        self.frame(LEFT, y, RIGHT - LEFT + 1.2, height, "white", INK, zorder=0.6)
+        title = f"{stack.name} × {stack.repeats}"
+        self.ax.text(LEFT + 8, y + 0.85, drawable(title), va="center", fontsize=9, fontweight="bold")
+        note = f"{stack.kind}, {_short(stack.count // stack.repeats)} each"
+        self.ax.text(RIGHT - 0.5, y + 0.85, drawable(note), va="center", ha="right", fontsize=7.5, color=MUTED)
+        self.share(y + 0.85, stack, INK, 1)
+        top, y = y, y + 1.7
+        hues = cycle(["blue", "green", "purple", "sky", "vermillion"])
+        in_branch = False
+        for part in stack.run():
+            if part == ADD:
+                self.join(y)
+                y, in_branch = y + 1.1, False
+                continue
+            if stack.order:
+                self.into_box(y, from_stream=not in_branch)
+            hue = MUTED if _is_norm(part) else OKABE_ITO[next(hues)]
+            y = self.box(y + GAP, part, x=INNER, hue=hue, repeats=stack.repeats)
+            in_branch = True
+        if stack.order:
+            self.ax.plot([STREAM] * 2, [top, top + height], color=INK, lw=1.2, zorder=0.9)
+            self.ax.text(
+                STREAM - 2.2,
+                top + height / 2,
+                "residual stream",
+                rotation=90,
+                va="center",
+                ha="center",
+                fontsize=7.5,
+                color=MUTED,
+            )
+        return top + height
+
+    def into_box(self, y, *, from_stream):
+        """Down into the box below, out of the residual stream or out of the box above."""
+        if from_stream:
+            y += GAP * 0.35
+            self.ax.plot([STREAM, INNER + 3], [y, y], color=INK, lw=1.2)
+            self.head((INNER + 3, y), (INNER + 3, y + GAP * 0.65))
+        else:
+            self.head((INNER + 3, y), (INNER + 3, y + GAP))
+
+    def join(self, y):
+        """Out of the box above, back into the residual stream."""
+        self.ax.plot([INNER + 3] * 2, [y, y + 0.55], color=INK, lw=1.2)
+        self.head((INNER + 3, y + 0.55), (STREAM + 1.1, y + 0.55))
+        white = {"boxstyle": "circle,pad=0.02", "facecolor": "white", "edgecolor": "none"}
+        self.ax.text(STREAM, y + 0.52, "⊕", va="center", ha="center", fontsize=13, zorder=3, bbox=white)
+
+    def head(self, start, end):
+        style = {"arrowstyle": "-|>", "color": INK, "lw": 1.2, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8}
+        self.ax.annotate("", end, start, arrowprops=style)
+
+
+def _tint(color):
+    from matplotlib.colors import to_rgb
+
+    return tuple(1 - 0.12 * (1 - channel) for channel in to_rgb(color))
+
+
+def _short(count):
+    """A count for people: `28.3 M`."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)

@@ -1,0 +1,137 @@
+"""How the course's pictures look: one palette, one set of colour maps, fonts that have Chinese.
+
+Nothing changes on import: a notebook calls `use_course_style()` once.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+# Okabe & Ito (2008), "Color Universal Design": told apart by readers of every colour vision.
+OKABE_ITO = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "vermillion": "#D55E00",
+    "sky": "#56B4E9",
+    "purple": "#CC79A7",
+    "yellow": "#F0E442",
+    "black": "#000000",
+}
+INK, MUTED, RULE = "#1f2328", "#59636e", "#d0d7de"
+WEIGHTS_COLORMAP = "cividis"  # weights in [0, 1]: draw with vmin=0, vmax=1
+DIFFERENCES_COLORMAP = "RdBu_r"  # differences: draw with vmin=-limit, vmax=limit, so that 0 is white
+
+CJK_FONTS = (
+    "WenQuanYi Micro Hei",
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "SimHei",
+)
+FONT_PACKAGE = ("notojp_matplotlib", "fonts/NotoSansCJKjp-Regular.otf")
+
+# Colours for HTML: JupyterLab's own where there is a JupyterLab, so that light and dark both work.
+HTML_THEME = """\
+--ink:var(--jp-content-font-color1,#1f2328);--muted:var(--jp-content-font-color2,#59636e);\
+--paper:var(--jp-layout-color1,#fff);--shade:var(--jp-layout-color2,#f6f8fa);--rule:var(--jp-border-color2,#d0d7de);\
+--accent:var(--jp-brand-color1,#0072b2);--sans:var(--jp-ui-font-family,system-ui,sans-serif);\
+--mono:var(--jp-code-font-family,ui-monospace,monospace);\
+--blue:#0072b2;--orange:#e69f00;--green:#009e73;--vermillion:#d55e00;--purple:#cc79a7;"""
+
+
+def use_course_style():
+    """Set matplotlib's defaults for the course: an opaque light card, Okabe-Ito colours, Chinese.
+
+    Figures stay light in JupyterLab's dark theme too, so that a saved picture reads the same
+    everywhere. Changes `matplotlib.rcParams` of this process; `matplotlib.rcdefaults()` undoes it.
+    """
+    import matplotlib
+    from cycler import cycler
+
+    matplotlib.rcParams.update(
+        {
+            "font.family": [name for name in ("DejaVu Sans", cjk_font()) if name],
+            "font.size": 9.5,
+            "figure.figsize": (7.2, 3.4),
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "axes.facecolor": "white",
+            "axes.edgecolor": RULE,
+            "axes.labelcolor": MUTED,
+            "axes.titlecolor": INK,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 10.5,
+            "axes.titleweight": "bold",
+            "axes.titlepad": 9,
+            "axes.labelsize": 9,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": cycler(color=[c for name, c in OKABE_ITO.items() if name != "yellow"]),
+            "text.color": INK,
+            "xtick.color": RULE,
+            "ytick.color": RULE,
+            "xtick.labelcolor": MUTED,
+            "ytick.labelcolor": INK,
+            "grid.color": "#e6eaee",
+            "legend.frameon": False,
+            "image.cmap": WEIGHTS_COLORMAP,
+        }
+    )
+
+
+@cache
+def cjk_font():
+    """Name of a font with Chinese characters that matplotlib can use: the system's, else the one a
+    dependency (`notojp-matplotlib`) brings. None when there is neither."""
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    known = {font.name for font in fontManager.ttflist}
+    for name in CJK_FONTS:
+        if name in known:
+            return name
+    package = find_spec(FONT_PACKAGE[0])  # found without importing it: the import would set the font itself
+    if package is None:
+        return None
+    file = Path(package.submodule_search_locations[0], FONT_PACKAGE[1])
+    fontManager.addfont(str(file))
+    return FontProperties(fname=str(file)).get_name()
+
+
+def png_bytes(figure):
+    """A figure as a small PNG (256 colours, half of the usual bytes); the figure is closed."""
+    from io import BytesIO
+
+    from matplotlib import pyplot
+    from PIL import Image
+
+    drawn, small = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png", dpi=100, facecolor="white")
+    pyplot.close(figure)
+    Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def drawable(text):
+    """`text` as matplotlib can draw it now: characters that its fonts lack (emoji, rare scripts) become
+    their code point, such as `U+1F600`, and `$` stays a dollar sign instead of opening a formula."""
+    import matplotlib
+
+    families = tuple(matplotlib.rcParams["font.family"])
+    return "".join(c if _has_glyph(c, families) else f"U+{ord(c):04X}" for c in text).replace("$", r"\$")
+
+
+@cache
+def _has_glyph(character, families):
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    # Each family is asked by itself: given a list, findfont answers with the first one only.
+    return any(get_font(findfont(FontProperties(family=[name]))).get_char_index(ord(character)) for name in families)

@@ -1,0 +1,72 @@
+"""What the course's widgets share: a live front made by our own script, and a still picture beside it.
+
+A saved notebook without a running kernel cannot show a widget, so a cell's output holds two things:
+a picture with a text, then the widget. Once the widget lives, its style sheet hides the picture.
+"""
+
+from pathlib import Path
+
+import anywidget
+import traitlets
+
+from helpers.errors import BadInputError, HelpersError
+from helpers.views.style import HTML_THEME, MUTED, png_bytes
+
+HERE = Path(__file__).parent
+
+
+class CourseWidget(anywidget.AnyWidget):
+    """Sends a plain dict to the front (`explorer.js`) and its wishes to a Python object.
+
+    `state` holds everything and knows nothing of widgets. It offers `commands` (the names of its
+    methods that the front may call), `view()` (what the front draws, a dict of plain values),
+    `figure()` (the still picture, a matplotlib Axes) and `describe()` (the same in words).
+    """
+
+    _esm = HERE / "explorer.js"
+    _css = ".hx{" + HTML_THEME + "}\n" + (HERE / "explorer.css").read_text(encoding="utf-8")
+
+    view = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, state):
+        self.state = state
+        super().__init__(view={**state.view(), "turn": 0, "message": ""})
+        self.on_msg(self._answer)
+
+    def _answer(self, _widget, wish, _buffers):
+        """Carry out what the reader did in the page. Each answer has a new `turn`, so the page sees it."""
+        message = ""
+        try:
+            self.state.do(**wish)
+        except HelpersError as error:
+            message = str(error)
+        self.view = {**self.state.view(), "turn": self.view["turn"] + 1, "message": message}
+
+    def __repr__(self):
+        return self.state.describe()
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        live, metadata = self._repr_mimebundle_()
+        display({"image/png": self.picture(), "text/plain": self.state.describe()}, raw=True)
+        display({**live, "text/plain": "(live while a kernel runs this cell)"}, metadata=metadata, raw=True)
+
+    def picture(self):
+        """The still picture as PNG bytes."""
+        figure = self.state.figure().figure
+        figure.supxlabel("still picture: run the cell to use it", x=0.995, ha="right", fontsize=7.5, color=MUTED)
+        return png_bytes(figure)
+
+
+class Commands:
+    """Base of the states behind widgets: only the methods named in `commands` can be called from a page."""
+
+    commands = ()
+
+    def do(self, command, **arguments):
+        """Call the method `command`. Raises `BadInputError` when there is none of that name for pages."""
+        if command not in self.commands:
+            known = ", ".join(self.commands)
+            raise BadInputError(f"There is no command {command!r} here; there are: {known}.")
+        return getattr(self, command)(**arguments)

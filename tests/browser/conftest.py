@@ -1,0 +1,41 @@
+"""A browser for the tests that need one; they are skipped, and say why, where there is none."""
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from lab import CHROMIUM_FLAGS, chromium
+
+HARMLESS = ("blob", "data", "about")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium: install it (apt-get install chromium) or set PLAYWRIGHT_CHROMIUM to its path")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A fresh page. When the test ends, it must have asked no other machine and logged no error."""
+    context = browser.new_context(viewport={"width": 1200, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    parts = [urlsplit(url) for url in asked]
+    outside = [p.geturl() for p in parts if p.scheme not in HARMLESS and p.hostname != "127.0.0.1"]
+    assert not outside, f"the page asked other machines: {outside}"
+    assert not errors, f"the browser's console shows errors: {errors}"
