@@ -1,0 +1,160 @@
+"""past_key_values: what is in it, what it costs, and using it again.
+
+Every decoder layer keeps the keys and values of all positions it has seen, `[batch, kv_head, position,
+head_dim]` each, with the rotary embedding already in the keys. `transformers` holds them as
+`past_key_values.layers[i].keys` and `.values`.
+"""
+
+import copy
+from dataclasses import dataclass
+
+from helpers.errors import BadInputError
+
+WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's share: `keys` and `values` are shapes `[batch, kv_head, position, head_dim]`, or None
+    where a kind of cache keeps them packed. `nbytes` counts every tensor it holds."""
+
+    layer: int
+    kind: str
+    keys: tuple[int, ...] | None
+    values: tuple[int, ...] | None
+    dtype: str
+    nbytes: int
+
+
+@dataclass(frozen=True, repr=False)
+class KVCacheSummary:
+    """A KV cache at a glance: `length` positions seen, `nbytes` in all, and each layer's `LayerCache`."""
+
+    length: int
+    nbytes: int
+    layers: tuple[LayerCache, ...]
+
+    def __repr__(self):
+        title = f"KV cache: {len(self.layers)} layers, {self.length} positions, {self.nbytes:,} bytes"
+        rows = [f"  {_span(group)}: {_describe(group[0])}" for group in _runs(self.layers)]
+        return "\n".join([title, *rows])
+
+
+def _runs(layers):
+    """Layers that follow each other and are alike, together."""
+    groups = []
+    for layer in layers:
+        if groups and _describe(groups[-1][0]) == _describe(layer):
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    return groups
+
+
+def _span(group):
+    first, last = group[0].layer, group[-1].layer
+    return f"layer {first}" if first == last else f"layers {first} to {last}, each"
+
+
+def _describe(layer):
+    shapes = "packed" if layer.keys is None else f"keys {list(layer.keys)}, values {list(layer.values)}"
+    return f"{shapes}, {layer.dtype}, {layer.nbytes:,} bytes ({layer.kind})"
+
+
+def kv_cache_summary(past_key_values):
+    """Shapes and bytes of a KV cache, layer by layer: a `KVCacheSummary`.
+
+    `past_key_values` is any `Cache` of `transformers` (dynamic, static, sliding, quantized). Raises
+    `BadInputError` for anything else and for a cache that has seen nothing yet.
+    """
+    _check(past_key_values)
+    layers = tuple(
+        LayerCache(
+            layer=index,
+            kind=type(layer).__name__,
+            keys=_shape(layer.keys),
+            values=_shape(layer.values),
+            dtype=str(getattr(layer, "dtype", layer.keys.dtype)).removeprefix("torch."),
+            nbytes=sum(tensor.nbytes for tensor in _tensors(vars(layer))),
+        )
+        for index, layer in enumerate(past_key_values.layers)
+    )
+    return KVCacheSummary(int(past_key_values.get_seq_length()), sum(layer.nbytes for layer in layers), layers)
+
+
+def _check(past_key_values):
+    if not hasattr(past_key_values, "layers"):
+        raise BadInputError(
+            f"A KV cache is what a model gives as past_key_values; this is a {type(past_key_values).__name__}. "
+            "Run model(input_ids, use_cache=True).past_key_values."
+        )
+    if not past_key_values.layers or int(past_key_values.get_seq_length()) == 0:
+        raise BadInputError("This KV cache is empty: give it to model(..., past_key_values=cache) first.")
+
+
+def _shape(tensor):
+    """None for tensors that are packed away (a quantized layer keeps an empty one)."""
+    return tuple(tensor.shape) if tensor is not None and tensor.dim() == 4 else None
+
+
+def _tensors(value):
+    """Every tensor in a value with dicts and tuples in it that holds keys or values (not a counter)."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+    elif hasattr(value, "nbytes") and value.is_floating_point():
+        yield value
+
+
+def kv_cache_bytes(config, length, *, batch=1, dtype=None):
+    """Bytes of all keys and values: 2 * layers * kv heads * head_dim * length * batch * bytes per value.
+
+    `config` is a `transformers` config or a `ModelCard`; `dtype` a torch dtype or its name (None: the
+    config's own, float32 if it has none). Raises `BadInputError` for a length or dtype that cannot be.
+    """
+    name = str(dtype or getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    if name not in WIDTHS:
+        raise BadInputError(f"A KV cache cannot be of dtype {name!r}; it can be {', '.join(WIDTHS)}.")
+    if length < 0 or batch < 1:
+        raise BadInputError(f"length is at least 0 and batch at least 1, not {length} and {batch}.")
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * head_dim * length * batch * WIDTHS[name]
+
+
+def common_prefix(first_ids, second_ids):
+    """How many ids two prompts have in common at their beginning: what one's cache is worth to the other.
+
+    Each is a list of int or a tensor `[length]` or `[1, length]`.
+    """
+    first, second = (
+        ids.reshape(-1).tolist() if hasattr(ids, "reshape") else list(ids) for ids in (first_ids, second_ids)
+    )
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def branch_cache(past_key_values, length=None):
+    """A second cache that begins with the first `length` positions of this one (None: all), without a copy.
+
+    Both share the same memory: `DynamicLayer.update` in `transformers` concatenates into a new tensor, so
+    what either adds later is its own. Raises `BadInputError` for a cache of another kind, which writes in
+    place, and for a length it does not have.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    _check(past_key_values)
+    other = {type(layer).__name__ for layer in past_key_values.layers if type(layer) is not DynamicLayer}
+    if other:
+        raise BadInputError(f"Only a DynamicCache can be branched without a copy; this one has {', '.join(other)}.")
+    seen = int(past_key_values.get_seq_length())
+    length = seen if length is None else length
+    if not 0 < length <= seen:
+        raise BadInputError(f"This cache holds {seen} positions: a branch can begin with 1 to {seen}, not {length}.")
+    branch = copy.copy(past_key_values)
+    branch.layers = [copy.copy(layer) for layer in past_key_values.layers]
+    for layer in branch.layers:
+        layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+    return branch
