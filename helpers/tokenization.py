@@ -1,0 +1,138 @@
+"""Byte-level BPE, small enough to read: train merges on a text, apply them, arrive at the library's ids.
+
+A text becomes *pieces* (words, numbers, runs of white space), a piece becomes its UTF-8 bytes, and
+neighbouring tokens are merged, the pair of the lowest rank first, until no pair has a rank. A *token*
+is a `bytes` object here, a *pair* a tuple of two of them.
+
+The algorithm is that of Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with
+Subword Units" (2016), on bytes as in GPT-2 (Radford et al., 2019). `tokenizers`, the library behind
+`transformers`, does the same in Rust.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+from helpers.errors import BadInputError
+
+
+@dataclass(frozen=True)
+class MergeStep:
+    """The tokens of a piece after one merge. `made` is the place of the token just made, `rank` the
+    rank of its pair; both are None in the first step, before any merge."""
+
+    tokens: tuple[bytes, ...]
+    made: int | None
+    rank: int | None
+
+
+def single_bytes(piece):
+    """A piece (`bytes`) as a list of tokens of one byte each: where every tokenization starts."""
+    return [piece[i : i + 1] for i in range(len(piece))]
+
+
+def count_pairs(sequences):
+    """How often each pair of neighbours occurs in the token lists `sequences`: a `Counter`."""
+    return Counter(pair for tokens in sequences for pair in pairwise(tokens))
+
+
+def merge_pair(tokens, pair):
+    """A new token list in which every occurrence of `pair`, from left to right, is one token."""
+    merged = []
+    for token in tokens:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged
+
+
+def train_merges(pieces, count):
+    """Learn `count` merges from pieces (list of `bytes`): a list of pairs, the first one learned first.
+
+    Each turn merges the most frequent pair (of several, the one met first) everywhere. Fewer come back
+    when every piece has become one token. Raises `BadInputError` for a `count` below 1 or no pieces.
+    """
+    if count < 1 or not pieces:
+        raise BadInputError(f"Training needs pieces and at least 1 merge; this is {len(pieces)} pieces, count={count}.")
+    sequences = [single_bytes(piece) for piece in pieces]
+    merges = []
+    while len(merges) < count and (pairs := count_pairs(sequences)):
+        best = max(pairs, key=pairs.get)
+        sequences = [merge_pair(tokens, best) for tokens in sequences]
+        merges.append(best)
+    return merges
+
+
+def merge_steps(piece, rank):
+    """How a piece (`bytes`) becomes tokens, merge by merge: a list of `MergeStep`.
+
+    `rank` is a function of a pair: its rank, or None for a pair that is never merged. Each step merges
+    one pair, that of the lowest rank (of several, the leftmost). The last step holds the final tokens.
+    """
+    tokens = single_bytes(piece)
+    steps = [MergeStep(tuple(tokens), None, None)]
+    while True:
+        ranks = [rank(pair) for pair in pairwise(tokens)]
+        known = [(value, place) for place, value in enumerate(ranks) if value is not None]
+        if not known:
+            return steps
+        value, place = min(known)
+        tokens[place : place + 2] = [tokens[place] + tokens[place + 1]]
+        steps.append(MergeStep(tuple(tokens), place, value))
+
+
+def apply_merges(piece, rank):
+    """The tokens (list of `bytes`) that a piece ends as: the last of `merge_steps`."""
+    return list(merge_steps(piece, rank)[-1].tokens)
+
+
+def split_pieces(tokenizer, text):
+    """The pieces (list of `bytes`) that the tokenizer cuts a text into; no merge crosses a cut.
+
+    Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
+    """
+    pieces = _byte_level_backend(tokenizer).pre_tokenizer.pre_tokenize_str(text)
+    return [_spelled_bytes(piece) for piece, _ in pieces]
+
+
+def read_merges(tokenizer):
+    """A tokenizer's merges as pairs of `bytes`, the lowest rank first.
+
+    Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
+    """
+    merges = json.loads(_byte_level_backend(tokenizer).to_str())["model"]["merges"]
+    return [(_spelled_bytes(left), _spelled_bytes(right)) for left, right in merges]
+
+
+def byte_vocabulary(tokenizer):
+    """A dict from the bytes of a token to its id, control tokens left out.
+
+    Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
+    """
+    vocabulary = _byte_level_backend(tokenizer).get_vocab(with_added_tokens=False)
+    control = tokenizer.get_added_vocab()
+    return {_spelled_bytes(token): token_id for token, token_id in vocabulary.items() if token not in control}
+
+
+def _byte_level_backend(tokenizer):
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    kind = type(getattr(backend, "model", tokenizer)).__name__
+    if kind != "BPE" or "ByteLevel" not in str(backend.pre_tokenizer):
+        raise BadInputError(f"This needs a byte-level BPE tokenizer, such as load_tokenizer() gives; this is a {kind}.")
+    return backend
+
+
+def _spelled_bytes(letters):
+    """The bytes that a tokenizer's file spells with one printable letter each (`Ġ` is a space)."""
+    alphabet = _bytes_of_letters()
+    return bytes(alphabet[letter] for letter in letters)
+
+
+@cache
+def _bytes_of_letters():
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}
