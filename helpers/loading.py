@@ -298,6 +298,7 @@ def _load_weights(auto_class, folder, settings):
 def _from_pretrained(auto_class, folder, **settings):
     from safetensors import SafetensorError
 
+    _register_architecture(folder)
     try:
         return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
     except ImportError as error:  # flash attention, a quantizer: what the machine lacks
@@ -305,3 +306,11 @@ def _from_pretrained(auto_class, folder, **settings):
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DamagedFilesError(f"{folder} cannot be loaded: {first}") from error
+
+
+def _register_architecture(folder):
+    """GLM-4's original checkpoints are read by this package's own classes."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        if config.get("model_type") == "chatglm":
+            import helpers.glm  # noqa: F401

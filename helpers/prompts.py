@@ -124,7 +124,7 @@ def render_chat(tokenizer, messages, *, add_generation_prompt=True):
 
     Raises `BadInputError` when a message is malformed or the tokenizer has no chat template.
     """
-    _check_messages(messages)
+    check_messages(messages)
     if hasattr(tokenizer, "encode_chat"):
         return tokenizer.encode_chat(messages, add_generation_prompt=add_generation_prompt)
     if not tokenizer.chat_template:
@@ -144,7 +144,8 @@ def render_chat(tokenizer, messages, *, add_generation_prompt=True):
     return _encode_guarded(tokenizer, rendered, messages, (guard, opens, closes), control)
 
 
-def _check_messages(messages):
+def check_messages(messages):
+    """Raise `BadInputError` for the first message that is malformed."""
     if not isinstance(messages, list) or not messages:
         raise BadInputError('Messages are a list with at least one {"role": "user", "content": "…"}.')
     for index, message in enumerate(messages):
@@ -201,7 +202,7 @@ def _encode_guarded(tokenizer, rendered, messages, marks, control):
             owners.append(None)
             text.append(found[0])
             start = found.end()
-    return RenderedChat("".join(text), ids, _segments(owners, messages))
+    return RenderedChat("".join(text), ids, segments_of(owners, messages))
 
 
 def _owner(owners):
@@ -209,8 +210,8 @@ def _owner(owners):
     return next((owner for owner in owners if owner is not None), None)
 
 
-def _segments(owners, messages):
-    """Runs of equal owner."""
+def segments_of(owners, messages):
+    """Runs of equal owner (a message's index, or None for the template's own), as `Segment`s."""
     segments, start = [], 0
     for stop in range(1, len(owners) + 1):
         if stop == len(owners) or owners[stop] != owners[start]:
@@ -231,7 +232,7 @@ def token_table(tokenizer, ids):
         i for i, added in tokenizer.added_tokens_decoder.items() if added.special
     }
     raws = [token_bytes(tokenizer, i) for i in ids]
-    labels = _labels(raws, [i in special for i in ids])
+    labels = byte_labels(raws, [i in special for i in ids])
     return [
         TokenRow(position, i, raw, label, i in special)
         for position, (i, raw, label) in enumerate(zip(ids, raws, labels, strict=True))
@@ -267,8 +268,8 @@ def visible(text):
     return "".join(signs.get(c) or (f"<U+{ord(c):04X}>" if unicodedata.category(c) in invisible else c) for c in text)
 
 
-def _labels(raws, special):
-    """Labels for consecutive tokens; a character spread over several tokens is shown in each."""
+def byte_labels(raws, special):
+    """Labels for consecutive tokens, given their bytes; a character spread over several is shown in each."""
     starts, total = [], 0
     for raw in raws:
         starts.append(total)
