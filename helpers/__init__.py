@@ -28,6 +28,7 @@ _MODULE_OF = {
     "skip_layer": "interventions",
     "skip_mlp": "interventions",
     "steer": "interventions",
+    "logit_lens": "lens",
     "kv_cache_bytes": "kv_cache",
     "kv_cache_summary": "kv_cache",
     "show_source": "walkthrough",

@@ -1,0 +1,102 @@
+"""The logit lens against the plain way: final norm, lm_head and softmax of every hidden state at once."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import GlmConfig, GlmForCausalLM
+
+from helpers import lens as lens_module
+from helpers.errors import BadInputError
+from helpers.lens import logit_lens
+from helpers.tracing import trace
+
+
+@pytest.fixture(scope="module")
+def traced(model, tokenizer):
+    return trace(model, tokenizer, "The capital of France is", attentions=False)
+
+
+def _plain(model, traced):
+    """Probabilities [layer+1, position, vocab]."""
+    with torch.no_grad():
+        normed = torch.cat([model.model.norm(traced.hidden_states[:-1]), traced.hidden_states[-1:]])
+        return torch.softmax(model.lm_head(normed), dim=-1)
+
+
+def test_it_equals_the_plain_way(model, traced):
+    found, plain = logit_lens(model, traced, top_k=4), _plain(model, traced)
+    best = plain.topk(4, dim=-1)
+    assert torch.equal(found.token_ids, best.indices)
+    assert torch.allclose(found.probabilities, best.values, rtol=1e-4, atol=1e-7)
+    entropy = torch.special.entr(plain.double()).sum(dim=-1)
+    assert torch.allclose(found.entropy.double(), entropy, atol=1e-4)
+
+
+def test_the_last_row_is_the_models_own_prediction(model, tokenizer, traced):
+    found = logit_lens(model, traced, top_k=1)
+    assert torch.equal(found.token_ids[-1, :, 0], traced.logits.argmax(dim=-1))
+    assert tokenizer.decode(found.token_ids[-1, -1]) == " Paris"
+
+
+def test_some_layers_and_positions_are_the_same_rows(model, tokenizer, traced):
+    everything = logit_lens(model, traced)
+    some = trace(model, tokenizer, "The capital of France is", attentions=False, layers=[30, 3], positions=[4, 1])
+    found = logit_lens(model, some)
+    assert (found.layers, found.positions) == ((30, 3), (4, 1))
+    assert torch.equal(found.token_ids, everything.token_ids[[30, 3]][:, [4, 1]])
+    assert torch.allclose(found.entropy, everything.entropy[[30, 3]][:, [4, 1]], atol=1e-4)
+
+
+def test_blocks_of_rows_change_nothing(model, traced, monkeypatch):
+    whole = logit_lens(model, traced)
+    monkeypatch.setattr(lens_module, "BUFFER_BYTES", 7 * 4 * 49_152)
+    blocks = logit_lens(model, traced)
+    assert torch.equal(blocks.token_ids, whole.token_ids)
+    assert torch.allclose(blocks.probabilities, whole.probabilities, atol=1e-5)
+
+
+def test_it_works_on_glm(tokenizer):
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = GlmConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, pad_token_id=2, **sizes)
+    glm = GlmForCausalLM(config).eval()
+    traced = trace(glm, tokenizer, "Hello there", attentions=False)
+    found = logit_lens(glm, traced, top_k=2)
+    assert torch.equal(found.token_ids, _plain(glm, traced).topk(2, dim=-1).indices)
+
+
+@pytest.mark.parametrize("top_k", [0, 49_153, 1.5, True])
+def test_a_top_k_that_cannot_be(model, traced, top_k):
+    with pytest.raises(BadInputError, match="from 1 to 49152"):
+        logit_lens(model, traced, top_k=top_k)
+
+
+def test_a_trace_without_hidden_states(model, tokenizer):
+    with pytest.raises(BadInputError, match="no hidden states"):
+        logit_lens(model, trace(model, tokenizer, "Hello", hidden_states=False, attentions=False))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_stays_within_its_bound_at_2000_positions_and_128256_ids():
+    """4,000 rows of 128,256 scores would take 2 GB; the peak has to stay within two buffers and some slack."""
+    program = """
+import resource, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from helpers.lens import BUFFER_BYTES, logit_lens
+from helpers.tracing import Trace
+config = LlamaConfig(vocab_size=128256, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                     num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True)
+model = LlamaForCausalLM(config).eval()
+states = torch.randn(2, 2000, 16)
+trace = Trace(tokens=(), input_ids=None, hidden_states=states, attentions=None, logits=None, last_residual=None,
+              layers=(0, 1), positions=tuple(range(2000)))
+small = Trace(**{**vars(trace), "hidden_states": states[:, :1], "positions": (0,)})
+logit_lens(model, small)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+logit_lens(model, trace)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / BUFFER_BYTES)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2.5
