@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from helpers.errors import BadInputError
-from helpers.generation import _check_settings, _processors
+from helpers.generation import check_settings, logits_processors
 from helpers.views.plots import candidates, percent, plot_processors, stage_scores
 from helpers.views.widget import Commands, CourseWidget
 
@@ -76,9 +76,9 @@ class Sampling(Commands):
     def change(self, **settings):
         """Take other settings. Raises `BadInputError` and keeps the old ones when one cannot work."""
         settings = {**self.settings, **settings}
-        _check_settings(max_new_tokens=1, do_sample=True, **settings, repetition_penalty=1.0, seed=None)
+        check_settings(max_new_tokens=1, do_sample=True, **settings, repetition_penalty=1.0, seed=None)
         scores, processed = self.logits[None], {}
-        for name, processor in _processors(do_sample=True, **settings, repetition_penalty=1.0).items():
+        for name, processor in logits_processors(do_sample=True, **settings, repetition_penalty=1.0).items():
             scores = processor(None, scores)
             processed[name] = scores[0]
         self.settings = settings

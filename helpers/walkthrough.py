@@ -1,0 +1,294 @@
+"""The installed library's own source, with notes that cannot go stale.
+
+A note is pinned to a *pattern*: a piece of one line of code, not a line number. When the library
+changes and the line is gone, `show_source` says so instead of explaining what is no longer there,
+and a test asks `broken_anchors` the same about every notebook.
+"""
+
+import ast
+import contextlib
+import difflib
+import functools
+import html
+import inspect
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from helpers.errors import AnchorNotFoundError, BadInputError
+
+
+@dataclass(frozen=True)
+class SourceLine:
+    """One line of a file: its number there, its text, and the note pinned to it, if there is one."""
+
+    number: int
+    text: str
+    note: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class SourceView:
+    """Lines of source to look at; a notebook shows them by itself.
+
+    `name` is the function's, `location` its file within its package and the first line shown,
+    `version` the package and its installed version. `lines` leaves out docstrings longer than a line.
+    """
+
+    name: str
+    location: str
+    version: str
+    lines: tuple[SourceLine, ...]
+
+    def __repr__(self):
+        return _as_text(self)
+
+    def _repr_html_(self):
+        return _as_html(self)
+
+
+def show_source(function, *, start=None, stop=None, notes=None):
+    """The lines of `function` in the installed library, numbered, with notes below the lines they explain.
+
+    >>> show_source(LlamaAttention.forward, start="query_states =", notes={"apply_rotary_pos_emb(": "Here …"})
+
+    `function` is a function, method, property or class. `start` and `stop` are patterns of the first
+    and the last line to show; `notes` is a dict pattern -> note, where `backticks` make code. A
+    pattern is a piece of a line, as it stands there, or a regular expression made by `re.compile`. It
+    has to match exactly one line: `start` one of the function, `stop` one from there on, a note one
+    of the lines shown. Docstrings longer than a line are left out, and no pattern looks into them.
+
+    Raises `AnchorNotFoundError` naming each pattern that matches no line or several, and
+    `BadInputError` for something that has no Python source.
+    """
+    view, broken = _view(function, start, stop, notes)
+    if broken:
+        raise AnchorNotFoundError(
+            " ".join(broken) + " The library has changed, or the pattern is not exact: look at today's lines with "
+            f"show_source({view.name}) and pin it anew."
+        )
+    return view
+
+
+def broken_anchors(function, *, start=None, stop=None, notes=None):
+    """One sentence for each pattern of this `show_source` call that no longer matches exactly one line.
+
+    Raises `BadInputError` as `show_source` does.
+    """
+    return _view(function, start, stop, notes)[1]
+
+
+def _view(function, start, stop, notes):
+    """A `SourceView` of what the patterns that match ask for, and sentences about those that do not."""
+    notes = _checked_notes(notes)
+    target, lines, file = _source_lines(function)
+    name = target.__qualname__ if hasattr(target, "__qualname__") else target.__name__
+    version = _package_version(target)
+    broken = []
+
+    def find(pattern, among, role):
+        found = [line for line in among if _matches(pattern, line.text)]
+        if len(found) != 1:
+            broken.append(_complaint(pattern, role, found, among, f"{name} in {version}, {file}"))
+        return found[0] if len(found) == 1 else None
+
+    if start is not None and (first := find(start, lines, "start")):
+        lines = [line for line in lines if line.number >= first.number]
+    if stop is not None and (last := find(stop, lines, "stop")):
+        lines = [line for line in lines if line.number <= last.number]
+    pinned = {}
+    for pattern, note in notes.items():
+        if line := find(pattern, lines, "note"):
+            pinned[line.number] = f"{pinned[line.number]}\n{note}" if line.number in pinned else note
+    shown = tuple(SourceLine(line.number, line.text, pinned.get(line.number)) for line in lines)
+    return SourceView(name, f"{file}:{lines[0].number}", version, shown), broken
+
+
+def _checked_notes(notes):
+    notes = {} if notes is None else notes
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise BadInputError(f'notes are a dict {{"piece of a line": "what to say about it"}}, not {notes!r}.')
+    return notes
+
+
+def _matches(pattern, text):
+    if isinstance(pattern, re.Pattern):
+        return bool(pattern.search(text))
+    if not isinstance(pattern, str) or not pattern.strip():
+        raise BadInputError(f"A pattern is a piece of a line of code (or a re.compile(...)), not {pattern!r}.")
+    return pattern in text
+
+
+def _complaint(pattern, role, found, among, where):
+    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    if found:
+        numbers = ", ".join(str(line.number) for line in found)
+        return f"The {role} anchor {text!r} matches {len(found)} lines of {where} ({numbers}): make it longer."
+    near = max(among, key=lambda line: _shared(text, line.text))
+    hint = f" The line most like it is now: {near.text.strip()!r}." if _shared(text, near.text) > 0.5 else ""
+    return f"The {role} anchor {text!r} matches no line of {where}.{hint}"
+
+
+def _shared(piece, line):
+    """The share of `piece` that `line` has too, in runs of at least four characters."""
+    blocks = difflib.SequenceMatcher(None, piece, line, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks if block.size >= 4) / len(piece)
+
+
+def _source_lines(function):
+    """What the lines belong to, unwrapped; its `SourceLine`s; and its file, beginning at the package."""
+    target = function
+    if isinstance(target, property):
+        target = target.fget
+    elif isinstance(target, functools.cached_property | functools.partial):
+        target = target.func
+    target = inspect.unwrap(target)
+    try:
+        if inspect.ismodule(target):
+            raise TypeError("a file, not a function")
+        texts, first = inspect.getsourcelines(target)
+        file = inspect.getsourcefile(target)
+    except (TypeError, OSError):
+        raise BadInputError(
+            f"There is no Python source for {function!r:.80}. show_source takes a function, method, property "
+            "or class written in Python; for an object, take its class: show_source(type(x).forward)."
+        ) from None
+    hidden = _docstring_lines("".join(texts))
+    lines = [
+        SourceLine(number, text.rstrip())
+        for number, text in enumerate(texts, start=max(first, 1))
+        if number - max(first, 1) not in hidden
+    ]
+    return target, lines, _within_package(file, target)
+
+
+def _docstring_lines(source):
+    """Line indices of docstrings longer than one line."""
+    before = "if True:\n" if source[:1].isspace() else ""
+    hidden = set()
+    with contextlib.suppress(SyntaxError):  # the lines of a lambda need not be a statement of their own
+        for node in ast.walk(ast.parse(before + source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                first = node.body[0]
+                if ast.get_docstring(node, clean=False) is not None and first.end_lineno > first.lineno:
+                    hidden.update(range(first.lineno, first.end_lineno + 1))
+    return {line - 1 - before.count("\n") for line in hidden}
+
+
+def _within_package(file, target):
+    """`transformers/generation/utils.py`: the file, from its package's folder on."""
+    package = sys.modules.get(target.__module__.partition(".")[0])
+    root = getattr(package, "__file__", None)
+    if root and "." in target.__module__ and Path(file).is_relative_to(Path(root).parent):
+        return Path(file).relative_to(Path(root).parent.parent).as_posix()
+    return "this notebook" if target.__module__ == "__main__" else Path(file).name
+
+
+def _package_version(target):
+    package = target.__module__.partition(".")[0]
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:  # the notebook's own functions, the standard library
+        return package
+
+
+def _pieces(view):
+    """What to show, in order: ("line", SourceLine), ("note", SourceLine), ("gap", lines left out)."""
+    expected = view.lines[0].number
+    margin = min(len(line.text) - len(line.text.lstrip()) for line in view.lines if line.text)
+    for line in view.lines:
+        if line.number > expected:
+            yield "gap", line.number - expected
+        expected = line.number + 1
+        line = SourceLine(line.number, line.text[margin:], line.note)
+        yield "line", line
+        if line.note is not None:
+            yield "note", line
+
+
+def _as_text(view):
+    width = len(str(view.lines[-1].number))
+    shown = [f"{view.name} · {view.location} · {view.version}"]
+    for kind, piece in _pieces(view):
+        if kind == "gap":
+            shown.append(f"{'⋯':>{width}} │ ({piece} lines of docstring)")
+        elif kind == "line":
+            shown.append(f"{piece.number:>{width}} │ {piece.text}".rstrip())
+        else:
+            shown += [f"{'':>{width}} └─ {line}" for line in piece.note.splitlines()]
+    return "\n".join(shown)
+
+
+# Colours are JupyterLab's, so that they follow its theme; elsewhere it is a light card.
+_STYLE = """<style>
+.source-view{margin:0;border:1px solid var(--jp-border-color2,#d0d7de);border-radius:4px;overflow:hidden;
+ background:var(--jp-layout-color1,#fff);color:var(--jp-content-font-color1,#1f2328);
+ font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px}
+.source-view figcaption{padding:5px 12px;background:var(--jp-layout-color2,#eee);
+ color:var(--jp-content-font-color1,#1f2328)}
+.source-view .lines{overflow-x:auto;padding:4px 0;line-height:1.5}
+.source-view .lines>div{width:max-content;min-width:100%;display:flex}
+.source-view .n{flex:none;width:4.5em;padding-right:1em;text-align:right;user-select:none;
+ color:var(--jp-content-font-color2,#59636e)}
+.source-view .n,.source-view .c{font-family:var(--jp-code-font-family,ui-monospace,monospace);white-space:pre}
+.source-view .c{background:none;color:inherit;font-size:inherit;padding:0 12px 0 0}
+.source-view .has-note{box-shadow:inset 3px 0 var(--jp-brand-color1,#0072b2);font-weight:600}
+.source-view .lines .note{box-sizing:border-box;display:block;width:auto;max-width:72em;min-width:0;
+ margin:2px 12px 8px 5.5em;padding:4px 10px;position:sticky;left:5.5em;white-space:pre-line;
+ border-left:3px solid var(--jp-brand-color1,#0072b2);background:var(--jp-layout-color2,#eee)}
+.source-view .gap{color:var(--jp-content-font-color2,#59636e);font-style:italic}
+.source-view .k{color:var(--jp-mirror-editor-keyword-color,inherit);font-weight:600}
+.source-view .s{color:var(--jp-mirror-editor-string-color,inherit)}
+.source-view .m{color:var(--jp-mirror-editor-number-color,inherit)}
+.source-view .d{color:var(--jp-mirror-editor-def-color,inherit)}
+.source-view .o{color:var(--jp-content-font-color2,#59636e);font-style:italic}
+</style>"""
+
+
+def _as_html(view):
+    colored = iter(_colored([piece.text for kind, piece in _pieces(view) if kind == "line"]))
+    rows = []
+    for kind, piece in _pieces(view):
+        if kind == "gap":
+            rows.append(f'<div class="gap"><span class="n">⋯</span>{piece} lines of docstring</div>')
+        elif kind == "line":
+            marked = ' class="has-note"' if piece.note is not None else ""
+            rows.append(
+                f'<div{marked}><span class="n">{piece.number}</span><code class="c">{next(colored)}</code></div>'
+            )
+        else:
+            note = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(piece.note))
+            rows.append(f'<div class="note" role="note">{note}</div>')
+    name, location, version = (html.escape(text) for text in (view.name, view.location, view.version))
+    return (
+        f'{_STYLE}<figure class="source-view"><figcaption><b>{name}</b> · {location} · {version}</figcaption>'
+        f'<div class="lines" tabindex="0" role="region" aria-label="Source of {name}">{"".join(rows)}</div></figure>'
+    )
+
+
+def _colored(lines):
+    """Lines of Python as HTML, keywords and so on in spans."""
+    from pygments.lexers import PythonLexer
+    from pygments.token import Comment, Keyword, Name, Number, Operator, String
+
+    classes = (
+        (Keyword, "k"),
+        (Operator.Word, "k"),
+        (String, "s"),
+        (Number, "m"),
+        (Name.Function, "d"),
+        (Name.Class, "d"),
+        (Comment, "o"),
+    )
+    colored = [""]
+    for token, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens("\n".join(lines)):
+        css = next((css for kind, css in classes if token in kind), None)
+        for index, part in enumerate(text.split("\n")):
+            if index:
+                colored.append("")
+            if part:
+                part = html.escape(part)
+                colored[-1] += f'<span class="{css}">{part}</span>' if css else part
+    return colored
