@@ -20,6 +20,7 @@ _MODULE_OF = {
     "load_model": "loading",
     "memory_plan": "loading",
     "render_chat": "prompts",
+    "Conversation": "conversation",
     "generate_steps": "generation",
     "trace": "tracing",
     "ablate_heads": "interventions",
