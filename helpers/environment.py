@@ -1,0 +1,166 @@
+"""What is installed and what this machine can do: notebook 00 asks here first.
+
+Every answer is a `Report`: one line per thing looked at, with OK or what to do about it. Nothing here
+stops at the first trouble, so that a broken installation can still be described.
+"""
+
+import importlib
+import platform
+import shutil
+import tomllib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from helpers import catalog, sources
+from helpers.errors import DamagedFilesError, HelpersError
+
+PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a `Report`: what was looked at, what is there, a verdict ("OK" if all is well), a hint."""
+
+    name: str
+    value: str
+    verdict: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """Findings under a title; prints as a table. `ok` is False when a verdict asks for something."""
+
+    title: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self):
+        """Whether nothing has to be done."""
+        return all(finding.verdict != "TO DO" for finding in self.findings)
+
+    def __repr__(self):
+        rows = [(f.name, f.value, f.verdict, f.hint) for f in self.findings]
+        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+        lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
+        return "\n".join([self.title, *(f"  {line}" for line in lines)])
+
+
+def check_environment():
+    """The three reports in order: packages, machine, models. Raises what `check_packages` raises."""
+    return check_packages(), check_machine(), check_models()
+
+
+def check_packages():
+    """Python and every package the course needs, against the ranges that `pyproject.toml` declares.
+
+    Raises `DamagedFilesError` when `pyproject.toml` is missing or cannot be read.
+    """
+    from packaging.requirements import Requirement
+
+    project = _project()
+    python = Requirement(f"python{project['requires-python']}")
+    findings = [_against("Python", platform.python_version(), python.specifier, "Make the environment anew with it.")]
+    for requirement in map(Requirement, project["dependencies"]):
+        if requirement.marker is None or requirement.marker.evaluate():
+            cure = f'Run  %pip install "{requirement}"  in a cell, then restart the kernel.'
+            findings.append(_against(requirement.name, _installed(requirement.name), requirement.specifier, cure))
+    return Report("Packages", tuple(findings))
+
+
+def _project():
+    try:
+        return tomllib.loads(PROJECT_FILE.read_text(encoding="utf-8"))["project"]
+    except FileNotFoundError:
+        raise DamagedFilesError(
+            "pyproject.toml is not beside the helpers folder, so nobody knows which versions are wanted: "
+            "get the whole course again (git clone) and install it with `make setup`."
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
+        raise DamagedFilesError(
+            f"pyproject.toml cannot be read ({error}): put it back with `git checkout pyproject.toml`."
+        ) from None
+
+
+def _installed(package):
+    """The version's text, or None when the package is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _against(name, version, wanted, cure):
+    needed = f"needs {', '.join(sorted(map(str, wanted), reverse=True))}"  # ">=5.20, <6"
+    if version is not None and wanted.contains(version, prereleases=True):
+        return Finding(name, version, "OK", needed)
+    return Finding(name, version or "missing", "TO DO", f"{needed}. {cure}")
+
+
+def check_machine():
+    """Device, threads, free memory, and free disk space where models live."""
+    findings = []
+    try:
+        from helpers.loading import available_bytes, pick_device
+
+        torch = importlib.import_module("torch")
+        device = pick_device()
+        threads = torch.get_num_threads()
+        value = f"{device}, {threads} thread{'s' if threads > 1 else ''}"
+        findings.append(Finding("device", value, "OK", _about_device(device)))
+        free = available_bytes(device)
+        findings.append(Finding("memory", f"{free / 1e9:.1f} GB free", "OK", "what a model and its cache may take"))
+    except (ImportError, OSError) as error:  # OSError: a library file that torch needs
+        advice = f"It cannot be found out ({error}). Mend the packages first, then restart the kernel."
+        findings.append(Finding("device", "unknown", "TO DO", advice))
+    return Report("Machine", (*findings, _disk()))
+
+
+def _about_device(device):
+    return "no GPU is needed" if device == "cpu" else 'load_model(…, device="cpu") gives the outputs you see here'
+
+
+def _disk():
+    folder = sources.models_dir()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    missing = [name for name in sources.COURSE_MODELS if not (sources.models_dir() / name).is_dir()]
+    needed = sum(sources.RECIPES[name].needed_bytes for name in missing)
+    value = f"{free / 1e9:.1f} GB free"
+    if not missing:
+        return Finding("disk", value, "OK", "the course's models are here already")
+    if free >= needed:
+        return Finding("disk", value, "OK", f"{', '.join(missing)} will take {needed / 1e9:.2g} GB for a moment")
+    return Finding(
+        "disk",
+        value,
+        "TO DO",
+        f"Preparing {', '.join(missing)} takes {needed / 1e9:.2g} GB: free some, or set {sources.MODELS_VARIABLE} to a "
+        "folder on another disk before starting.",
+    )
+
+
+def check_models(*, context=2048):
+    """Which models of the catalog would fit into the memory that is free now, with `context` positions.
+
+    Takes `memory_plan` at its word: in the dtype that `load_model` would take on this device. A model
+    that does not fit is no fault; its hint says what would.
+    """
+    return Report("Models", tuple(_fit(card.name, context) for card in catalog.list_models() if card.parameters))
+
+
+def _fit(name, context):
+    try:
+        from helpers.loading import memory_plan
+
+        plan = memory_plan(name, context=context)
+    except (HelpersError, ImportError, OSError) as error:
+        return Finding(name, "unknown", "TO DO", str(error))
+    value = f"{plan.total_bytes / 1e9:.3g} GB in {plan.dtype}"
+    if plan.fits:
+        return Finding(name, value, "fits")
+    # What it needs and what is free, the first half of the advice, stand in the table already.
+    cure = plan.advice.rpartition("it does not fit")[2].lstrip(".,: ").removeprefix("and ")
+    return Finding(name, value, "too big", cure[:1].upper() + cure[1:])

@@ -1,0 +1,106 @@
+"""Checks of notebook 02, model loading."""
+
+from collections.abc import Callable
+
+from helpers.exercises import exercise, require
+
+VOCABULARY_OF_LLAMA_3 = 128_256
+CARD_BYTES = 24 * 2**30
+
+
+@exercise("02.1", expects=int)
+def _(answer):
+    from helpers.catalog import find_card, parameter_groups
+
+    card = find_card("smollm2-135m")
+    rows = (VOCABULARY_OF_LLAMA_3 - card.vocab_size) * card.hidden_size
+    right = sum(parameter_groups(card).values()) + rows
+    require(answer != right - rows, "that is the model as it is. Set vocab_size in the copy before you build it.")
+    require(
+        answer != right + VOCABULARY_OF_LLAMA_3 * card.hidden_size,
+        "you counted two tables. This model is tied: embedding and lm_head are one tensor.",
+    )
+    require(answer != rows, "these are the new rows alone; the rest of the model is still there.")
+    require(answer == right, f"{answer:,} is not what the empty model has. Try empty.num_parameters().")
+    share = VOCABULARY_OF_LLAMA_3 * card.hidden_size / right
+    return f"The table alone would be {share:.0%} of it. Large vocabularies are for large models."
+
+
+@exercise("02.2", expects=Callable)
+def _(answer):
+    import torch
+    from safetensors import safe_open
+
+    from helpers.sources import locate
+
+    names = ("model.norm.weight", "model.layers.3.self_attn.k_proj.weight", "model.layers.29.mlp.down_proj.weight")
+    with safe_open(locate("smollm2-135m") / "model.safetensors", framework="pt") as file:
+        for name in names:
+            right, given = file.get_tensor(name), answer(name)
+            require(isinstance(given, torch.Tensor), f"it gives a {type(given).__name__}; it should give a tensor.")
+            require(
+                given.numel() == right.numel(),
+                f"{name} has {right.numel():,} numbers, yours {given.numel():,}. Read end - begin bytes, as float32.",
+            )
+            require(
+                given.shape == right.shape,
+                f'{name} has the shape {list(right.shape)}, not {list(given.shape)}. The header has a "shape" for it.',
+            )
+            require(
+                torch.equal(given, right),
+                f"the numbers of {name} are not in this place. Offsets count from the end of the header: "
+                "8 + length bytes come before.",
+            )
+    return "You have written the heart of a weight loader."
+
+
+@exercise("02.3", expects=dict)
+def _(answer):
+    names = ("llama-3-8b-instruct", "glm-4-9b-chat")
+    require(set(answer) == set(names), f"the dictionary needs these two names: {', '.join(names)}.")
+    if all(answer[name] == _largest_batch(name, 24 * 10**9) for name in names):
+        require(False, "that is right for 24 times 10**9 bytes. The card has 24 GiB, of 2**30 bytes each.")
+    for name in names:
+        right = _largest_batch(name, CARD_BYTES)
+        require(answer[name] != right + 1, f"{right + 1} prompts for {name} is one too many: it must still fit.")
+        require(
+            answer[name] == right,
+            f"{answer[name]!r} prompts for {name} is not the largest batch whose total_bytes fit.",
+        )
+    return "The larger model serves more people at once: two key/value heads against eight."
+
+
+def _largest_batch(name, limit):
+    from helpers.loading import memory_plan
+
+    plan = memory_plan(name, device="cpu", dtype="bfloat16", context=8192)
+    return (limit - plan.weights_bytes) // plan.kv_cache_bytes
+
+
+@exercise("02.4", expects=Callable)
+def _(answer):
+    import torch
+
+    names = getattr(getattr(answer, "__code__", None), "co_names", ())
+    require("bfloat16" not in names, "that is the library doing it. Take the bits: x.view(torch.int32).")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.tensor([0.1, -0.1, 3.14159265]), torch.randn(1000, generator=generator)])
+    given, right = answer(x.clone()), x.bfloat16().float()
+    require(isinstance(given, torch.Tensor), f"it gives a {type(given).__name__}; it should give a tensor.")
+    require(
+        given.dtype == torch.float32 and given.shape == x.shape,
+        f"it gives {given.dtype} {list(given.shape)}; it should give float32 of the same shape, {list(x.shape)}.",
+    )
+    cut = (x.view(torch.int32) & -65536).view(torch.float32)
+    require(
+        not torch.equal(given, cut), "you cut the lower 16 bits off. Rounding goes up when they are more than half."
+    )
+    if not torch.equal(given, right):
+        at = int((given != right).nonzero()[0])
+        require(False, f"{x[at]:.9f} should become {right[at]:.9f}; yours is {given[at]:.9f}.")
+    ties = torch.tensor([1 + 1 / 256, 1 + 3 / 256, -1 - 1 / 256])  # halfway between two neighbours
+    require(
+        torch.equal(answer(ties.clone()), ties.bfloat16().float()),
+        "nearly: a number exactly halfway goes to the neighbour whose last bit is 0, such as 1 + 1/256 to 1.",
+    )
+    return "You round as the processor does: half of bfloat16's fame is that this is so simple."

@@ -1,0 +1,17 @@
+"""Wrong answers to the exercises of notebook 00, and what is then said."""
+
+WRONG_ANSWERS = {
+    "00.1": [
+        ("answer_1 = 9", "how many query heads"),
+        ("answer_1 = 576", "How many layers are there"),
+        ("answer_1 = 12", "what section 2 prints"),
+        ('answer_1 = "30"', "should be a whole number"),
+    ],
+    "00.2": [
+        ('answer_2 = " Paris"', "that is France's"),
+        ('answer_2 = "Rome"', "the space belongs to the token"),
+        ('answer_2 = "·Rome"', "the space belongs to the token"),
+        ('answer_2 = "Milan"', "not the most likely one"),
+        ("answer_2 = 7", "should be a text"),
+    ],
+}
