@@ -1,5 +1,6 @@
 """README's commands are run, or, where that would need another machine, checked piece by piece."""
 
+import json
 import os
 import re
 import shlex
@@ -48,6 +49,21 @@ def test_files_that_commands_name_exist():
         for word in command.replace("\\", "/").split():
             if re.search(r"\.(ipynb|yml|lock)$", word):
                 assert (ROOT / word).is_file(), command
+
+
+def test_the_table_of_notebooks_is_theirs():
+    """Every notebook has its row, with the minutes that its first cell states."""
+    rows = dict(re.findall(r"^\| \[\d\d [^]]*\]\((notebooks/[^)]*)\) \|.*\| (\d+) \|$", README, re.MULTILINE))
+    stated = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        stated[f"notebooks/{path.name}"] = re.search(r"\*\*Time\*\* (?:about )?(\d+) minutes", first)[1]
+    assert rows == stated
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
 
 
 def test_windows_gets_what_make_does():
