@@ -5,13 +5,14 @@ VENV ?= .venv
 PORT ?= 8888
 BROWSER ?= 1
 NAME ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit nbval lint notebooks new lock test-latest test-oldest clean
+.PHONY: help setup lab test unit exercises nbval lint notebooks new lock test-latest test-oldest clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,13 +24,18 @@ lab: setup  ## Everything, then JupyterLab on 127.0.0.1 (BROWSER=0 opens none, P
 	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(if $(filter 0 no,$(BROWSER)),--no-browser) $(AS_ROOT) \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
-test: setup lint unit nbval  ## Everything, then all tests: style, unit tests, every notebook
+test: setup lint unit exercises nbval  ## Everything, then all tests: style, unit tests, every notebook
 
 unit: setup  ## Unit tests alone (ARGS="-k lens" picks some)
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/notebooks $(ARGS)
+
+# Notebooks run JOBS at a time, with one thread each: that is faster than one after the other with two.
+exercises: setup  ## Each notebook's shape, its exercises with wrong answers and solutions, its show_source notes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses=$(JOBS) $(ARGS)
 
 nbval: setup  ## Run every notebook and compare its outputs with the committed ones
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 \
+	    --numprocesses=$(JOBS) --dist=loadfile $(NOTEBOOKS)
 
 lint: setup  ## Style of all Python, in modules and notebooks
 	$(BIN)/ruff check .
@@ -61,5 +67,5 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24.1"
 	$(BIN)/python -m pip install --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install -qqq --no-deps --editable .
 	@touch $@
