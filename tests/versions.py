@@ -5,6 +5,7 @@ beyond the range of pyproject.toml) or the oldest that the range allows, runs th
 `show_source`, the unit tests and the notebooks in it, and prints what would break.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SUITES = {
     "anchors of show_source": ["tests/notebooks/test_anchors.py"],
     "unit tests": ["tests", "--ignore=tests/notebooks", "--ignore=tests/browser", "--ignore=tests/test_readme.py"],
-    "notebooks": ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "notebooks"],
+    "notebooks": "--nbval --nbval-current-env --nbval-cell-timeout=300 -n 2 --dist=loadfile notebooks".split(),
 }
 # What is installed differs from the lock here on purpose.
 NOT_HERE = "not test_what_is_installed_is_what_is_locked"
@@ -55,7 +56,8 @@ def main(which):
         print(f"transformers {version}:", flush=True)
         for name, arguments in SUITES.items():
             command = [python, "-m", "pytest", "-q", "-rfE", "--tb=short", "-k", NOT_HERE, *arguments]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            threads = {"OMP_NUM_THREADS": "1"} if "--nbval" in arguments else {}
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | threads)
             print(f"- {name}: {done.stdout.strip().splitlines()[-1]}", flush=True)
             if done.returncode:
                 broken[name] = done.stdout
