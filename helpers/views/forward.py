@@ -37,7 +37,7 @@ def plot_two_passes(first, later, tokenizer, config, *, ax=None):
     ax = _canvas(ax, width, height)
     panels[0].draw(ax, 0.0, "First pass: the whole prompt")
     panels[1].draw(ax, panels[0].width + gap, "Later pass: one new token")
-    _legend(ax, (NEW, None, "computed in this pass"), (CACHED, "---", "found in the KV cache"))
+    _legend(ax, (NEW, None, "computed in this pass"), (CACHED, "////", "found in the KV cache"))
     return ax
 
 
@@ -107,7 +107,8 @@ class _Pass:
     def results(self, y):
         config = self.config
         self.caption(y + 0.5, f"hidden_states [1, {self.read}, {config.hidden_size}]")
-        self.caption(y + 2.25, f"logits [1, {self.read}, {config.vocab_size}]")
+        needed = ", only the last row is needed" if self.read > 1 else ""
+        self.caption(y + 2.25, f"logits [1, {self.read}, {config.vocab_size}]{needed}")
         for x, position in self.places():
             if position < self.cached:
                 continue
@@ -146,7 +147,7 @@ class _Pass:
         if dashed:
             style["ls"] = (0, (2, 2))
         if hatch:
-            style["hatch"] = "---"
+            style["hatch"] = "////"
         self.ax.add_patch(Rectangle((x, y), width, height, **style))
 
     def frame(self, top, bottom):
@@ -204,7 +205,7 @@ def plot_mask(visible, queries, keys, *, ax=None):
     return ax
 
 
-def plot_dials(speeds, *, pairs=(0, 2, 5, 10, 31), positions=12, ax=None):
+def plot_dials(speeds, *, pairs=(0, 2, 4, 6, 10, 31), positions=12, ax=None):
     """Some of rotary embedding's pairs as clock dials: where the hand stands at each of the first positions.
 
     `speeds [pair]` are the angles a pair turns by from one position to the next, in radians (`inv_freq` in
@@ -216,7 +217,7 @@ def plot_dials(speeds, *, pairs=(0, 2, 5, 10, 31), positions=12, ax=None):
     missing = [pair for pair in pairs if not 0 <= pair < len(speeds)]
     if missing:
         raise BadInputError(f"There is no pair {missing[0]}: speeds has pairs 0 to {len(speeds) - 1}.")
-    columns = min(5, len(pairs))
+    columns = min(6, len(pairs))
     rows = ceil(len(pairs) / columns)
     ax = ax or _figure(0.6 + 1.2 * columns, 0.4 + 1.5 * rows)
     for n, pair in enumerate(pairs):
@@ -224,7 +225,8 @@ def plot_dials(speeds, *, pairs=(0, 2, 5, 10, 31), positions=12, ax=None):
     ax.set(xlim=(-1.4, 2.7 * (columns - 1) + 1.4), ylim=(3.6 * (rows - 1) + 1.3, -2.1), aspect="equal")
     ax.set_title(f"Where the hand stands at positions 0 to {positions - 1}")
     ax.set_axis_off()
-    ax.figure.colorbar(dots, ax=ax, shrink=0.8, label="position").outline.set_visible(False)
+    bar = ax.figure.colorbar(dots, ax=ax, shrink=0.8, label="position", ticks=[0, (positions - 1) // 2, positions - 1])
+    bar.outline.set_visible(False)
     return ax
 
 
@@ -288,7 +290,7 @@ def plot_by_layer(values, *, before=None, label="", title="", ax=None):
     if before is not None:
         ax.axhline(before, color=INK, lw=1, label="before")
     ax.set(xlim=(-0.7, lengths.pop() - 0.3), xlabel="layer", ylabel=label, title=title)
-    ax.legend(ncols=len(values) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8.5)
+    ax.legend(ncols=len(values) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=8.5)
     return ax
 
 
@@ -318,7 +320,7 @@ def _figure(width, height):
 def _canvas(ax, width, height):
     """Axes for a drawing of this many columns and lines."""
     if ax is None:
-        ax = _figure(0.3 + 0.5 * width, 0.35 * height)
+        ax = _figure(0.3 + 0.52 * width, 0.36 * height)
     ax.set(xlim=(-0.35, width + 0.1), ylim=(height - 0.4, -1.3))
     ax.set_axis_off()
     return ax
