@@ -80,6 +80,16 @@ def broken_anchors(function, *, start=None, stop=None, notes=None):
     return _view(function, start, stop, notes)[1]
 
 
+def since_2024(claim, holds):
+    """Print what has changed in the library since the walkthroughs were written, after checking that it has.
+
+    Raises `AnchorNotFoundError` when the claim no longer holds.
+    """
+    if not holds:
+        raise AnchorNotFoundError(f"The library has moved on again. No longer true: {claim}.")
+    print("✓", claim)
+
+
 def _view(function, start, stop, notes):
     """A `SourceView` of what the patterns that match ask for, and sentences about those that do not."""
     notes = _checked_notes(notes)
@@ -256,7 +266,7 @@ def _as_html(view):
         elif kind == "line":
             marked = ' class="has-note"' if piece.note is not None else ""
             rows.append(
-                f'<div{marked}><span class="n">{piece.number}</span><code class="c">{next(colored)}</code></div>'
+                f'<div{marked}><span class="n">{piece.number}</span><span class="c">{next(colored)}</span></div>'
             )
         else:
             note = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(piece.note))

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaForCau
 
 from helpers import walkthrough
 from helpers.errors import AnchorNotFoundError, BadInputError
-from helpers.walkthrough import SourceLine, broken_anchors, show_source
+from helpers.walkthrough import SourceLine, broken_anchors, show_source, since_2024
 
 
 def example(values):
@@ -310,3 +310,11 @@ def test_html_is_escaped():
 def test_a_line_is_frozen():
     with pytest.raises(AttributeError):
         SourceLine(1, "x").text = "y"
+
+
+def test_a_claim_about_the_library_is_checked_before_it_is_printed(capsys):
+    since_2024("addition works", 1 + 1 == 2)
+    assert capsys.readouterr().out == "✓ addition works\n"
+    with pytest.raises(AnchorNotFoundError, match="No longer true: pigs fly"):
+        since_2024("pigs fly", False)
+    assert capsys.readouterr().out == ""

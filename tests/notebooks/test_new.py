@@ -1,8 +1,9 @@
 """`make new`: the template has the shape that is asked for, and names that cannot work are refused."""
 
 import nbformat
-import new
 import pytest
+
+import new
 from course import exercises, read
 
 

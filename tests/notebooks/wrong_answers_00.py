@@ -14,4 +14,11 @@ WRONG_ANSWERS = {
         ('answer_2 = "Milan"', "not the most likely one"),
         ("answer_2 = 7", "should be a text"),
     ],
+    "00.3": [
+        ("answer_3 = tokenizer.decode(generated[0])", "what the best tokens give"),
+        ('answer_3 = " the capital"', "the whole text begins with"),
+        ('answer_3 = "The capital of France is the"', "Eight rounds"),
+        ('answer_3 = "The capital of France is Lyon."', "The second most likely token first"),
+        ("answer_3 = 8", "should be a text"),
+    ],
 }
