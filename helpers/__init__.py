@@ -40,11 +40,13 @@ _MODULE_OF = {
     "show_structure": "views.structure",
     "plot_attention": "views.plots",
     "plot_bars": "views.plots",
+    "plot_kv_cache": "views.cache",
     "plot_logit_lens": "views.plots",
     "plot_memory_plan": "views.plots",
     "plot_next_token": "views.plots",
     "plot_processors": "views.plots",
     "generation_stepper": "views.stepper",
+    "kv_cache_explorer": "views.cache",
     "sampling_explorer": "views.sampling",
 }
 

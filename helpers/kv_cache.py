@@ -108,6 +108,38 @@ def _tensors(value):
         yield value
 
 
+@dataclass(frozen=True, eq=False)
+class KVCacheNorms:
+    """How large a cache's vectors are: `keys` and `values` `[layer, position]`, float32."""
+
+    keys: object
+    values: object
+
+
+def kv_cache_norms(past_key_values):
+    """Lengths (L2 norms) of the key and value vectors of a cache, averaged over batch and heads: a `KVCacheNorms`.
+
+    Positions are those the cache holds: of a static cache those that are filled, of a sliding window the
+    last ones. Raises `BadInputError` for what is no cache, an empty one, one whose layers hold different
+    numbers of positions, and one that keeps its keys packed (quantized).
+    """
+    import torch
+
+    _check(past_key_values)
+    filled, norms = int(past_key_values.get_seq_length()), {"keys": [], "values": []}
+    for index, layer in enumerate(past_key_values.layers):
+        for part, rows in norms.items():
+            states = getattr(layer, part)
+            if _shape(states) is None:
+                raise BadInputError(f"Layer {index} is a {type(layer).__name__}: its {part} are packed, not vectors.")
+            vectors = torch.linalg.vector_norm(states[:, :, :filled], dim=-1, dtype=torch.float32)
+            rows.append(vectors.mean(dim=(0, 1)))
+    lengths = sorted({len(row) for row in norms["keys"]})
+    if len(lengths) > 1:
+        raise BadInputError(f"The layers of this cache hold {lengths} positions: they do not fit into one picture.")
+    return KVCacheNorms(torch.stack(norms["keys"]), torch.stack(norms["values"]))
+
+
 def kv_cache_bytes(config, length, *, batch=1, dtype=None):
     """Bytes of all keys and values: 2 * layers * kv heads * head_dim * length * batch * bytes per value.
 

@@ -1,0 +1,161 @@
+"""Checks for notebook 05: a budget, a prompt that lasts, four bits, sinks, guesses taken back."""
+
+from collections.abc import Callable
+from functools import cache
+
+from helpers.exercises import exercise, require
+
+CAPITAL = "The capital of France is"
+RULES = "The museum is open from nine to five, except on Mondays"
+LONG = "The name of the cat is Milo. " + 12 * "We had tea. It rained a little. The train was late. Then we went home. "
+
+
+@cache
+def _default():
+    """The default model and its tokenizer."""
+    from helpers.loading import load_model, load_tokenizer
+
+    return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
+
+
+def _cache_of(text):
+    """The default model's `DynamicCache` of a text, and its ids `[1, length]`."""
+    import torch
+
+    from helpers.prompts import prompt_ids
+
+    model, tokenizer = _default()
+    ids = prompt_ids(tokenizer, text)
+    with torch.no_grad():
+        return model(ids, logits_to_keep=1).past_key_values, ids
+
+
+@exercise("05.1", expects=int)
+def _(answer):
+    from helpers.catalog import find_card
+    from helpers.kv_cache import kv_cache_bytes
+
+    card = find_card("glm-4-9b-chat")
+    memory, each = 80_000_000_000, kv_cache_bytes(card, 131_072, dtype="bfloat16")
+    fits = (memory - 2 * card.parameters) // each
+    require(answer != memory // each, "the weights have to fit beside the caches, two bytes a parameter.")
+    require(
+        answer == fits,
+        f"{answer} would need {(answer * each + 2 * card.parameters) / 1e9:.4g} GB, weights included, of 80. Is it the "
+        "largest whole number that fits?",
+    )
+    return f"{fits} caches of {each / 1e9:.3g} GB beside the weights."
+
+
+@exercise("05.2", expects=Callable)
+def _(answer):
+    from helpers.kv_cache import common_prefix
+    from helpers.prompts import render_chat
+
+    _, tokenizer = _default()
+    dates = ("Friday, 3 May", "Saturday, 4 May", "Monday, 30 December")
+    texts = [answer(date) for date in dates]
+    for date, text in zip(dates, texts, strict=True):
+        require(isinstance(text, str), f"it should return a text, not {type(text).__name__}.")
+        require(date in text, f"{date!r} is not in the prompt for that day.")
+        require(RULES in text, f"the rules are not all there: {RULES!r} is missing.")
+    question = {"role": "user", "content": "Are you open today?"}
+    chats = [render_chat(tokenizer, [{"role": "system", "content": text}, question]).input_ids for text in texts]
+    shared = min(common_prefix(chats[0], chat) for chat in chats[1:])
+    require(
+        shared >= 0.8 * len(chats[0]),
+        f"{shared} of {len(chats[0])} ids can be reused on another day. What stands after the date is lost.",
+    )
+    return f"{shared} of {len(chats[0])} ids can be reused on another day: what changes goes last."
+
+
+def _most_values(x, dim):
+    """How many different numbers there are, at most, in one slice of `x` along `dim`."""
+    return max(len(line.unique()) for line in x.movedim(dim, -1).reshape(-1, x.shape[dim])[::7])
+
+
+@exercise("05.3", expects=Callable)
+def _(answer):
+    import torch
+
+    filled, _ = _cache_of(LONG)
+    errors = []
+    for layer in filled.layers[::3]:
+        given = answer(layer.keys.clone())
+        require(
+            isinstance(given, torch.Tensor) and given.shape == layer.keys.shape,
+            f"it should return a tensor of the same shape, {list(layer.keys.shape)}.",
+        )
+        values = min(_most_values(given, dim) for dim in (2, 3))
+        require(
+            values <= 16,
+            f"four bits tell 16 values apart; in your result there are {values} along a channel or a position. (Do at "
+            "least 20 numbers share a scale?)",
+        )
+        errors.append(float((given - layer.keys).norm() / layer.keys.norm()))
+    error = sum(errors) / len(errors)
+    require(
+        error < 0.1,
+        f"the mean error on the keys is {error:.0%} of their size. Which numbers are alike: those of one position, or "
+        "those of one channel?",
+    )
+    return f"The mean error is {error:.1%} of the keys' size: the channels differ, the positions hardly."
+
+
+@exercise("05.4", expects=Callable)
+def _(answer):
+    import torch
+
+    filled, ids = _cache_of("The name of the cat is Milo. We had tea.")
+    length = ids.shape[1]
+    before = [layer.keys.clone() for layer in filled.layers]
+    for sinks, window in ((1, 4), (4, 6), (0, 3), (2, length), (4, length - 2)):
+        given = answer(filled, sinks, window)
+        require(hasattr(given, "layers"), f"it should return a DynamicCache, not {type(given).__name__}.")
+        unchanged = all(torch.equal(layer.keys, keys) for layer, keys in zip(filled.layers, before, strict=True))
+        require(unchanged, "the cache that was given has changed: make a new one.")
+        keep = [p for p in range(length) if p < sinks or p >= length - window]
+        require(len(given.layers) == len(filled.layers), f"it has {len(given.layers)} layers of {len(filled.layers)}.")
+        for mine, layer in zip(filled.layers, given.layers, strict=True):
+            require(
+                layer.keys.shape[2] == len(keep),
+                f"of {length} positions, with {sinks} sinks and a window of {window}, {len(keep)} should be kept; "
+                f"yours holds {layer.keys.shape[2]}.",
+            )
+            same = torch.equal(layer.keys, mine.keys[:, :, keep]) and torch.equal(layer.values, mine.values[:, :, keep])
+            require(
+                same, f"with {sinks} sinks and a window of {window} other positions are kept, or keys and values mixed."
+            )
+    return "The first positions and the last ones, each once."
+
+
+@exercise("05.5", expects=Callable)
+def _(answer):
+    import torch
+
+    from helpers.kv_cache import branch_cache
+
+    model, tokenizer = _default()
+    filled, ids = _cache_of(CAPITAL)
+    own = ids
+    with torch.no_grad():
+        for _ in range(5):
+            own = torch.cat([own, model(own, logits_to_keep=1).logits[:, -1:].argmax(-1)], dim=1)
+        truth = own[0, ids.shape[1] :].tolist()
+        wrong = tokenizer(" bicycle")["input_ids"][0]
+        for guesses, right in ((truth[:3], 3), ([truth[0], wrong, truth[2]], 1), ([wrong, truth[1]], 0)):
+            cache = branch_cache(filled, ids.shape[1] - 1)
+            given = answer(ids, cache, list(guesses))
+            require(isinstance(given, list), f"it should return a list of ids, not {type(given).__name__}.")
+            require(
+                given == truth[: right + 1],
+                f"with {right} right guesses before the first wrong one of {len(guesses)} it should return "
+                f"{right + 1} ids, {truth[: right + 1]}; yours are {given}.",
+            )
+            held = cache.get_seq_length()
+            require(
+                held == ids.shape[1] + right,
+                f"afterwards the cache should hold {ids.shape[1]} + {right} positions; it holds {held}. The wrong "
+                "guesses are still in it, or too much is gone.",
+            )
+    return "Right guesses kept, wrong ones gone from text and cache, in one pass."

@@ -1,0 +1,194 @@
+"""A KV cache as a picture: layers by positions, and how it grows."""
+
+import torch
+from transformers import DynamicCache
+
+from helpers.errors import BadInputError
+from helpers.generation import generate_steps
+from helpers.kv_cache import KVCacheNorms, kv_cache_bytes, kv_cache_norms
+from helpers.prompts import prompt_ids, token_table
+from helpers.views.plots import MOST_LABELS, _axes
+from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, drawable
+from helpers.views.widget import HERE, Commands, CourseWidget
+
+MOST_POSITIONS = 160  # positions the page gets of a long text: the last ones
+
+
+def plot_kv_cache(past_key_values, *, tokens=None, ax=None):
+    """How large the keys and the values of a cache are, layer by layer and position by position. Returns the Axes.
+
+    `past_key_values` is a `Cache` of `transformers` (see `kv_cache_norms` for which part of it is drawn) or a
+    `KVCacheNorms`; `tokens` are labels of its positions. Keys are on the left and values on the right, each
+    with colours from 0 to its own largest norm; layer 0 is at the bottom.
+
+    Raises what `kv_cache_norms` raises, and `BadInputError` when there is not one token a position.
+    """
+    norms = past_key_values if isinstance(past_key_values, KVCacheNorms) else kv_cache_norms(past_key_values)
+    layers, length = norms.keys.shape
+    if tokens is not None and len(tokens) != length:
+        raise BadInputError(f"The cache holds {length} positions, but there are {len(tokens)} tokens.")
+    shift = length + max(1, length // 12)  # where the values begin
+    ax = _axes(ax, min(11.0, 4.2 + 0.26 * length), min(5.2, 1.9 + 0.085 * layers))
+    for part, left in (("values", shift), ("keys", 0)):
+        shown = getattr(norms, part).numpy(force=True)
+        picture = ax.imshow(
+            shown,
+            cmap=WEIGHTS_COLORMAP,
+            vmin=0,
+            vmax=float(shown.max()),
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            extent=(left - 0.5, left + length - 0.5, -0.5, layers - 0.5),
+        )
+        ax.figure.colorbar(picture, ax=ax, shrink=0.75, pad=0.015, label=f"norm of {part}").outline.set_visible(False)
+        ax.text(left + (length - 1) / 2, layers - 0.2, part, ha="center", va="bottom", color=MUTED)
+    every = -(-length // MOST_LABELS)
+    labels = [str(position) for position in range(length)] if tokens is None else [drawable(t) for t in tokens]
+    places = range(0, length, every)
+    ticks = [left + place for left in (0, shift) for place in places]
+    ax.set_xticks(ticks, [labels[place] for place in places] * 2, rotation=90, fontsize=8 if length <= 24 else 6.5)
+    ax.tick_params(axis="x", labelcolor=INK, length=0)
+    ax.set_xlim(-0.5, shift + length - 0.5)
+    ax.set_ylim(-0.5, layers - 0.5)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="position", ylabel="layer")
+    ax.set_title(f"KV cache: {layers} layers, {length} positions", pad=20)
+    return ax
+
+
+class CacheSteps(Commands):
+    """A generation whose cache can be looked at after each step; `kv_cache_explorer` draws it.
+
+    `steps` are the `GenerationStep`s made so far, `index` the one looked at and `norms` the `KVCacheNorms` of all
+    positions so far. A cache only grows at its end, so an earlier step is the left part of it.
+    """
+
+    commands = ("forward", "back", "go_to")
+
+    def __init__(self, model, tokenizer, prompt, **generation):
+        self.tokenizer, self.config = tokenizer, model.config.get_text_config()
+        self.prompt_ids = prompt_ids(tokenizer, prompt)
+        if "past_key_values" in generation:
+            raise BadInputError("The explorer brings a cache of its own: leave past_key_values out.")
+        self._cache = DynamicCache(config=self.config)
+        settings = {"max_new_tokens": 40, **generation}
+        self._iterator = generate_steps(model, tokenizer, self.prompt_ids, past_key_values=self._cache, **settings)
+        self.steps, self.index, self.norms = [], 0, None
+        self._run()
+
+    def _run(self):
+        """One step more."""
+        self.steps.append(next(self._iterator))
+        self.norms = kv_cache_norms(self._cache)
+
+    @property
+    def step(self):
+        """The `GenerationStep` looked at."""
+        return self.steps[self.index]
+
+    @property
+    def can_go_forward(self):
+        """Whether there is a step after this one."""
+        return self.step.stopped_by is None
+
+    def forward(self):
+        """Feed this step's token, which adds a position to every layer; at the end, stay."""
+        if self.can_go_forward:
+            if self.index + 1 == len(self.steps):
+                self._run()
+            self.index += 1
+
+    def back(self):
+        """Look at the cache one step earlier; at the beginning, stay."""
+        self.index = max(0, self.index - 1)
+
+    def go_to(self, index):
+        """Look at a step that has been made already."""
+        if not isinstance(index, int) or not 0 <= index < len(self.steps):
+            raise BadInputError(f"There is no step {index}: steps 0 to {len(self.steps) - 1} have been made.")
+        self.index = index
+
+    def _rows(self):
+        """The `TokenRow`s of the positions that the cache holds in this step."""
+        ids = self.prompt_ids[0].tolist() + [step.token_id for step in self.steps[: self.index]]
+        return token_table(self.tokenizer, ids)
+
+    def _norms(self, first=0):
+        """The `KVCacheNorms` of this step, from position `first` on."""
+        last = self.step.kv_length
+        return KVCacheNorms(self.norms.keys[:, first:last], self.norms.values[:, first:last])
+
+    def view(self):
+        """What the front draws."""
+        length, start = self.step.kv_length, self.prompt_ids.shape[1]
+        first = max(0, length - MOST_POSITIONS)
+        norms = self._norms(first)
+        keys = self._cache.layers[0].keys
+        return {
+            "kind": "cache",
+            "first": first,
+            "length": length,
+            "fresh": self.step.input_ids.shape[1],
+            "tokens": [
+                {"label": row.label, "id": row.token_id, "special": row.special, "step": row.position - start}
+                for row in self._rows()[first:]
+            ],
+            "keys": _rounded(norms.keys),
+            "values": _rounded(norms.values),
+            "shape": list(keys[:, :, :length].shape),
+            "layers": norms.keys.shape[0],
+            "bytes": kv_cache_bytes(self.config, length, dtype=keys.dtype),
+            "growth": kv_cache_bytes(self.config, 1, dtype=keys.dtype),
+            "index": self.index,
+            "last": len(self.steps) - 1,
+            "forward": self.can_go_forward,
+            "token": self.step.token,
+            "colors": colormap(),
+        }
+
+    def figure(self):
+        """The still picture: the cache as it is in this step, as far as labels can be read."""
+        first = max(0, self.step.kv_length - MOST_POSITIONS)
+        ax = plot_kv_cache(self._norms(first), tokens=[row.label for row in self._rows()[first:]])
+        ax.set_title(f"KV cache after step {self.index}: {self.step.kv_length} positions", pad=20)
+        return ax
+
+    def describe(self):
+        """The still picture in words."""
+        view = self.view()
+        return (
+            f"kv_cache_explorer at step {self.index}: {view['layers']} layers, keys {view['shape']}, "
+            f"{view['bytes']:,} bytes; next: {self.step.token}"
+        )
+
+
+def _rounded(tensor):
+    return [[round(value, 3) for value in row] for row in tensor.tolist()]
+
+
+def colormap(count=33):
+    """The course's colour map for weights as `count` CSS colours, from 0 to the largest."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(color) for color in colormaps[WEIGHTS_COLORMAP](torch.linspace(0, 1, count).numpy())]
+
+
+class CacheWidget(CourseWidget):
+    """The live front of `kv_cache_explorer`, drawn by `cache.js`."""
+
+    _esm = HERE / "cache.js"
+    _css = CourseWidget._css + (HERE / "cache.css").read_text(encoding="utf-8")
+
+
+def kv_cache_explorer(model, tokenizer, prompt, **generation):
+    """A widget that generates one token at a time and shows the KV cache growing: layers by positions.
+
+    Colours are the norms of keys and values (`kv_cache_norms`); the positions a step adds are framed. Arrow keys
+    or the pointer read single cells. `generation` are settings of `generate_steps` (`max_new_tokens`, 40 if not
+    given, `do_sample`, `seed`, …). Without a kernel the cell shows a picture of the cache after the prompt.
+
+    Raises what `generate_steps` raises, and `BadInputError` for `past_key_values`, which it brings itself.
+    """
+    return CacheWidget(CacheSteps(model, tokenizer, prompt, **generation))
