@@ -136,7 +136,7 @@ def _advice(total, available, device, smaller, sizes):
     if smaller:
         dtype, quantization = smaller[0]
         how = f'dtype="{dtype}"' + (f', quantization="{quantization}"' if quantization else "")
-        return f"{need}: it does not fit. It would with {how}."
+        return f"{need}: it does not fit. It would fit with {how}."
     return f"{need}: it does not fit, and even in 4 bits it needs {sizes[-1] / 1e9:.1f} GB. Take a smaller model."
 
 

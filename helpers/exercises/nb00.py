@@ -35,3 +35,34 @@ def _(answer):
     )
     require(answer == best[0], f"{answer!r} is not the most likely one. Try tokenizer.decode(probabilities.argmax()).")
     return "The same numbers, another text, another winner; and a model that is less sure."
+
+
+@exercise("00.3", expects=str)
+def _(answer):
+    from helpers.loading import load_model, load_tokenizer
+
+    tokenizer, model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m", device="cpu")
+    beginning = "The capital of France is"
+    ids = tokenizer(beginning, return_tensors="pt").input_ids
+    best, second, always_second = (
+        tokenizer.decode(_continued(model, ids, places)[0]) for places in ([0] * 8, [1] + [0] * 7, [1] * 8)
+    )
+    answer, best, second, always_second = (text.strip() for text in (answer, best, second, always_second))
+    require(answer != best, "that is what the best tokens give. The first round has to take another.")
+    require(answer != always_second, "that takes the second best in every round. Only the first should.")
+    require(answer.startswith(beginning), f"the whole text begins with {beginning!r}.")
+    require(answer == second or not second.startswith(answer), "so far, so good. Eight rounds, please.")
+    require(answer == second or not answer.startswith(second), "those are more than eight rounds.")
+    require(answer == second, "not that. The second most likely token first, then seven times the best.")
+    return "One other token at the beginning, and another sentence: true, and of no use."
+
+
+def _continued(model, ids, places):
+    """Ids [1, length + rounds]: in each round the token in that place of the ranking, 0 for the best."""
+    import torch
+
+    with torch.inference_mode():
+        for place in places:
+            token = model(ids).logits[:, -1:].topk(2).indices[..., place]
+            ids = torch.cat([ids, token], dim=-1)
+    return ids

@@ -1,43 +1,14 @@
 // The page side of kv_cache_explorer (helpers/views/cache.py).
 // It draws the dict `view` and sends what the reader does; it decides nothing and loads nothing.
-// Text goes into the page as text only, never as HTML.
 
 const WIDTH = 350; // of one panel, in CSS pixels
 const HEIGHT = 230;
-const PATIENCE = 20000; // ms without an answer before the page says so
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  // Lab's one-letter and arrow shortcuts match the focused element itself, so each has to say no.
-  if (["button", "canvas"].includes(tag)) node.dataset.lmSuppressShortcuts = "true";
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== false && value != null) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
 
 function render({ model, el }) {
   const view = () => model.get("view");
   const cursor = { layer: 0, position: 0 }; // the position counts from the beginning of the text
-  let waiting = null;
-
-  function send(command, values = {}) {
-    if (waiting) return;
-    root.setAttribute("aria-busy", "true");
-    waiting = setTimeout(() => {
-      answered();
-      message.textContent = "No answer from the kernel. Run this cell again to go on.";
-    }, PATIENCE);
-    model.send({ command, ...values });
-  }
-
-  function answered() {
-    clearTimeout(waiting);
-    waiting = null;
-    root.setAttribute("aria-busy", "false");
-  }
+  const link = connect(model);
+  const { send, answered } = link;
 
   const message = make("div", { class: "hx-message", role: "alert" });
   const spoken = make("div", { class: "hx-spoken", "aria-live": "polite" });
@@ -61,6 +32,7 @@ function render({ model, el }) {
     chips, make("div", { class: "hx-bar" }, back, forward, where), size,
     make("div", { class: "hx-panels" }, ...panels.map((panel) => panel.box)), reading, message, spoken,
   );
+  link.page = { root, message };
   el.append(root);
 
   function move(event) {

@@ -9,7 +9,7 @@ from helpers.kv_cache import KVCacheNorms, kv_cache_bytes, kv_cache_norms
 from helpers.prompts import prompt_ids, token_table
 from helpers.views.plots import MOST_LABELS, _axes
 from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, drawable
-from helpers.views.widget import HERE, Commands, CourseWidget
+from helpers.views.widget import HERE, Commands, CourseWidget, front
 
 MOST_POSITIONS = 160  # positions the page gets of a long text: the last ones
 
@@ -178,7 +178,7 @@ def colormap(count=33):
 class CacheWidget(CourseWidget):
     """The live front of `kv_cache_explorer`, drawn by `cache.js`."""
 
-    _esm = HERE / "cache.js"
+    _esm = front("cache.js")
     _css = CourseWidget._css + (HERE / "cache.css").read_text(encoding="utf-8")
 
 

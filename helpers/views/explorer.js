@@ -1,46 +1,12 @@
 // The page side of generation_stepper and sampling_explorer (helpers/views/widget.py).
 // It draws the dict `view` and sends what the reader does; it decides nothing and loads nothing.
-// Text goes into the page as text only, never as HTML.
 
 const SAMPLING_ONLY = ["temperature", "top_k", "top_p"];
-const PATIENCE = 20000; // ms without an answer before the page says so
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  // Lab's one-letter and arrow shortcuts match the focused element itself, so each has to say no.
-  if (["button", "input", "summary"].includes(tag)) node.dataset.lmSuppressShortcuts = "true";
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value != null) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
 
 function render({ model, el }) {
   const view = () => model.get("view");
-  let waiting = null; // timer while the kernel works
-  let next = null; // the last slider movement made meanwhile
-
-  function send(command, values = {}) {
-    if (waiting) {
-      if (command === "change") next = values;
-      return;
-    }
-    root.setAttribute("aria-busy", "true");
-    waiting = setTimeout(() => {
-      answered();
-      message.textContent = "No answer from the kernel. Run this cell again to go on.";
-    }, PATIENCE);
-    model.send({ command, ...values });
-  }
-
-  function answered() {
-    clearTimeout(waiting);
-    waiting = null;
-    root.setAttribute("aria-busy", "false");
-  }
+  const link = connect(model);
+  const { send, answered } = link;
 
   // Parts that stay; update() fills them.
   const message = make("div", { class: "hx-message", role: "alert" });
@@ -81,6 +47,7 @@ function render({ model, el }) {
     "div",
     { class: "hx", role: "region", "aria-label": stepper ? "Generation stepper" : "Sampling explorer" },
   );
+  link.page = { root, message };
   if (stepper) {
     root.append(
       chips, answer,
@@ -156,7 +123,7 @@ function render({ model, el }) {
       const idle = stepper && !v.sampling && SAMPLING_ONLY.includes(s.name);
       input.disabled = idle;
       label.title = idle ? "No part in it while the most likely token is taken: turn on sampling." : "";
-      if (document.activeElement !== input || !next) {
+      if (document.activeElement !== input || !link.pending()) {
         input.value = s.value;
         output.textContent = show(s, s.value);
       }
@@ -192,11 +159,7 @@ function render({ model, el }) {
         make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, shape), make("td", {}, content))));
       spoken.textContent = `Step ${v.index}. Taken: ${v.token}. ${v.stopped ? "It stops here." : ""}`;
     }
-    if (next) {
-      const values = next;
-      next = null;
-      send("change", values);
-    }
+    link.goOn();
   }
 
   model.on("change:view", update);

@@ -15,6 +15,11 @@ from helpers.views.style import HTML_THEME, MUTED, png_bytes
 HERE = Path(__file__).parent
 
 
+def front(name):
+    """A widget's page side: what all share (`page.js`), then its own script."""
+    return "".join((HERE / file).read_text(encoding="utf-8") for file in ("page.js", name))
+
+
 class CourseWidget(anywidget.AnyWidget):
     """Sends a plain dict to the front (`explorer.js`) and its wishes to a Python object.
 
@@ -23,7 +28,7 @@ class CourseWidget(anywidget.AnyWidget):
     `figure()` (the still picture, a matplotlib Axes) and `describe()` (the same in words).
     """
 
-    _esm = HERE / "explorer.js"
+    _esm = front("explorer.js")
     _css = ".hx{" + HTML_THEME + "}\n" + (HERE / "explorer.css").read_text(encoding="utf-8")
 
     view = traitlets.Dict().tag(sync=True)
