@@ -246,14 +246,14 @@ def token_bytes(tokenizer, token_id):
     token = tokenizer.convert_ids_to_tokens(token_id)
     if token is None:  # a row of the embedding matrix that no token uses
         return b""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     if all(character in alphabet for character in token):
         return bytes(alphabet[character] for character in token)
     return tokenizer.convert_tokens_to_string([token]).encode()
 
 
 @cache
-def _byte_alphabet():
+def byte_alphabet():
     """character -> byte: printable bytes stand for themselves, the others for characters from 256 up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

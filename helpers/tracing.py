@@ -342,10 +342,12 @@ def _eager_blocks(query, key, value, attention_mask, causal, scaling, output):
     grouped = query[0].reshape(groups, heads // groups, length, head_dim)
     for start in range(0, length, BLOCK):
         stop = min(start + BLOCK, length)
+        seen = stop if attention_mask is None and causal else keys  # the keys after a block are hidden from all of it
         queries = grouped[:, :, start:stop].reshape(groups, -1, head_dim)
-        scores = torch.bmm(queries, key[0].transpose(1, 2)).view(heads, stop - start, keys).mul_(scaling)
+        scores = torch.bmm(queries, key[0, :, :seen].transpose(1, 2)).view(heads, stop - start, seen).mul_(scaling)
         _hide(scores, start, attention_mask, causal)
         probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        probabilities = torch.nn.functional.pad(probabilities, (0, keys - seen))
         mixed = torch.bmm(probabilities.view(groups, -1, keys), value[0])
         output[0, start:stop] = mixed.view(heads, stop - start, -1).transpose(0, 1)
         yield start, probabilities

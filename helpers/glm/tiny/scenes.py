@@ -1,0 +1,176 @@
+"""Drawn scenes: one to three shapes, or a handwritten digit, over a background.
+
+A `Scene` is data (what is where), `draw` makes a picture of it. Positions and sizes are fractions of
+the picture's side, so that a scene can be changed and drawn again: move a shape, recolour it.
+"""
+
+import colorsys
+import math
+from dataclasses import dataclass
+from functools import cache
+
+SHAPES = ("circle", "square", "triangle", "star")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+HUES = {"red": 0.0, "orange": 0.075, "yellow": 0.145, "green": 0.35, "blue": 0.615, "purple": 0.79}
+REGIONS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+MARGIN = 0.03  # no centre is nearer than this to the lines between regions
+OVERSAMPLING = 3
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape or a digit. `kind` is one of `SHAPES` or "digit 0" to "digit 9".
+
+    `x`, `y` are its centre (0, 0 is the top left), `size` its radius, both in fractions of the side;
+    `rgb` is the colour it is drawn in, `colour` that colour's name (None for a digit).
+    """
+
+    kind: str
+    x: float
+    y: float
+    size: float
+    rgb: tuple[int, int, int]
+    colour: str | None = None
+    turn: float = 0.0
+    outline: tuple[int, int, int] | None = None
+    ink: object = None
+
+    @property
+    def region(self):
+        """The name of the ninth of the picture that holds its centre."""
+        return REGIONS[3 * min(int(3 * self.y), 2) + min(int(3 * self.x), 2)]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Things over a background: `background` is two colours, the top's and the bottom's."""
+
+    things: tuple[Thing, ...]
+    background: tuple[tuple[int, int, int], tuple[int, int, int]]
+    noise: float = 0.0
+    seed: int = 0
+
+
+def draw(scene, side=96):
+    """The scene as an RGB picture `side` x `side`."""
+    import numpy
+    from PIL import Image, ImageDraw
+
+    big = side * OVERSAMPLING
+    top, bottom = (numpy.array(colour, dtype=float) for colour in scene.background)
+    ramp = numpy.linspace(0, 1, big)[:, None, None]
+    pixels = numpy.broadcast_to(top * (1 - ramp) + bottom * ramp, (big, big, 3))
+    picture = Image.fromarray(pixels.astype("uint8"), "RGB")
+    pen = ImageDraw.Draw(picture)
+    for thing in scene.things:
+        if thing.ink is not None:
+            _draw_ink(picture, thing, big)
+            continue
+        points = outline_points(thing)
+        corners = [(x * big, y * big) for x, y in points]
+        pen.polygon(corners, fill=thing.rgb)
+        if thing.outline is not None:
+            pen.line([*corners, corners[0], corners[1]], fill=thing.outline, width=max(2, big // 60), joint="curve")
+    picture = picture.resize((side, side), Image.Resampling.BOX)
+    if scene.noise:
+        grain = numpy.random.default_rng(scene.seed).normal(0, scene.noise, (side, side, 1))
+        picture = Image.fromarray((numpy.asarray(picture) + grain).clip(0, 255).astype("uint8"), "RGB")
+    return picture
+
+
+def outline_points(thing):
+    """The corners [(x, y), …] of a shape; a circle has 48 of them."""
+    count, radii = {
+        "circle": (48, (1.0,)),
+        "square": (4, (1.25,)),
+        "triangle": (3, (1.2,)),
+        "star": (10, (1.2, 0.5)),
+    }[thing.kind]
+    first = {"square": math.pi / 4}.get(thing.kind, -math.pi / 2) + thing.turn
+    angles = (first + 2 * math.pi * corner / count for corner in range(count))
+    return [
+        (
+            thing.x + thing.size * radii[corner % len(radii)] * math.cos(angle),
+            thing.y + thing.size * radii[corner % len(radii)] * math.sin(angle),
+        )
+        for corner, angle in enumerate(angles)
+    ]
+
+
+def _draw_ink(picture, thing, big):
+    """A digit: `ink` [8, 8] from 0 to 16, as scikit-learn's `load_digits` has it, used as a mask."""
+    import numpy
+    from PIL import Image
+
+    width = int(2 * thing.size * big)
+    mask = Image.fromarray((numpy.asarray(thing.ink) * 15.9).astype("uint8"), "L").resize((width, width), 3)
+    picture.paste(thing.rgb, (int(thing.x * big - width / 2), int(thing.y * big - width / 2)), mask)
+
+
+@cache
+def digits(part):
+    """`(images [n, 8, 8], labels [n])` of scikit-learn's handwritten digits: "train" four fifths, "test" the others."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    is_test = [index % 5 == 0 for index in range(len(data.target))]
+    rows = [index for index, test in enumerate(is_test) if test == (part == "test")]
+    return data.images[rows], data.target[rows]
+
+
+def random_scene(random, *, part="train", count=None, with_digit=None):
+    """A scene drawn by `random` (a `random.Random`). `part` says which digits it may hold."""
+    with_digit = random.random() < 0.25 if with_digit is None else with_digit
+    dark = random.random() < 0.3
+    background = _background(random, dark)
+    things = []
+    if with_digit:
+        images, labels = digits(part)
+        index = random.randrange(len(labels))
+        spot = _free_spot(random, things, random.uniform(0.15, 0.26))
+        ink = random.randint(200, 255) if dark else random.randint(0, 60)
+        things.append(Thing(f"digit {labels[index]}", *spot, (ink, ink, ink), ink=images[index]))
+        count = random.choice((0, 0, 1)) if count is None else count
+    count = random.choice((1, 1, 2, 2, 3, 3)) if count is None else count
+    for _ in range(count):
+        spot = _free_spot(random, things, random.uniform(0.09, 0.2))
+        if spot is not None:
+            things.append(_shape(random, spot))
+    return Scene(tuple(things), background, random.choice((0, 0, random.uniform(1, 8))), random.randrange(2**31))
+
+
+def _shape(random, spot):
+    colour = random.choice(COLOURS)
+    outline = random.choice((None, None, (20, 20, 20), (250, 250, 250), tuple(random.randrange(90) for _ in range(3))))
+    turn = random.uniform(-0.3, 0.3)
+    return Thing(random.choice(SHAPES), *spot, jittered(random, colour), colour, turn, outline)
+
+
+def jittered(random, colour):
+    """A colour of that name, slightly different each time."""
+    hue = (HUES[colour] + random.uniform(-0.014, 0.014)) % 1
+    saturation, value = random.uniform(0.78, 1), random.uniform(0.75, 1)
+    if colour == "yellow":
+        value = random.uniform(0.9, 1)
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+
+
+def _background(random, dark):
+    low, high = (0, 60) if dark else (195, 255)
+    grey = random.uniform(low, high)
+
+    def near(spread):
+        return tuple(round(min(255, max(0, grey + random.uniform(-spread, spread)))) for _ in range(3))
+
+    top = near(10)
+    return (top, top) if random.random() < 0.6 else (top, near(25))
+
+
+def _free_spot(random, things, size):
+    """(x, y, size) inside the picture, clear of the other things and of the lines between regions; None if crowded."""
+    for _ in range(60):
+        x, y = (random.uniform(1.15 * size + 0.01, 1 - 1.15 * size - 0.01) for _ in range(2))
+        near_line = any(abs(at - line) < MARGIN for at in (x, y) for line in (1 / 3, 2 / 3))
+        if not near_line and all(math.hypot(x - t.x, y - t.y) > 1.2 * (size + t.size) for t in things):
+            return x, y, size
+    return None
