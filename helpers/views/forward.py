@@ -97,7 +97,7 @@ class _Pass:
                 if query is None:
                     self.ax.text(x + 0.45, top + 0.25, "⋮", ha="center", va="center", fontsize=8, color=MUTED)
                 elif key <= query:
-                    self.cell(x + 0.2, top, 0.5, 0.5, CACHED if key < self.cached else NEW, hatch=key < self.cached)
+                    self.cell(x + 0.2, top, 0.5, 0.5, NEW)
                 else:
                     self.ax.text(x + 0.45, top + 0.27, "·", ha="center", va="center", fontsize=9, color=MUTED)
         self.caption(bottom - 0.42, "MLP, each position by itself")
