@@ -73,7 +73,7 @@ def test_the_triangle_and_the_row_are_what_attention_sees(model, tokenizer):
     ax = plot_two_passes(*steps, tokenizer, model.config)
     scores = _cells(ax, 0.5, 0.5)
     assert len(scores) == 5 * 6 // 2 + 6  # 1 + 2 + … + 5 in the first pass, one row of 6 in the later one
-        assert not any(scores)  # every weight is computed anew; what comes from the cache are keys and values
+    assert not any(scores)  # every weight is computed anew; what comes from the cache are keys and values
     kept = _cells(ax, 0.9, 0.6)
     assert (len(kept), sum(kept)) == (5 + 6, 5)
 
