@@ -29,7 +29,10 @@ def convert_smollm2(gguf_file, folder):
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    where = {"gguf_file": gguf_file.name}
+    where = {
+        "gguf_file": gguf_file.name,
+        "local_files_only": True,
+    }  # the latter is saved along: the same files each time
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, **where)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
