@@ -4,32 +4,11 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from transformers import GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from helpers.errors import BadInputError
 from helpers.interventions import ablate_heads, patch_hidden_state, skip_attention, skip_layer, skip_mlp, steer
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "eos_token_id": 63,
-}
 IDS = torch.tensor([[5, 9, 31, 7, 12]])
-
-
-@pytest.fixture(params=[(LlamaForCausalLM, LlamaConfig), (GlmForCausalLM, GlmConfig)], ids=["llama", "glm"])
-def tiny(request):
-    """A small random model whose every part matters."""
-    torch.manual_seed(0)
-    model_class, config_class = request.param
-    model = model_class(config_class(**SIZES, initializer_range=0.3))
-    return model.eval().requires_grad_(False)
 
 
 def _run(model, ids=IDS, **inputs):

@@ -2,30 +2,13 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers import DynamicCache, StaticCache
 
 from helpers.catalog import find_card
 from helpers.errors import BadInputError
 from helpers.kv_cache import branch_cache, common_prefix, kv_cache_bytes, kv_cache_summary
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
 IDS = torch.tensor([[5, 9, 31, 7, 12, 40]])
-
-
-@pytest.fixture(params=[(LlamaForCausalLM, LlamaConfig), (GlmForCausalLM, GlmConfig)], ids=["llama", "glm"])
-def tiny(request):
-    torch.manual_seed(0)
-    model_class, config_class = request.param
-    return model_class(config_class(**SIZES, initializer_range=0.3)).eval().requires_grad_(False)
 
 
 def _cache(model, ids=IDS, cache=None):
