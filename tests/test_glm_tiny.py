@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.conversation import Conversation
-from helpers.glm.tiny import scenes, talk, train
+from helpers.glm.tiny import scenes, score, talk, train
 from helpers.loading import load_model, load_processor
 
 
@@ -53,11 +53,26 @@ def test_digits_of_training_and_test_are_different_pictures():
 
 def test_dense_labels_are_where_the_things_are(many):
     for scene in many[:40]:
-        kinds, colours = train.dense_labels(scene)
-        for thing in scene.things:
+        labels = train.dense_labels(scene)
+        for number, thing in enumerate(scene.things):
             at = int(thing.y * train.GRID) * train.GRID + int(thing.x * train.GRID)
-            assert train.KINDS[kinds[at]] == thing.kind
-            assert colours[at] == (scenes.COLOURS.index(thing.colour) if thing.colour else -100)
+            assert labels["owner"][at] == number + 1
+            assert train.KINDS[labels["kind"][at]] == thing.kind
+            assert labels["colour"][at] == (scenes.COLOURS.index(thing.colour) if thing.colour else -100)
+            assert scenes.REGIONS[labels["region"][at]] == thing.region
+            assert labels["centre"][at] == 1
+        assert labels["centre"].sum() == len(scene.things)
+        assert labels["count 0"][0] == sum(thing.colour is not None for thing in scene.things)
+
+
+def test_silhouettes_tell_the_shapes_apart():
+    outlines = [
+        train.silhouette(scenes.Thing(kind, 0.5, 0.5, 0.2, (0, 0, 0), "red"))
+        for kind in ("star", "triangle", "circle", "square")
+    ]
+    for first in range(4):
+        for second in range(first):
+            assert (outlines[first] != outlines[second]).sum() >= 4
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -81,7 +96,7 @@ def test_answers_name_what_the_scene_holds(many, language):
 
 
 def test_a_short_training_makes_a_folder_that_loads_and_answers(tmp_path):
-    settings = "--pictures 8 --tower-steps 2 --talk-steps 9 --batch 2"
+    settings = "--pictures 8 --see-steps 2 --speak-steps 2 --both-steps 9 --batch 2"
     state = torch.random.get_rng_state()
     threads = torch.get_num_threads()
     try:
@@ -89,12 +104,16 @@ def test_a_short_training_makes_a_folder_that_loads_and_answers(tmp_path):
     finally:
         torch.random.set_rng_state(state)
         torch.set_num_threads(threads)
-    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    size = sum(file.stat().st_size for file in tmp_path.iterdir() if file.is_file())
     assert size < 12_000_000
     model, processor = load_model(tmp_path, device="cpu"), load_processor(tmp_path)
     picture = scenes.draw(scenes.random_scene(random.Random(0)))
     reply = Conversation(model, processor).ask("描述一下这张图片", image=picture, max_new_tokens=3)
     assert len(reply.output_ids) <= 3
+    scores, wrong = score.score_answers(model, processor, count=2)
+    asked = sum(number for _, number in scores.values())
+    assert sum(right for right, _ in scores.values()) + len(wrong) == asked > 4
+    assert score.score_attention(model, processor, count=1).shape == (5, 6)
     assert (
         processor.tokenizer.decode(processor.tokenizer("红色的圆形")["input_ids"], skip_special_tokens=True)
         == "红色的圆形"

@@ -11,7 +11,15 @@ from functools import cache
 
 SHAPES = ("circle", "square", "triangle", "star")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-HUES = {"red": 0.0, "orange": 0.075, "yellow": 0.145, "green": 0.35, "blue": 0.615, "purple": 0.79}
+# (hue, saturation, value), each from lowest to highest: wide enough for what others call by these names.
+TINTS = {
+    "red": ((-0.015, 0.012), (0.75, 1), (0.7, 1)),
+    "orange": ((0.07, 0.108), (0.85, 1), (0.9, 1)),
+    "yellow": ((0.14, 0.17), (0.75, 1), (0.88, 1)),
+    "green": ((0.31, 0.41), (0.65, 1), (0.45, 0.95)),
+    "blue": ((0.57, 0.675), (0.7, 1), (0.65, 1)),
+    "purple": ((0.76, 0.84), (0.5, 1), (0.5, 0.9)),
+}
 REGIONS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 MARGIN = 0.03  # no centre is nearer than this to the lines between regions
 OVERSAMPLING = 3
@@ -22,7 +30,8 @@ class Thing:
     """A shape or a digit. `kind` is one of `SHAPES` or "digit 0" to "digit 9".
 
     `x`, `y` are its centre (0, 0 is the top left), `size` its radius, both in fractions of the side;
-    `rgb` is the colour it is drawn in, `colour` that colour's name (None for a digit).
+    `rgb` is the colour it is drawn in, `colour` that colour's name (None for a digit), `turn` an angle
+    in radians, `outline` the colour of a line around it (of a sheet behind it, for a digit).
     """
 
     kind: str
@@ -59,8 +68,8 @@ def draw(scene, side=96):
     big = side * OVERSAMPLING
     top, bottom = (numpy.array(colour, dtype=float) for colour in scene.background)
     ramp = numpy.linspace(0, 1, big)[:, None, None]
-    pixels = numpy.broadcast_to(top * (1 - ramp) + bottom * ramp, (big, big, 3))
-    picture = Image.fromarray(pixels.astype("uint8"), "RGB")
+    column = Image.fromarray((top * (1 - ramp) + bottom * ramp).astype("uint8"), "RGB")
+    picture = column.resize((big, big), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(picture)
     for thing in scene.things:
         if thing.ink is not None:
@@ -71,7 +80,7 @@ def draw(scene, side=96):
         pen.polygon(corners, fill=thing.rgb)
         if thing.outline is not None:
             pen.line([*corners, corners[0], corners[1]], fill=thing.outline, width=max(2, big // 60), joint="curve")
-    picture = picture.resize((side, side), Image.Resampling.BOX)
+    picture = picture.reduce(OVERSAMPLING)
     if scene.noise:
         grain = numpy.random.default_rng(scene.seed).normal(0, scene.noise, (side, side, 1))
         picture = Image.fromarray((numpy.asarray(picture) + grain).clip(0, 255).astype("uint8"), "RGB")
@@ -98,13 +107,22 @@ def outline_points(thing):
 
 
 def _draw_ink(picture, thing, big):
-    """A digit: `ink` [8, 8] from 0 to 16, as scikit-learn's `load_digits` has it, used as a mask."""
+    """A digit: `ink` [8, 8] from 0 to 16, as scikit-learn's `load_digits` has it, used as a mask.
+
+    It is tilted by `turn`, and lies on a square sheet if the thing has an `outline` colour.
+    """
     import numpy
     from PIL import Image
 
     width = int(2 * thing.size * big)
-    mask = Image.fromarray((numpy.asarray(thing.ink) * 15.9).astype("uint8"), "L").resize((width, width), 3)
-    picture.paste(thing.rgb, (int(thing.x * big - width / 2), int(thing.y * big - width / 2)), mask)
+    corner = (int(thing.x * big - width / 2), int(thing.y * big - width / 2))
+    if thing.outline is not None:
+        picture.paste(thing.outline, (*corner, corner[0] + width, corner[1] + width))
+    mask = Image.fromarray((numpy.asarray(thing.ink) * 15.9).astype("uint8"), "L")
+    mask = mask.resize((width, width), Image.Resampling.BICUBIC).rotate(
+        math.degrees(thing.turn), Image.Resampling.BILINEAR
+    )
+    picture.paste(thing.rgb, corner, mask)
 
 
 @cache
@@ -121,19 +139,29 @@ def digits(part):
 def random_scene(random, *, part="train", count=None, with_digit=None):
     """A scene drawn by `random` (a `random.Random`). `part` says which digits it may hold."""
     with_digit = random.random() < 0.25 if with_digit is None else with_digit
-    dark = random.random() < 0.3
-    background = _background(random, dark)
+    background = _background(random)
     things = []
     if with_digit:
         images, labels = digits(part)
         index = random.randrange(len(labels))
-        spot = _free_spot(random, things, random.uniform(0.15, 0.26))
-        ink = random.randint(200, 255) if dark else random.randint(0, 60)
-        things.append(Thing(f"digit {labels[index]}", *spot, (ink, ink, ink), ink=images[index]))
+        spot = _free_spot(random, things, random.uniform(0.15, 0.3))
+        light = sum(background[0]) + sum(background[1]) < 6 * 128
+        ink = random.randint(215, 255) if light else random.randint(0, 45)
+        paper = random.choice((None, None, 255 - ink))  # as it is in the collection: on a sheet of its own
+        things.append(
+            Thing(
+                f"digit {labels[index]}",
+                *spot,
+                (ink, ink, ink),
+                turn=random.uniform(-0.2, 0.2),
+                outline=None if paper is None else (paper, paper, paper),
+                ink=images[index],
+            )
+        )
         count = random.choice((0, 0, 1)) if count is None else count
     count = random.choice((1, 1, 2, 2, 3, 3)) if count is None else count
     for _ in range(count):
-        spot = _free_spot(random, things, random.uniform(0.09, 0.2))
+        spot = _free_spot(random, things, random.uniform(0.1, 0.22))
         if spot is not None:
             things.append(_shape(random, spot))
     return Scene(tuple(things), background, random.choice((0, 0, random.uniform(1, 8))), random.randrange(2**31))
@@ -148,21 +176,18 @@ def _shape(random, spot):
 
 def jittered(random, colour):
     """A colour of that name, slightly different each time."""
-    hue = (HUES[colour] + random.uniform(-0.014, 0.014)) % 1
-    saturation, value = random.uniform(0.78, 1), random.uniform(0.75, 1)
-    if colour == "yellow":
-        value = random.uniform(0.9, 1)
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    hue, saturation, value = (random.uniform(*limits) for limits in TINTS[colour])
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
-def _background(random, dark):
-    low, high = (0, 60) if dark else (195, 255)
-    grey = random.uniform(low, high)
+def _background(random):
+    """Light, dark or in between; plain, or running from one shade to another; sometimes tinted."""
+    grey = random.uniform(*random.choice(((190, 255), (235, 255), (0, 60), (100, 180))))
 
     def near(spread):
         return tuple(round(min(255, max(0, grey + random.uniform(-spread, spread)))) for _ in range(3))
 
-    top = near(10)
+    top = near(random.choice((0, 10, 25)))
     return (top, top) if random.random() < 0.6 else (top, near(25))
 
 

@@ -14,6 +14,52 @@ ZH = {
     **dict(zip(REGIONS, ("左上角", "上方", "右上角", "左边", "中间", "右边", "左下角", "下方", "右下角"), strict=True)),
 }
 NUMBERS = {"en": ("no", "one", "two", "three", "four"), "zh": ("没有", "一", "两", "三", "四")}
+# Things no scene holds, to ask for in vain.
+STRANGERS = {
+    "en": ("dog", "cat", "car", "tree", "house", "bird", "hat", "person", "flower", "heart", "moon", "boat"),
+    "zh": ("狗", "猫", "汽车", "树", "房子", "鸟", "帽子", "人", "花", "心形", "月亮", "船"),
+}
+# Ways to ask the same.
+WORDINGS = {
+    "colour of": {
+        "en": ("What colour is the {}?", "What color is the {}?", "Which colour is the {}?"),
+        "zh": ("{}是什么颜色的？", "{}是什么颜色？", "{}的颜色是什么？"),
+    },
+    "colour of it": {"en": ("What colour is it?", "What color is it?"), "zh": ("它是什么颜色的？", "它是什么颜色？")},
+    "place of": {"en": ("Where is the {}?",), "zh": ("{}在哪里？", "{}在什么位置？")},
+    "place of it": {"en": ("Where is it?",), "zh": ("它在哪里？", "它在什么位置？")},
+    "shape of": {
+        "en": ("What shape is the {} thing?", "Which shape is {}?", "What is the {} thing?"),
+        "zh": ("{}的东西是什么形状？", "{}的是什么形状？", "{}的东西是什么？"),
+    },
+    "shape": {
+        "en": ("What shape is in the picture?", "What shape is it?", "What shape is this?"),
+        "zh": ("图片里是什么形状？", "这是什么形状？", "它是什么形状？"),
+    },
+    "colour": {
+        "en": ("What colour is the shape?", "What colour is this?"),
+        "zh": ("形状是什么颜色的？", "这是什么颜色？"),
+    },
+    "place": {"en": ("Where is the shape?",), "zh": ("形状在哪里？",)},
+    "count": {
+        "en": ("How many shapes are there?", "How many shapes are in the picture?", "How many shapes do you see?"),
+        "zh": ("图片里有几个形状？", "有几个形状？", "图片里有多少个形状？"),
+    },
+    "count of": {
+        "en": ("How many {}s are there?", "How many {}s are in the picture?"),
+        "zh": ("图片里有几个{}？", "有几个{}？"),
+    },
+    "digit": {
+        "en": ("Which digit is it?", "Which digit is in the picture?", "What digit is this?", "What number is it?"),
+        "zh": ("这是什么数字？", "图片里是哪个数字？", "这是数字几？", "图片里是什么数字？"),
+    },
+    "is there": {"en": ("Is there {}?", "Is there {} in the picture?"), "zh": ("有{}吗？", "图片里有{}吗？")},
+    "describe": {
+        "en": ("Describe this picture.", "What is in this picture?", "Describe the picture.", "What do you see?"),
+        "zh": ("描述一下这张图片", "描述这张图片。", "这张图片里有什么？", "你看到了什么？"),
+    },
+}
+NO_PICTURE = {"en": "I can't tell: there is no picture.", "zh": "我看不出来，没有图片。"}
 # What cannot be learned from pictures is learned by heart, and the model card says so.
 SMALL_TALK = {
     "en": [
@@ -53,20 +99,32 @@ def conversation(random, scene, language=None):
 
 
 def small_talk(random):
-    """Turns without a picture."""
-    return [(question, answer, "talk") for question, answer in random.choice(SMALL_TALK[random.choice(("en", "zh"))])]
+    """Turns without a picture; now and then a question that needs one."""
+    language = random.choice(("en", "zh"))
+    if random.random() < 0.2:
+        question = random.choice(("colour of", "place of", "describe", "count", "digit", "shape"))
+        asked = _ask(random, question, language, _word(random.choice(SHAPES), language))
+        return [(asked, NO_PICTURE[language], "talk")]
+    return [(question, answer, "talk") for question, answer in random.choice(SMALL_TALK[language])]
 
 
 def describe(random, scene, language):
     """The turn that asks for all there is, in reading order."""
     things = sorted(scene.things, key=lambda thing: (REGIONS.index(thing.region), thing.x))
+    question = _ask(random, "describe", language)
     if language == "en":
-        question = random.choice(("Describe this picture.", "What is in this picture?", "Describe the picture"))
         parts = [f"{_a(_name(thing, 'en'))} in the {thing.region}" for thing in things]
         text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
         return question, f"{text[0].upper()}{text[1:]}.", "describe"
-    question = random.choice(("描述一下这张图片", "描述这张图片。", "这张图片里有什么？"))
     return question, "，".join(f"{ZH[t.region]}有{_one(t)}" for t in things) + "。", "describe"
+
+
+def _ask(random, what, language, name=""):
+    return random.choice(WORDINGS[what][language]).format(name)
+
+
+def _word(name, language):
+    return name if language == "en" else ZH[name]
 
 
 def _name(thing, language):
@@ -97,84 +155,83 @@ def _absent(scene, attribute, names):
 
 def _ask_colour(random, scene, language):
     for thing in _unique(scene, "kind"):
-        if language == "en":
-            turns = [(f"What colour is the {thing.kind}?", f"The {thing.kind} is {thing.colour}.", "colour")]
-            back = ("Where is it?", f"It is in the {thing.region}.", "position")
-        else:
-            kind, colour = ZH[thing.kind], ZH[thing.colour]
-            turns = [(f"{kind}是什么颜色的？", f"{kind}是{colour}的。", "colour")]
-            back = ("它在哪里？", f"它在{ZH[thing.region]}。", "position")
-        yield turns + ([back] if random.random() < 0.5 else [])
+        kind, colour = _word(thing.kind, language), _word(thing.colour, language)
+        answer = f"The {kind} is {colour}." if language == "en" else f"{kind}是{colour}的。"
+        turns = [(_ask(random, "colour of", language, kind), answer, "colour")]
+        yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
 def _ask_shape(random, scene, language):
     for thing in _unique(scene, "colour"):
-        if language == "en":
-            turns = [(f"What shape is the {thing.colour} thing?", f"It is a {thing.kind}.", "shape")]
-            back = ("Where is it?", f"It is in the {thing.region}.", "position")
-        else:
-            turns = [(f"{ZH[thing.colour]}的东西是什么形状？", f"它是{ZH[thing.kind]}。", "shape")]
-            back = ("它在哪里？", f"它在{ZH[thing.region]}。", "position")
-        yield turns + ([back] if random.random() < 0.5 else [])
-    shapes = [thing for thing in scene.things if thing.colour]
-    if len(shapes) == 1 == len(scene.things):
-        (thing,) = shapes
-        if language == "en":
-            yield [
-                ("What shape is in the picture?", f"It is a {thing.kind}.", "shape"),
-                ("What colour is it?", f"It is {thing.colour}.", "colour"),
-            ]
-        else:
-            yield [
-                ("图片里是什么形状？", f"它是{ZH[thing.kind]}。", "shape"),
-                ("它是什么颜色的？", f"它是{ZH[thing.colour]}的。", "colour"),
-            ]
+        turns = [
+            (_ask(random, "shape of", language, _word(thing.colour, language)), _it_is_a(thing, language), "shape")
+        ]
+        yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
+
+
+def _ask_only(random, scene, language):
+    """Where there is one shape and nothing else, it needs no name."""
+    if len(scene.things) != 1 or not scene.things[0].colour:
+        return
+    (thing,) = scene.things
+    kind, colour = _word(thing.kind, language), _word(thing.colour, language)
+    yield [
+        (_ask(random, "shape", language), _it_is_a(thing, language), "shape"),
+        _colour_of_it(random, thing, language),
+    ]
+    answer = f"The {kind} is {colour}." if language == "en" else f"{kind}是{colour}的。"
+    yield [(_ask(random, "colour", language), answer, "colour")]
+    yield [(_ask(random, "place", language), _it_is_in(kind, thing, language), "position")]
 
 
 def _ask_position(random, scene, language):
     for thing in _unique(scene, "kind"):
-        if language == "en":
-            turns = [(f"Where is the {thing.kind}?", f"The {thing.kind} is in the {thing.region}.", "position")]
-            back = ("What colour is it?", f"It is {thing.colour}.", "colour")
-        else:
-            kind = ZH[thing.kind]
-            turns = [(f"{kind}在哪里？", f"{kind}在{ZH[thing.region]}。", "position")]
-            back = ("它是什么颜色的？", f"它是{ZH[thing.colour]}的。", "colour")
-        yield turns + ([back] if random.random() < 0.5 else [])
+        kind = _word(thing.kind, language)
+        turns = [(_ask(random, "place of", language, kind), _it_is_in(kind, thing, language), "position")]
+        yield turns + ([_colour_of_it(random, thing, language)] if random.random() < 0.5 else [])
+
+
+def _it_is_a(thing, language):
+    return f"It is {_a(thing.kind)}." if language == "en" else f"它是{ZH[thing.kind]}。"
+
+
+def _it_is_in(name, thing, language):
+    return f"The {name} is in the {thing.region}." if language == "en" else f"{name}在{ZH[thing.region]}。"
+
+
+def _colour_of_it(random, thing, language):
+    answer = f"It is {thing.colour}." if language == "en" else f"它是{ZH[thing.colour]}的。"
+    return _ask(random, "colour of it", language), answer, "colour"
+
+
+def _place_of_it(random, thing, language):
+    answer = f"It is in the {thing.region}." if language == "en" else f"它在{ZH[thing.region]}。"
+    return _ask(random, "place of it", language), answer, "position"
 
 
 def _ask_count(random, scene, language):
     shapes = [thing for thing in scene.things if thing.colour]
-    count = len(shapes)
-    if language == "en":
-        verb, noun = ("is", "shape") if count == 1 else ("are", "shapes")
-        yield [("How many shapes are there?", f"There {verb} {NUMBERS['en'][count]} {noun}.", "count")]
-    elif count:
-        yield [("图片里有几个形状？", f"有{NUMBERS['zh'][count]}个形状。", "count")]
-    else:
-        yield [("图片里有几个形状？", "没有形状。", "count")]
     kind = random.choice(SHAPES)
+    yield [(_ask(random, "count", language), _there_are(len(shapes), None, language), "count")]
     count = sum(thing.kind == kind for thing in shapes)
+    yield [(_ask(random, "count of", language, _word(kind, language)), _there_are(count, kind, language), "count")]
+
+
+def _there_are(count, kind, language):
     if language == "en":
-        verb, noun = ("is", kind) if count == 1 else ("are", f"{kind}s")
-        yield [(f"How many {kind}s are there?", f"There {verb} {NUMBERS['en'][count]} {noun}.", "count")]
-    else:
-        amount = f"有{NUMBERS['zh'][count]}个" if count else "没有"
-        yield [(f"图片里有几个{ZH[kind]}？", f"{amount}{ZH[kind]}。", "count")]
+        verb, plural = ("is", "") if count == 1 else ("are", "s")
+        return f"There {verb} {NUMBERS['en'][count]} {kind or 'shape'}{plural}."
+    return (f"有{NUMBERS['zh'][count]}个" if count else "没有") + f"{ZH[kind] if kind else '形状'}。"
 
 
 def _ask_digit(random, scene, language):
     for thing in scene.things:
         if thing.colour is None:
-            if language == "en":
-                question = random.choice(("Which digit is it?", "Which digit is in the picture?"))
-                yield [(question, f"It is the digit {thing.kind[-1]}.", "digit")]
-                yield [("Where is the digit?", f"The digit is in the {thing.region}.", "position")]
-            else:
-                yield [
-                    (random.choice(("这是什么数字？", "图片里是哪个数字？")), f"它是数字{thing.kind[-1]}。", "digit")
-                ]
-                yield [("数字在哪里？", f"数字在{ZH[thing.region]}。", "position")]
+            answer = f"It is the {_name(thing, 'en')}." if language == "en" else f"它是{_name(thing, 'zh')}。"
+            word = "digit" if language == "en" else "数字"
+            turns = [(_ask(random, "digit", language), answer, "digit")]
+            yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.3 else [])
+            yield [(_ask(random, "place of", language, word), _it_is_in(word, thing, language), "position")]
 
 
 def _ask_yes_no(random, scene, language):
@@ -193,36 +250,29 @@ def _ask_yes_no(random, scene, language):
     yes = (colour, kind) in present
     if language == "en":
         name = _a(f"{colour} {kind}")
-        yield [
-            (f"Is there {name}?", f"Yes, there is {name}." if yes else f"No, there is no {colour} {kind}.", "yes/no")
-        ]
+        answer = f"Yes, there is {name}." if yes else f"No, there is no {colour} {kind}."
     else:
         name = f"{ZH[colour]}的{ZH[kind]}"
-        yield [(f"有{name}吗？", f"有，有{name}。" if yes else f"没有{name}。", "yes/no")]
+        answer = f"有，有{name}。" if yes else f"没有{name}。"
+    yield [(_ask(random, "is there", language, name), answer, "yes/no")]
 
 
 def _ask_absent(random, scene, language):
     """Things that are not in the picture: the honest answer."""
-    kinds, colours = _absent(scene, "kind", SHAPES), _absent(scene, "colour", COLOURS)
-    kind, colour = random.choice(kinds), random.choice(colours)
-    if language == "en":
-        options = [
-            (f"What colour is the {kind}?", f"I can't tell: there is no {kind}."),
-            (f"Where is the {kind}?", f"I can't tell: there is no {kind}."),
-            (f"What shape is the {colour} thing?", f"I can't tell: there is nothing {colour}."),
-        ]
-        if all(thing.colour for thing in scene.things):
-            options.append(("Which digit is it?", "I can't tell: there is no digit."))
-    else:
-        options = [
-            (f"{ZH[kind]}是什么颜色的？", f"我看不出来，图里没有{ZH[kind]}。"),
-            (f"{ZH[kind]}在哪里？", f"我看不出来，图里没有{ZH[kind]}。"),
-            (f"{ZH[colour]}的东西是什么形状？", f"我看不出来，图里没有{ZH[colour]}的东西。"),
-        ]
-        if all(thing.colour for thing in scene.things):
-            options.append(("这是什么数字？", "我看不出来，图里没有数字。"))
-    question, answer = random.choice(options)
-    yield [(question, answer, "can't tell")]
+    kind, colour = (
+        _word(random.choice(_absent(scene, attribute, names)), language)
+        for attribute, names in (("kind", SHAPES), ("colour", COLOURS))
+    )
+    if random.random() < 0.3:
+        kind = random.choice(STRANGERS[language])
+    en = language == "en"
+    no_kind = f"I can't tell: there is no {kind}." if en else f"我看不出来，图里没有{kind}。"
+    no_colour = f"I can't tell: there is nothing {colour}." if en else f"我看不出来，图里没有{colour}的东西。"
+    options = [("colour of", kind, no_kind), ("place of", kind, no_kind), ("shape of", colour, no_colour)]
+    if all(thing.colour for thing in scene.things):
+        options.append(("digit", "", "I can't tell: there is no digit." if en else "我看不出来，图里没有数字。"))
+    what, name, answer = random.choice(options)
+    yield [(_ask(random, what, language, name), answer, "can't tell")]
 
 
-_MAKERS = (_ask_colour, _ask_shape, _ask_position, _ask_count, _ask_digit, _ask_yes_no, _ask_absent)
+_MAKERS = (_ask_colour, _ask_shape, _ask_only, _ask_position, _ask_count, _ask_digit, _ask_yes_no, _ask_absent)

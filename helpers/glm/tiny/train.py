@@ -1,14 +1,16 @@
-"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. About two and a half hours on 2 cores.
+"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. About two hours on 2 cores.
 
 Three stages, one after the other, all by one seed:
 
-1. The tower learns to see: for each patch it sends to the language model, which kind of thing covers
-   it, and in which colour. Two linear heads ask for that; they are thrown away afterwards.
-2. The language model learns to talk about pictures of one shape, then of one to three, while the tower
-   keeps its dense task beside it (so that what it sees stays readable).
-3. The learning rate goes down to nothing.
+1. "see": the tower alone. For each patch it sends to the language model: which kind of thing covers it, in
+   which colour, in which region that thing has its centre, whether the centre is here, what its whole
+   silhouette looks like; and how many shapes there are in all. Linear heads ask for that; they are thrown
+   away afterwards. (The silhouette teaches most: 64 answers where the name of the shape is only one.)
+2. "speak": the language model learns to talk about what the tower, left as it is, sees.
+3. "both": both go on together, with the tower's task beside the talk, so that what it sees stays readable.
 
-Weights are saved in bfloat16, in the layout of the original checkpoints.
+The weights after each stage are kept in `FOLDER/stages`, so a training that was stopped goes on with the
+stage it was in. The end result is saved in bfloat16, in the layout of the original checkpoints.
 """
 
 import argparse
@@ -24,10 +26,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.glm.tiny.scenes import COLOURS, SHAPES, draw, outline_points, random_scene
+from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES, draw, outline_points, random_scene
 from helpers.glm.tiny.talk import conversation, small_talk
 
-SIDE, PATCH, GRID = 96, 6, 8
+SIDE, PATCH, GRID = 96, 8, 6
+SILHOUETTE = 8  # its side, in cells
+MOST_THINGS = 4
 KINDS = ("nothing", *SHAPES, *(f"digit {n}" for n in range(10)))
 RANKS = 640
 SPECIALS = (
@@ -182,28 +186,42 @@ def sines(grid, width):
 
 
 class DenseHeads(nn.Module):
-    """What covers each patch, and in which colour, read off the tower's output by two linear maps."""
+    """What each of the tower's output vectors should tell, read off it by linear maps."""
 
     def __init__(self, hidden):
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
-        self.kind = nn.Linear(hidden, len(KINDS))
-        self.colour = nn.Linear(hidden, len(COLOURS))
+        sizes = {"kind": len(KINDS), "colour": len(COLOURS), "region": len(REGIONS), "centre": 2}
+        sizes |= {f"count {number}": 4 for number in range(1 + len(SHAPES))}
+        self.maps = nn.ModuleDict({name: nn.Linear(hidden, size) for name, size in sizes.items()})
+        self.silhouette = nn.Linear(hidden, SILHOUETTE**2)
+        self.accuracy = {}
 
-    def loss(self, features, kinds, colours):
-        """`features [batch, patch, hidden]`, labels `[batch, patch]` (colour -100 where there is none)."""
+    def loss(self, features, labels):
+        """`features [batch, patch, hidden]`; `labels` by name `[batch, patch]`, -100 where there is none."""
         features = self.norm(features)
-        logits = self.kind(features).flatten(0, 1)
-        weight = torch.full((len(KINDS),), 1.0)
-        weight[0] = 0.2
-        self.accuracy = (logits.argmax(-1) == kinds.flatten())[kinds.flatten() > 0].float().mean().item()
-        return F.cross_entropy(logits, kinds.flatten(), weight=weight) + 0.5 * F.cross_entropy(
-            self.colour(features).flatten(0, 1), colours.flatten()
-        )
+        total = 0.0
+        for name, linear in self.maps.items():
+            logits, wanted = linear(features).flatten(0, 1), labels[name].flatten()
+            rare = torch.tensor([0.3] + [1.0] * (len(KINDS) - 1)) if name == "kind" else None
+            share = 0.2 if name.startswith("count") else 1.0
+            total = total + share * F.cross_entropy(logits, wanted, weight=rare)
+            asked = wanted > 0 if name in ("kind", "centre") else wanted >= 0
+            self.accuracy[name] = (logits.argmax(-1) == wanted)[asked].float().mean().item()
+        covered = labels["owner"] > 0
+        pictures, patches = covered.nonzero(as_tuple=True)
+        wanted = labels["silhouettes"][pictures, labels["owner"][pictures, patches] - 1].float()
+        guess = self.silhouette(features[pictures, patches])
+        self.accuracy["silhouette"] = ((guess > 0) == (wanted > 0.5)).float().mean().item()
+        return total + 3.0 * F.binary_cross_entropy_with_logits(guess, wanted)
 
 
 def dense_labels(scene):
-    """(kinds, colours), each [GRID * GRID]: the thing that covers most of a patch, if that is a fifth of it."""
+    """What each patch should tell, by name, each [GRID * GRID]: see `DenseHeads`.
+
+    A patch belongs to the thing that covers most of it, if that is at least a fifth. `owner` is that
+    thing's number from 1, `silhouettes` [MOST_THINGS, SILHOUETTE**2] shows the things.
+    """
     from PIL import Image, ImageDraw
 
     canvas = Image.new("L", (SIDE, SIDE))
@@ -212,18 +230,42 @@ def dense_labels(scene):
         if thing.ink is None:
             pen.polygon([(x * SIDE, y * SIDE) for x, y in outline_points(thing)], fill=number)
         else:
-            box = [(thing.x - 0.8 * thing.size) * SIDE, (thing.y - 0.9 * thing.size) * SIDE]
-            pen.rectangle(
-                [*box, *(2 * c * SIDE - b for c, b in zip((thing.x, thing.y), box, strict=True))], fill=number
-            )
+            left, top = (thing.x - 0.8 * thing.size) * SIDE, (thing.y - 0.9 * thing.size) * SIDE
+            pen.rectangle([left, top, 2 * thing.x * SIDE - left, 2 * thing.y * SIDE - top], fill=number)
     cell = SIDE // GRID
     cells = numpy.asarray(canvas).reshape(GRID, cell, GRID, cell).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
     shares = numpy.stack([(cells == n).mean(axis=1) for n in range(len(scene.things) + 1)], axis=1)
     shares[:, 0] = 0.2
     owners = shares.argmax(axis=1)
-    kinds = numpy.array([0] + [KINDS.index(t.kind) for t in scene.things])
-    colours = numpy.array([-100] + [COLOURS.index(t.colour) if t.colour else -100 for t in scene.things])
-    return kinds[owners].astype("uint8"), colours[owners].astype("int64")
+    labels = {
+        "kind": numpy.array([0] + [KINDS.index(t.kind) for t in scene.things])[owners],
+        "colour": numpy.array([-100] + [COLOURS.index(t.colour) if t.colour else -100 for t in scene.things])[owners],
+        "region": numpy.array([-100] + [REGIONS.index(t.region) for t in scene.things])[owners],
+        "centre": numpy.zeros(GRID * GRID, dtype="int64"),
+        "owner": owners,
+        "silhouettes": numpy.zeros((MOST_THINGS, SILHOUETTE**2)),
+    }
+    for number, thing in enumerate(scene.things):
+        labels["silhouettes"][number] = silhouette(thing)
+    for thing in scene.things:
+        labels["centre"][int(thing.y * GRID) * GRID + int(thing.x * GRID)] = 1
+    shapes = [thing.kind for thing in scene.things if thing.colour]
+    for number, count in enumerate([len(shapes), *map(shapes.count, SHAPES)]):
+        labels[f"count {number}"] = numpy.full(GRID * GRID, count)
+    return labels
+
+
+def silhouette(thing):
+    """[SILHOUETTE**2]: 1 where a thing is, in a frame that is as large as it is."""
+    from PIL import Image, ImageDraw
+
+    if thing.ink is not None:
+        return (numpy.asarray(thing.ink).flatten() > 7).astype("int8")
+    big = 8 * SILHOUETTE
+    canvas = Image.new("L", (big, big))
+    corners = [((x - thing.x) / thing.size, (y - thing.y) / thing.size) for x, y in outline_points(thing)]
+    ImageDraw.Draw(canvas).polygon([(big / 2 * (1 + x / 1.3), big / 2 * (1 + y / 1.3)) for x, y in corners], fill=255)
+    return (numpy.asarray(canvas.reduce(8)).flatten() > 127).astype("int8")
 
 
 # ------------------------------------------------------------------------------------------- data
@@ -236,17 +278,17 @@ class Pictures:
         dice = random.Random(seed)
         self.scenes = [random_scene(dice, **settings) for _ in range(count)]
         self.pixels = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
-        self.kinds = torch.empty(count, GRID * GRID, dtype=torch.uint8)
-        self.colours = torch.empty(count, GRID * GRID, dtype=torch.long)
+        self.labels = {}
         for index, scene in enumerate(self.scenes):
             self.pixels[index] = torch.from_numpy(numpy.array(draw(scene, SIDE))).permute(2, 0, 1)
-            kinds, colours = dense_labels(scene)
-            self.kinds[index], self.colours[index] = torch.from_numpy(kinds), torch.from_numpy(colours)
+            for name, labels in dense_labels(scene).items():
+                everyone = self.labels.setdefault(name, torch.empty(count, *labels.shape, dtype=torch.int8))
+                everyone[index] = torch.from_numpy(labels)
 
     def batch(self, indices):
-        """pixel_values, kinds and colours of these pictures."""
+        """pixel_values and labels of these pictures."""
         pixels = (self.pixels[indices].float() / 255 - MEAN) / STD
-        return pixels, self.kinds[indices].long(), self.colours[indices]
+        return pixels, {name: labels[indices].long() for name, labels in self.labels.items()}
 
 
 class Encoder:
@@ -289,11 +331,13 @@ class Encoder:
 # --------------------------------------------------------------------------------------- training
 
 
-class Clock:
-    """Where the training stands: its share of the time it may take decides the learning rate."""
+class Training:
+    """One stage: which parameters learn, and how fast. The rate warms up, then follows a cosine down."""
 
-    def __init__(self, steps, peak, warmup=200):
+    def __init__(self, modules, *, steps, peak, warmup=200):
         self.steps, self.peak, self.warmup = steps, peak, warmup
+        self.parameters = [parameter for module in modules for parameter in module.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
 
     def rate(self, step):
         if step < self.warmup:
@@ -301,57 +345,68 @@ class Clock:
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, done))))
 
+    def step(self, step, loss):
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
 
-def train_tower(model, heads, pictures, *, steps, batch, seed, log):
+
+def see(model, heads, pictures, *, steps, batch, seed, log):
     """Stage 1: the dense task alone."""
-    vision = model.model.vision
-    parameters = [*vision.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
-    clock, dice = Clock(steps, 1.5e-3), random.Random(seed)
+    vision, dice = model.model.vision, random.Random(seed)
+    training = Training([vision, heads], steps=steps, peak=1.5e-3)
     for step in range(steps):
-        pixels, kinds, colours = pictures.batch(dice.sample(range(len(pictures.scenes)), batch))
-        with torch.autocast("cpu", torch.bfloat16):
-            features = vision(pixels).last_hidden_state[:, 1:-1]
-            loss = heads.loss(features.float(), kinds, colours)
-        _step(optimizer, loss, parameters, clock.rate(step))
-        log(step, steps, tower=loss.item(), patches=heads.accuracy)
+        pixels, labels = pictures.batch(dice.sample(range(len(pictures.scenes)), batch))
+        loss = heads.loss(vision(pixels).last_hidden_state[:, 1:-1], labels)
+        training.step(step, loss)
+        log("see", step, steps, loss=loss.item(), **heads.accuracy)
 
 
-def train_talk(model, heads, pictures, encoder, *, steps, batch, seed, log, peak=1e-3):
-    """Stages 2 and 3: the whole model learns to answer; every eighth step is talk without a picture."""
-    parameters = [*model.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
-    clock, dice = Clock(steps, peak), random.Random(seed)
+def speak(model, heads, pictures, encoder, *, tower, steps, batch, seed, log, peak):
+    """Stages 2 and 3: answers, by the language model alone or (with `tower`) by both together.
+
+    Every eighth step is talk without a picture.
+    """
+    vision, dice = model.model.vision, random.Random(seed)
     seen = []
-    model.model.vision.register_forward_hook(lambda module, arguments, output: seen.append(output.last_hidden_state))
-    simple = [index for index, scene in enumerate(pictures.scenes) if len(scene.things) == 1]
+    hook = vision.register_forward_hook(lambda module, arguments, output: seen.append(output.last_hidden_state))
+    vision.requires_grad_(tower)
+    talker = [*model.model.layers, model.model.embed_tokens, model.model.norm, model.lm_head]
+    training = Training([model, heads] if tower else talker, steps=steps, peak=peak)
     for step in range(steps):
-        picture = step % 8 != 7
-        if picture:
-            among = simple if step < 0.15 * steps else range(len(pictures.scenes))
-            chosen = dice.sample(among, batch)
-            pixels, kinds, colours = pictures.batch(chosen)
-            talks = [conversation(dice, pictures.scenes[index]) for index in chosen]
-            inputs = encoder.batch(talks, True) | {"pixel_values": pixels}
-        else:
-            inputs = encoder.batch([small_talk(dice) for _ in range(8)], False)
         seen.clear()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = talk = model(**inputs, use_cache=False).loss
-            if picture:
-                loss = loss + 0.3 * heads.loss(seen[0][:, 1:-1].float(), kinds, colours)
-        _step(optimizer, loss, parameters, clock.rate(step))
-        if picture:
-            log(step, steps, talk=talk.item(), patches=heads.accuracy)
+        if step % 8 == 7:
+            inputs = encoder.batch([small_talk(dice) for _ in range(8)], False)
+            training.step(step, model(**inputs, use_cache=False).loss)
+            continue
+        chosen = dice.sample(range(len(pictures.scenes)), batch)
+        pixels, labels = pictures.batch(chosen)
+        talks = [conversation(dice, pictures.scenes[index]) for index in chosen]
+        loss = talk = model(**encoder.batch(talks, True), pixel_values=pixels, use_cache=False).loss
+        if tower:
+            loss = loss + 0.1 * heads.loss(seen[0][:, 1:-1], labels)
+        training.step(step, loss)
+        log("both" if tower else "speak", step, steps, talk=talk.item(), **(heads.accuracy if tower else {}))
+    hook.remove()
+    vision.requires_grad_(True)
 
 
-def _step(optimizer, loss, parameters, rate):
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
+class Log:
+    """Prints running means every hundred steps."""
+
+    def __init__(self):
+        self.started, self.means = time.monotonic(), {}
+
+    def __call__(self, stage, step, steps, **numbers):
+        for name, value in numbers.items():
+            if value == value:  # the mean over nothing is no number
+                self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
+        if step % 100 == 0 or step == steps - 1:
+            shown = ", ".join(f"{name} {self.means[name]:.3f}" for name in numbers if name in self.means)
+            print(f"{time.monotonic() - self.started:6.0f} s  {stage} {step:5} of {steps}: {shown}", flush=True)
 
 
 def main(arguments=None):
@@ -359,38 +414,68 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=24_000)
-    parser.add_argument("--tower-steps", type=int, default=2500)
-    parser.add_argument("--talk-steps", type=int, default=8000)
+    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.add_argument("--see-steps", type=int, default=5000)
+    parser.add_argument("--speak-steps", type=int, default=2500)
+    parser.add_argument("--both-steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args(arguments)
-    options.folder.mkdir(parents=True, exist_ok=True)
+    folder, log = options.folder, Log()
+    (folder / "stages").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
-    torch.set_num_threads(2)
-    write_config(options.folder, write_tokenizer(options.folder, options.seed))
-    started, last = time.monotonic(), {}
+    write_config(folder, write_tokenizer(folder, options.seed))
 
-    def log(step, steps, **numbers):
-        for name, value in numbers.items():
-            last[name] = 0.98 * last.get(name, value) + 0.02 * value
-        if step % 100 == 0:
-            shown = ", ".join(f"{name} {last[name]:.3f}" for name in numbers)
-            print(f"{time.monotonic() - started:6.0f} s  step {step:5} of {steps}: {shown}", flush=True)
-
+    from safetensors.torch import load_model, save_model
     from transformers import AutoTokenizer
 
-    model = new_model(options.folder).train()
-    print(f"{model.num_parameters():,} parameters", flush=True)
+    model = new_model(folder).train()
     heads = DenseHeads(model.config.hidden_size)
     pictures = Pictures(options.seed, options.pictures)
-    print(f"{time.monotonic() - started:6.0f} s  {options.pictures} pictures drawn", flush=True)
-    common = {"batch": options.batch, "seed": options.seed, "log": log}
-    train_tower(model, heads, pictures, steps=options.tower_steps, **common)
-    encoder = Encoder(AutoTokenizer.from_pretrained(options.folder))
-    train_talk(model, heads, pictures, encoder, steps=options.talk_steps, **common)
-    model.eval().bfloat16().save_pretrained(options.folder, max_shard_size="3MB")
-    for file in options.folder.iterdir():  # weights are written readable for their owner only
-        file.chmod(0o644)
+    encoder = Encoder(AutoTokenizer.from_pretrained(folder))
+    print(f"{model.num_parameters():,} parameters, {options.pictures:,} pictures", flush=True)
+    common = {"batch": options.batch, "log": log}
+    stages = {
+        "see": lambda: see(model, heads, pictures, steps=options.see_steps, seed=options.seed + 1, **common),
+        "speak": lambda: speak(
+            model,
+            heads,
+            pictures,
+            encoder,
+            tower=False,
+            peak=2e-3,
+            steps=options.speak_steps,
+            seed=options.seed + 2,
+            **common,
+        ),
+        "both": lambda: speak(
+            model,
+            heads,
+            pictures,
+            encoder,
+            tower=True,
+            peak=1e-3,
+            steps=options.both_steps,
+            seed=options.seed + 3,
+            **common,
+        ),
+    }
+    whole = nn.ModuleDict({"model": model, "heads": heads})
+    for name, stage in stages.items():
+        done = folder / "stages" / f"{name}.safetensors"
+        if done.exists():
+            load_model(whole, done)
+        else:
+            stage()
+            save_model(whole, str(done))
+    save(model, folder)
+
+
+def save(model, folder):
+    """The weights in bfloat16, in shards, readable for everyone."""
+    model.eval().bfloat16().save_pretrained(folder, max_shard_size="3MB")
+    for file in folder.iterdir():  # weights are written readable for their owner only
+        if file.is_file():
+            file.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""How well the tiny GLM-4V sees: `python -m helpers.glm.tiny.score FOLDER`.
+
+Pictures are drawn fresh, from seeds that the training never used, and with handwritten digits that it never
+saw. The model answers greedily, turn by turn, with its own earlier answers before its eyes; an answer
+counts if it is the right one letter for letter.
+"""
+
+import argparse
+import json
+import random
+from collections import Counter
+
+import torch
+
+from helpers.glm.tiny.scenes import draw, random_scene
+from helpers.glm.tiny.talk import SMALL_TALK, ZH, conversation
+
+UNSEEN = 1_000_000  # seeds from here on are not the training's
+LANGUAGES = ("en", "zh")
+
+
+def examination(seed, count):
+    """`count` scenes and, for each and each language, a conversation: [(picture, language, turns)]."""
+    dice = random.Random(UNSEEN + seed)
+    scenes = [random_scene(dice, part="test") for _ in range(count)]
+    return [(draw(scene), language, conversation(dice, scene, language)) for scene in scenes for language in LANGUAGES]
+
+
+def answer_turns(model, processor, talks, *, batch=32):
+    """What the model answers: [[text of turn 0, …] of talk 0, …]; `talks` are [(picture or None, questions)]."""
+    histories = [[] for _ in talks]
+    for turn in range(max(len(questions) for _, questions in talks)):
+        open_talks = [index for index, (_, questions) in enumerate(talks) if turn < len(questions)]
+        open_talks.sort(key=lambda index: sum(len(message["content"]) for message in histories[index]))
+        for start in range(0, len(open_talks), batch):
+            chosen = open_talks[start : start + batch]
+            for index in chosen:
+                picture, questions = talks[index]
+                message = {"role": "user", "content": questions[turn]}
+                histories[index].append(message | ({"image": picture} if turn == 0 and picture is not None else {}))
+            inputs = processor.apply_chat_template(
+                [histories[index] for index in chosen], add_generation_prompt=True, padding=True, return_tensors="pt"
+            )
+            with torch.no_grad():
+                output_ids = model.generate(**inputs, do_sample=False, max_length=None, max_new_tokens=80)
+            for index, ids in zip(chosen, output_ids[:, inputs["input_ids"].shape[1] :], strict=True):
+                text = processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                histories[index].append({"role": "assistant", "content": text})
+    return [[m["content"] for m in history if m["role"] == "assistant"] for history in histories]
+
+
+def score_answers(model, processor, *, seed=0, count=300):
+    """({(kind, language): (right, asked)}, [(language, question, wanted, got) of those that are wrong])."""
+    talks = examination(seed, count)
+    answers = answer_turns(model, processor, [(picture, [q for q, _, _ in turns]) for picture, _, turns in talks])
+    right, asked, wrong = Counter(), Counter(), []
+    for (_, language, turns), given in zip(talks, answers, strict=True):
+        for (question, wanted, kind), got in zip(turns, given, strict=True):
+            asked[kind, language] += 1
+            right[kind, language] += got == wanted
+            if got != wanted:
+                wrong.append((language, question, wanted, got))
+    return {key: (right[key], asked[key]) for key in sorted(asked)}, wrong
+
+
+def score_small_talk(model, processor):
+    """(right, asked) of the turns learned by heart."""
+    talks = [turns for language in LANGUAGES for turns in SMALL_TALK[language]]
+    answers = answer_turns(model, processor, [(None, [question for question, _ in turns]) for turns in talks])
+    pairs = [
+        got == wanted
+        for turns, given in zip(talks, answers, strict=True)
+        for (_, wanted), got in zip(turns, given, strict=True)
+    ]
+    return sum(pairs), len(pairs)
+
+
+def score_attention(model, processor, *, seed=0, count=100, language="en"):
+    """[layer, head]: in which share of one-shape pictures the two most attended patches lie on the shape.
+
+    The query is the place that writes the answer's colour word ("The circle is" before " red").
+    """
+    from helpers.tracing import trace
+
+    dice, hits = random.Random(UNSEEN + seed), 0
+    for _ in range(count):
+        scene = random_scene(dice, count=1, with_digit=False)
+        (thing,) = scene.things
+        kind = thing.kind if language == "en" else ZH[thing.kind]
+        question = f"What colour is the {kind}?" if language == "en" else f"{kind}是什么颜色的？"
+        begun = f"The {kind} is" if language == "en" else f"{kind}是"
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": question, "image": draw(scene)}, {"role": "assistant", "content": begun}],
+            return_tensors="pt",
+        )
+        run = trace(
+            model,
+            processor.tokenizer,
+            inputs["input_ids"],
+            hidden_states=False,
+            pixel_values=inputs["pixel_values"],
+        )
+        weights = run.attentions[:, :, -1, run.patch_index >= 0]
+        top = weights.topk(2).indices
+        on_shape = torch.from_numpy(covered_patches(scene, weights.shape[-1]))
+        hits = hits + on_shape[top].all(-1).float()
+    return hits / count
+
+
+def covered_patches(scene, patches):
+    """[patch]: whether a thing covers any of it."""
+    import numpy
+
+    side = 96
+    grid = int(patches**0.5)
+    empty = draw(scene.__class__((), scene.background, 0.0), side)
+    full = draw(scene.__class__(scene.things, scene.background, 0.0), side)
+    changed = (numpy.asarray(full) != numpy.asarray(empty)).any(-1)
+    return changed.reshape(grid, side // grid, grid, side // grid).any((1, 3)).flatten()
+
+
+def main(arguments=None):
+    """Print the scores as JSON; the wrong answers to look at, if asked for."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--wrong", action="store_true", help="print each wrong answer")
+    options = parser.parse_args(arguments)
+    from helpers.loading import load_model, load_processor
+
+    model, processor = load_model(options.folder, dtype="float32"), load_processor(options.folder)
+    scores, wrong = score_answers(model, processor, seed=options.seed, count=options.count)
+    shown = {
+        f"{kind} {language}": f"{right / asked:.3f} of {asked}" for (kind, language), (right, asked) in scores.items()
+    }
+    by_heart = score_small_talk(model, processor)
+    looks = score_attention(model, processor, seed=options.seed)
+    layer, head = divmod(int(looks.argmax()), looks.shape[1])
+    shown |= {
+        "small talk": f"{by_heart[0]} of {by_heart[1]}",
+        "attention on the shape": f"{looks.max():.2f} (layer {layer}, head {head})",
+    }
+    print(json.dumps(shown, indent=1, ensure_ascii=False))
+    for line in wrong if options.wrong else []:
+        print(*line, sep=" | ")
+
+
+if __name__ == "__main__":
+    main()
