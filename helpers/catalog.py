@@ -14,7 +14,8 @@ class ModelCard:
     """One model (or tokenizer alone) that `load_model` and `load_tokenizer` know by name.
 
     `parameters` counts weights once (tied ones once), `bytes_on_disk` is the size after preparing
-    or download, `sources` maps a kind of source to the id there.
+    or download (of a hub's model: its weights, as published), `sources` maps a kind of source to the id
+    there, `gated` names the hubs that ask for an account and an accepted licence first.
     """
 
     name: str
@@ -22,6 +23,7 @@ class ModelCard:
     licence: str
     bytes_on_disk: int
     sources: dict[str, str] = field(default_factory=dict)
+    gated: tuple[str, ...] = ()
     parameters: int = 0
     vocab_size: int = 0
     hidden_size: int = 0
@@ -34,6 +36,7 @@ class ModelCard:
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     vision_parameters: int = 0
+    norms_per_layer: int = 2
 
 
 def parameter_groups(config):
@@ -55,7 +58,7 @@ def parameter_groups(config):
         "value": layers * (hidden + bias) * keys,
         "output": layers * queries * hidden,
         "mlp": layers * 3 * hidden * config.intermediate_size,
-        "norms": (2 * layers + 1) * hidden,
+        "norms": (getattr(config, "norms_per_layer", 2) * layers + 1) * hidden,
         "lm_head": 0 if config.tie_word_embeddings else config.vocab_size * hidden,
         "vision": getattr(config, "vision_parameters", 0),
     }
@@ -67,8 +70,8 @@ def list_models():
 
 
 def find_card(name):
-    """The card of that name, or None."""
-    return _CARDS.get(name)
+    """The card of that name, or None. A model's id on a hub is a name too, with or without its owner."""
+    return _CARDS.get(str(name)) or _BY_ID.get(str(name).lower())
 
 
 _LLAMA_3_8B = {
@@ -124,20 +127,50 @@ _CARDS = {
             vocab_size=128_256,
         ),
         ModelCard(
+            name="tiny-glm4v",
+            architecture="ChatGLMModel",
+            licence="Apache-2.0",
+            bytes_on_disk=5_600_000,
+            sources={"repository": "data/models/tiny-glm4v"},
+        ),
+        ModelCard(
             name="llama-3-8b-instruct",
             licence="Llama 3 Community License",
             sources={
                 "modelscope": "LLM-Research/Meta-Llama-3-8B-Instruct",
                 "huggingface": "meta-llama/Meta-Llama-3-8B-Instruct",
             },
+            gated=("huggingface",),
             **_LLAMA_3_8B,
+        ),
+        *(
+            ModelCard(
+                name=f"llama-3-chinese-8b-instruct{version}",
+                licence="Apache-2.0 and the Llama 3 Community License",
+                sources={
+                    "modelscope": f"ChineseAlpacaGroup/llama-3-chinese-8b-instruct{version}",
+                    "huggingface": f"hfl/llama-3-chinese-8b-instruct{version}",
+                },
+                **_LLAMA_3_8B,
+            )
+            for version in ("", "-v2", "-v3")
         ),
         ModelCard(
             name="glm-4-9b-chat",
             architecture="ChatGLMModel",
             licence="GLM-4 License",
             bytes_on_disk=18_799_902_720,
-            sources={"modelscope": "ZhipuAI/glm-4-9b-chat", "huggingface": "THUDM/glm-4-9b-chat"},
+            sources={"modelscope": "ZhipuAI/glm-4-9b-chat", "huggingface": "zai-org/glm-4-9b-chat"},
+            parameters=9_399_951_360,
+            max_position_embeddings=131_072,
+            **_GLM_4_9B,
+        ),
+        ModelCard(
+            name="glm-4-9b-chat-hf",
+            architecture="GlmForCausalLM",
+            licence="GLM-4 License",
+            bytes_on_disk=18_799_902_720,
+            sources={"modelscope": "ZhipuAI/glm-4-9b-chat-hf", "huggingface": "zai-org/glm-4-9b-chat-hf"},
             parameters=9_399_951_360,
             max_position_embeddings=131_072,
             **_GLM_4_9B,
@@ -147,11 +180,33 @@ _CARDS = {
             architecture="ChatGLMModel",
             licence="GLM-4 License",
             bytes_on_disk=27_812_641_792,
-            sources={"modelscope": "ZhipuAI/glm-4v-9b", "huggingface": "THUDM/glm-4v-9b"},
+            sources={"modelscope": "ZhipuAI/glm-4v-9b", "huggingface": "zai-org/glm-4v-9b"},
             parameters=13_906_320_896,
             vision_parameters=4_506_369_536,
             max_position_embeddings=8192,
             **_GLM_4_9B,
         ),
+        ModelCard(
+            name="glm-4.1v-9b-thinking",
+            architecture="Glm4vForConditionalGeneration",
+            licence="MIT",
+            bytes_on_disk=20_585_554_944,
+            sources={
+                "modelscope": "ZhipuAI/GLM-4.1V-9B-Thinking",
+                "huggingface": "zai-org/GLM-4.1V-9B-Thinking",
+            },
+            parameters=10_292_777_472,
+            vision_parameters=892_498_432,
+            norms_per_layer=4,
+            max_position_embeddings=65_536,
+            **_GLM_4_9B,
+        ),
     )
+}
+_BY_ID = {
+    key.lower(): card
+    for card in _CARDS.values()
+    for source, id_ in card.sources.items()
+    if source in ("modelscope", "huggingface")
+    for key in (id_, id_.partition("/")[2])
 }

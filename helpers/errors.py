@@ -37,6 +37,14 @@ class HubNotReachableError(HelpersError, ConnectionError):
     """Files have to be fetched and the place that holds them cannot be reached."""
 
 
+class AccessDeniedError(HelpersError, PermissionError):
+    """The hub has the model and asks who you are first: an account, an accepted licence, a token."""
+
+
+class ServerNotReachableError(HelpersError, ConnectionError):
+    """The server that is to answer prompts cannot be reached, or does not answer as it should."""
+
+
 class BadImageError(HelpersError, ValueError):
     """A picture cannot be read or is not a picture."""
 

@@ -1,14 +1,19 @@
 """Files become a tokenizer, a processor, a model on a device; and the memory plan before that.
 
-`load_*` return the plain objects of `transformers`. A name is a catalog name (`list_models()`) or a
-local folder; nothing here reaches for a network, except that a model packaged in a wheel is
-prepared the first time it is asked for (`helpers.sources`).
+`load_*` return the plain objects of `transformers`. A name is a catalog name (`list_models()`), a
+local folder, or an id on a hub. Nothing here reaches for a network, except that a model packaged in a
+wheel is prepared the first time it is asked for (`helpers.sources`), and that `source="modelscope"` or
+`source="huggingface"` downloads what is not here yet (`helpers.hubs`).
 """
 
 import contextlib
+import ctypes
+import gc
 import json
+import logging
 import math
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +25,7 @@ BYTES_PER_VALUE = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # weight, 8 bits a block of 64 for its scale, 32 bits for each 256 of these (QLoRA, 2023, section 3).
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
+SOURCES = ("wheel", "folder", "modelscope", "huggingface")
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class MemoryPlan:
 
 
 def pick_device(device="auto"):
-    """The device as a string: "auto" takes CUDA, else MPS, else CPU.
+    """The device as a string: "auto" takes CUDA, else MPS, else CPU; "cuda:2" the third GPU.
 
     Raises `BadInputError` for a device that this machine does not have.
     """
@@ -53,20 +59,34 @@ def pick_device(device="auto"):
         raise BadInputError(f'{device!r} is no device; try "auto", "cpu", "cuda:0" or "mps".') from None
     count = torch.cuda.device_count()
     if kind.type == "cuda" and (kind.index or 0) >= count:
-        raise BadInputError(f'{device!r} is not here: this machine has {count} CUDA devices. Try device="auto".')
+        have = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone" if count else "no CUDA device"
+        raise BadInputError(f'{device!r} is not here: this machine has {have}. Try device="auto".')
     if kind.type == "mps" and not torch.backends.mps.is_available():
         raise BadInputError('"mps" is not here: it needs an Apple GPU. Try device="auto".')
     return str(device)
 
 
-def pick_dtype(dtype, device):
-    """The dtype's name: "auto" is float32 on a CPU (exact, and fast enough) and bfloat16 elsewhere."""
+def pick_dtype(dtype, device, quantization=None):
+    """The dtype's name. "auto" is float32 on a CPU (exact, and fast enough), bfloat16 elsewhere and for 4 bits.
+
+    A GPU that cannot compute in bfloat16 (before NVIDIA's Ampere, before macOS 14) gets float16.
+    """
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
-        return "float32" if device == "cpu" else "bfloat16"
+        if device == "cpu":
+            return "bfloat16" if quantization == "4bit" else "float32"
+        return "bfloat16" if _has_bfloat16(device) else "float16"
     if name not in BYTES_PER_VALUE:
         raise BadInputError(f"The dtype {name!r} is not one of auto, {', '.join(BYTES_PER_VALUE)}.")
     return name
+
+
+def _has_bfloat16(device):
+    import torch
+
+    if str(device).startswith("cuda"):
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return str(device) != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def available_bytes(device="auto"):
@@ -78,18 +98,26 @@ def available_bytes(device="auto"):
 
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
+    if str(device) == "mps":  # shares the machine's memory, up to a limit of its own
+        import torch
+
+        free = min(free, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     with contextlib.suppress(OSError, ValueError):
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
     return max(free, 0)
 
 
-def memory_plan(name, *, dtype="auto", quantization=None, context=2048, batch=1, device="auto"):
+def memory_plan(
+    name, *, dtype="auto", quantization=None, context=2048, batch=1, device="auto", device_map=None, source=None
+):
     """What loading the model and filling `context` positions for `batch` prompts will take.
 
     Reads headers only: of the folder's safetensors files when the model is here, else the catalog's
-    numbers. Counts weights and KV cache; the activations of a forward pass come on top (a few
-    percent of a large model). Raises `ModelNotFoundError` and `BadInputError`.
+    numbers, else (for another hub id whose config was fetched) the size of its weights there. Counts
+    weights and KV cache, each once however many processes share the weights; the activations of a
+    forward pass come on top (a few percent). `device_map="auto"` counts all GPUs together.
+    Raises `ModelNotFoundError` and `BadInputError`.
     """
     from helpers.kv_cache import kv_cache_bytes
 
@@ -97,10 +125,11 @@ def memory_plan(name, *, dtype="auto", quantization=None, context=2048, batch=1,
         raise BadInputError(f'quantization is None, "8bit" or "4bit", not {quantization!r}.')
     if context < 1 or batch < 1:
         raise BadInputError(f"context and batch are at least 1, not {context} and {batch}.")
-    device = pick_device(device)
-    dtype = pick_dtype(dtype, device)
-    config, quantizable, others = _weight_counts(name)
-    available = available_bytes(device)
+    devices = _pick_devices(device, device_map)
+    device = devices[0]
+    dtype = pick_dtype(dtype, device, quantization)
+    config, quantizable, others = _weight_counts(name, source)
+    available = sum(map(available_bytes, devices))
 
     def weights(dtype, quantization):
         return math.ceil(
@@ -117,7 +146,7 @@ def memory_plan(name, *, dtype="auto", quantization=None, context=2048, batch=1,
     ]
     return MemoryPlan(
         name=str(name),
-        device=device,
+        device=", ".join(devices),
         dtype=dtype,
         quantization=quantization,
         weights_bytes=weights(dtype, quantization),
@@ -125,7 +154,7 @@ def memory_plan(name, *, dtype="auto", quantization=None, context=2048, batch=1,
         total_bytes=total,
         available_bytes=available,
         fits=total <= available,
-        advice=_advice(total, available, device, smaller, [weights(*option) + cache for option in options]),
+        advice=_advice(total, available, ", ".join(devices), smaller, [weights(*option) + cache for option in options]),
     )
 
 
@@ -140,16 +169,32 @@ def _advice(total, available, device, smaller, sizes):
     return f"{need}: it does not fit, and even in 4 bits it needs {sizes[-1] / 1e9:.1f} GB. Take a smaller model."
 
 
-def _weight_counts(name):
+def _pick_devices(device, device_map):
+    """The devices a model goes to: one, or with device_map="auto" all GPUs, if there are several."""
+    import torch
+
+    if device_map is None:
+        return [pick_device(device)]
+    if device_map != "auto":
+        return [pick_device(device_map)]
+    if str(device) != "auto":
+        raise BadInputError(f'device_map="auto" takes every GPU: leave out device={str(device)!r}, or the device_map.')
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or [pick_device("auto")]
+
+
+def _weight_counts(name, source=None):
     """(config, weights a quantizer would pack, other weights): linear layers against the rest."""
     card = catalog.find_card(name)
-    if card and not card.parameters:
+    if card and card.name == "llama-3-tokenizer":
         raise BadInputError(f"{name} is a tokenizer alone: it has no weights to plan for.")
-    if card and "wheel" not in card.sources:
+    if card and card.parameters and "wheel" not in card.sources:
         groups = catalog.parameter_groups(card)
         linear = sum(groups[part] for part in ("query", "key", "value", "output", "mlp", "vision"))
         return card, linear, card.parameters - linear
-    folder = sources.locate(name)
+    folder = _folder(name, source, weights=False)
+    config = load_config(folder)
+    if not any(Path(folder).glob("*.safetensors")) and (listed := _listed_weights(folder)):
+        return _estimated_counts(config, listed)
     shapes = weight_shapes(folder)
     outside = ("embed", "lm_head", "output_layer")
     linear = sum(
@@ -157,7 +202,23 @@ def _weight_counts(name):
         for key, shape in shapes.items()
         if len(shape) == 2 and not any(part in key for part in outside)
     )
-    return load_config(folder), linear, sum(map(math.prod, shapes.values())) - linear
+    return config, linear, sum(map(math.prod, shapes.values())) - linear
+
+
+def _listed_weights(folder):
+    """Bytes of the weights that a hub lists for a folder whose small files alone are here, else 0."""
+    try:
+        return int(sources.read_manifest(Path(folder)).get("weights_bytes", 0))
+    except (OSError, ValueError, TypeError):
+        return 0
+
+
+def _estimated_counts(config, listed_bytes):
+    text = config.get_text_config()
+    total = round(listed_bytes / BYTES_PER_VALUE.get(str(config.dtype).removeprefix("torch."), 2.0))
+    tables = 1 if text.tie_word_embeddings else 2
+    others = min(tables * text.vocab_size * text.hidden_size, total)
+    return text, total - others, others
 
 
 def weight_shapes(folder):
@@ -167,6 +228,11 @@ def weight_shapes(folder):
     Raises `DamagedFilesError` naming the file, `ModelNotFoundError` when there is none.
     """
     files = sorted(Path(folder).glob("*.safetensors"))
+    if not files and _listed_weights(folder):
+        raise ModelNotFoundError(
+            f"{folder} holds the config and the tokenizer of this model; its weights are not downloaded yet. Pass the "
+            f'model\'s name and source="{Path(folder).parent.name}" to load_model.'
+        )
     if not files:
         raise ModelNotFoundError(
             f"{folder} holds no .safetensors file. Other weight formats are not loaded here: they can run code."
@@ -189,25 +255,25 @@ def weight_shapes(folder):
     return shapes
 
 
-def load_config(name):
+def load_config(name, *, source=None):
     """The model's config, as `AutoConfig` gives it. Raises like `load_model`."""
     from transformers import AutoConfig
 
-    return _from_pretrained(AutoConfig, sources.locate(name))
+    return _from_pretrained(AutoConfig, _folder(name, source, weights=False))
 
 
-def load_tokenizer(name=catalog.DEFAULT_MODEL):
-    """The model's tokenizer. Raises like `load_model`."""
+def load_tokenizer(name=catalog.DEFAULT_MODEL, *, source=None):
+    """The model's tokenizer; with a hub as `source`, its files alone are fetched. Raises like `load_model`."""
     from transformers import AutoTokenizer
 
-    return _from_pretrained(AutoTokenizer, sources.locate(name))
+    return _from_pretrained(AutoTokenizer, _folder(name, source, weights=False))
 
 
-def load_processor(name):
+def load_processor(name, *, source=None):
     """The processor (pictures and text) of a model that sees. Raises like `load_model`."""
     from transformers import AutoProcessor
 
-    processor = _from_pretrained(AutoProcessor, sources.locate(name))
+    processor = _from_pretrained(AutoProcessor, _folder(name, source, weights=False))
     if not hasattr(processor, "image_processor"):
         raise BadInputError(f"{name} does not see: it has a tokenizer and no picture processor. Use load_tokenizer.")
     return processor
@@ -220,55 +286,121 @@ def load_model(
     dtype="auto",
     quantization=None,
     attn_implementation="auto",
+    device_map=None,
     source=None,
 ):
-    """A causal language model of `transformers`, in eval mode, on its device.
+    """A language model of `transformers` that generates, in eval mode, on its device.
 
-    name: a catalog name or a local folder. device: "auto" (CUDA, else MPS, else CPU) or a name such
-    as "cuda:2". dtype: "auto" (float32 on a CPU, else bfloat16) or a name; when it is the dtype on
+    name: a catalog name, a local folder or a hub id. device: "auto" (CUDA, else MPS, else CPU) or a name
+    such as "cuda:2". dtype: "auto" (float32 on a CPU, else bfloat16) or a name; when it is the dtype on
     disk, weights stay memory-mapped and shared between processes. quantization: None, "8bit" or
     "4bit" (NF4, double quantization), by bitsandbytes. attn_implementation: "auto" is "sdpa".
-    source: None, "wheel" or "folder", to insist on one.
+    device_map: "auto" spreads the layers over all GPUs; a device's name means the same as `device`.
+    source: None, "wheel", "folder", "modelscope" or "huggingface", to insist on one; a hub's model that
+    is not here yet is downloaded, after the check that it will fit.
 
-    Raises `ModelNotFoundError`, `DamagedFilesError`, `DoesNotFitError` (before anything is loaded) and
-    `BadInputError`.
+    Raises `ModelNotFoundError`, `DamagedFilesError`, `DoesNotFitError` (before weights are downloaded or
+    loaded), `BadInputError`, and what `helpers.hubs.fetch` raises.
     """
-    from transformers import AutoModelForCausalLM
-
-    if attn_implementation not in ATTENTION:
-        raise BadInputError(f"attn_implementation is one of {', '.join(ATTENTION)}, not {attn_implementation!r}.")
-    folder = _locate_in(name, source)
-    plan = memory_plan(name, dtype=dtype, quantization=quantization, context=1, device=device)
+    _check_source(name, source)
+    plan = memory_plan(
+        name,
+        dtype=dtype,
+        quantization=quantization,
+        context=1,
+        device=device,
+        device_map=device_map,
+        source=source,
+    )
+    attention = _pick_attention(attn_implementation, plan)
+    config = _quantization_config(quantization, plan) if quantization else None
     if not plan.fits:
         raise DoesNotFitError(f"{name} does not fit. {plan.advice}")
-    settings = {
-        "dtype": plan.dtype,
-        "attn_implementation": "sdpa" if attn_implementation == "auto" else attn_implementation,
-        "use_safetensors": True,
-    }
-    if quantization:
-        settings |= {
-            "quantization_config": _quantization_config(quantization, plan.dtype),
-            "device_map": plan.device,
-        }
-    elif plan.device != "cpu":
-        settings |= {"device_map": plan.device}
-    return _load_weights(AutoModelForCausalLM, folder, settings).eval()
+    folder = _folder(name, source, weights=True, say=f"In {plan.dtype}: {plan.advice}")
+    weight_shapes(folder)  # raises what is wrong with the files, before anything is loaded
+    settings = {"dtype": plan.dtype, "attn_implementation": attention, "use_safetensors": True}
+    if config:
+        settings["quantization_config"] = config
+    if "," in plan.device:
+        settings["device_map"] = "auto"
+    elif config or plan.device != "cpu":
+        settings["device_map"] = plan.device
+    model = _load_weights(_auto_class(folder), folder, settings).eval()
+    if config and plan.device == "cpu":
+        _release_originals(model)
+    return model
 
 
-def _locate_in(name, source):
-    kinds = {"wheel": name in sources.RECIPES, "folder": name not in sources.RECIPES}
-    if source is not None and source not in kinds:
-        raise BadInputError(f"source is None, {' or '.join(map(repr, kinds))}, not {source!r}.")
-    if source is not None and not kinds[source]:
-        raise ModelNotFoundError(f"{name} does not come from a {source}. Leave source out to take where it comes from.")
-    return sources.locate(name)
+def _check_source(name, source):
+    if source is not None and source not in SOURCES:
+        raise BadInputError(f"source is None, {', '.join(map(repr, SOURCES[:-1]))} or {SOURCES[-1]!r}, not {source!r}.")
+    if source == "wheel" and name not in sources.RECIPES:
+        raise ModelNotFoundError(f"{name} does not come from a wheel. Leave source out to take where it comes from.")
+    if source == "folder" and (name in sources.RECIPES or not Path(name).expanduser().is_dir()):
+        raise ModelNotFoundError(f"{name} does not come from a folder. Leave source out to take where it comes from.")
 
 
-def _quantization_config(quantization, dtype):
+def _folder(name, source, *, weights, say=None):
+    """Where the files are, downloaded first if `source` is a hub and they are not here."""
+    _check_source(name, source)
+    if source not in ("modelscope", "huggingface"):
+        return sources.locate(name)
+    from helpers import hubs
+
+    if say and not hubs.is_whole(hubs.folder_of(name, source), weights=weights):
+        sources.say(say)
+    return hubs.fetch(name, source, weights=weights)
+
+
+def _auto_class(folder):
+    """Nearly every model here is a causal language model; GLM-4.1V is registered as one that sees."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = load_config(folder)
+    if type(config) in AutoModelForCausalLM._model_mapping:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
+
+
+def _pick_attention(name, plan):
+    """The implementation's name, or `BadInputError` with what this machine lacks for it."""
+    if name not in ATTENTION:
+        raise BadInputError(f"attn_implementation is one of {', '.join(ATTENTION)}, not {name!r}.")
+    if name != "flash_attention_2":
+        return "sdpa" if name == "auto" else name
+    import importlib.util
+
+    import torch
+
+    lacks = []
+    if not plan.device.startswith("cuda"):
+        lacks.append(f"an NVIDIA GPU (the device is {plan.device})")
+    else:
+        major, minor = torch.cuda.get_device_capability(plan.device.split(",")[0])
+        if major < 8:
+            lacks.append(f"a GPU of compute capability 8.0, Ampere, or newer (this one has {major}.{minor})")
+    if importlib.util.find_spec("flash_attn") is None:
+        lacks.append("the package flash-attn (pip install flash-attn)")
+    if plan.dtype == "float32":
+        lacks.append('dtype="bfloat16" or "float16" (the dtype is float32)')
+    if lacks:
+        raise BadInputError(
+            f'flash_attention_2 needs {"; and ".join(lacks)}. Take attn_implementation="sdpa": it computes the same, '
+            f"and takes PyTorch's own fast kernels where there are any."
+        )
+    return name
+
+
+def _quantization_config(quantization, plan):
+    if plan.device == "mps":
+        raise BadInputError(
+            f'quantization="{quantization}" is by bitsandbytes, which has no kernels for Apple GPUs. Take '
+            f'device="cpu", or leave quantization out.'
+        )
     import torch
     from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would say one line for every matmul of 8 bits
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
@@ -279,8 +411,24 @@ def _quantization_config(quantization, dtype):
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        bnb_4bit_compute_dtype=getattr(torch, plan.dtype),
     )
+
+
+def _release_originals(model):
+    """After quantizing at load: let go of the file that the weights came from.
+
+    The embedding is not quantized and stays a view into the memory-mapped file, whose pages, all read while
+    quantizing, would count as this process's. A copy of the little that is left unmaps the file. On Linux the
+    C library then gives the memory back that quantizing needed meanwhile.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and type(parameter).__name__ == "Parameter":
+            parameter.data = parameter.data.clone()
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _load_weights(auto_class, folder, settings):

