@@ -15,6 +15,8 @@ import importlib
 
 _MODULE_OF = {
     "list_models": "catalog",
+    "run_batch": "batch",
+    "PromptFile": "batch",
     "load_tokenizer": "loading",
     "load_processor": "loading",
     "load_model": "loading",
@@ -30,6 +32,12 @@ _MODULE_OF = {
     "skip_mlp": "interventions",
     "steer": "interventions",
     "logit_lens": "lens",
+    "residual_contributions": "contributions",
+    "head_contributions": "contributions",
+    "direct_logit": "contributions",
+    "patching_sweep": "patching",
+    "attention_rollout": "heads",
+    "head_scores": "heads",
     "kv_cache_bytes": "kv_cache",
     "kv_cache_summary": "kv_cache",
     "show_source": "walkthrough",
@@ -45,8 +53,11 @@ _MODULE_OF = {
     "plot_memory_plan": "views.plots",
     "plot_next_token": "views.plots",
     "plot_processors": "views.plots",
+    "attention_explorer": "views.attention",
     "generation_stepper": "views.stepper",
+    "hidden_state_explorer": "views.hidden_states",
     "kv_cache_explorer": "views.cache",
+    "image_chat": "views.image_chat",
     "sampling_explorer": "views.sampling",
 }
 

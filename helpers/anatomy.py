@@ -32,3 +32,14 @@ def decoder_layer(model, layer):
 def head_count(model):
     """How many query heads each layer has."""
     return model.config.get_text_config().num_attention_heads
+
+
+def writers(layer):
+    """The two modules of a layer whose outputs are added to the residual stream: attention's, then the MLP's.
+
+    In Llama and GLM they are `self_attn` and `mlp`; in GLM-4-0414 the norms that come after those.
+    """
+    return (
+        getattr(layer, "post_self_attn_layernorm", layer.self_attn),
+        getattr(layer, "post_mlp_layernorm", layer.mlp),
+    )

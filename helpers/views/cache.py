@@ -167,12 +167,12 @@ def _rounded(tensor):
     return [[round(value, 3) for value in row] for row in tensor.tolist()]
 
 
-def colormap(count=33):
-    """The course's colour map for weights as `count` CSS colours, from 0 to the largest."""
+def colormap(count=33, name=WEIGHTS_COLORMAP):
+    """A colour map (by default the course's for weights) as `count` CSS colours, from the lowest value up."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(color) for color in colormaps[WEIGHTS_COLORMAP](torch.linspace(0, 1, count).numpy())]
+    return [to_hex(color) for color in colormaps[name](torch.linspace(0, 1, count).numpy())]
 
 
 class CacheWidget(CourseWidget):

@@ -141,3 +141,19 @@ def change_theme(page, theme):
 def save(page):
     """Save the open notebook."""
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+
+
+def contrast(widget, selector):
+    """Contrast (WCAG) of a text in a widget against the widget's background."""
+    colors = widget.evaluate(
+        """(root, selector) => [root.querySelector(selector), root]
+            .map((node, n) => getComputedStyle(node)[n ? "backgroundColor" : "color"].match(/[\\d.]+/g).map(Number))""",
+        selector,
+    )
+    light, dark = sorted((luminance(rgb[:3]) for rgb in colors), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(rgb):
+    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

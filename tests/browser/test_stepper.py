@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from lab import change_theme, open_notebook, run_all, running_lab, save, wait_idle
+from lab import change_theme, contrast, open_notebook, run_all, running_lab, save, wait_idle
 
 SETUP = """\
 from helpers import generate_steps, generation_stepper, load_model, load_tokenizer, use_course_style
@@ -30,22 +30,6 @@ def lab(tmp_path_factory):
 
 def chips(widget):
     return widget.locator(".hx-chips .hx-chip:not(.hx-open)").all_inner_texts()
-
-
-def contrast(widget, selector):
-    """Contrast (WCAG) of a text in a widget against the widget's background."""
-    colors = widget.evaluate(
-        """(root, selector) => [root.querySelector(selector), root]
-            .map((node, n) => getComputedStyle(node)[n ? "backgroundColor" : "color"].match(/[\\d.]+/g).map(Number))""",
-        selector,
-    )
-    light, dark = sorted((luminance(rgb[:3]) for rgb in colors), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(rgb):
-    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_a_reader_steps_branches_and_reopens(lab, page):

@@ -1,0 +1,95 @@
+"""Pictures of what is written into the residual stream, and of what happens when it is changed."""
+
+from helpers.errors import BadInputError
+from helpers.views.plots import MOST_LABELS, _axes
+from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, drawable
+
+
+def plot_patching(sweep, *, title="", ax=None):
+    """A `PatchingSweep` as a heat map, layers by positions. Returns the Axes.
+
+    Red: the patch moves the answer over (1 is all the way), blue: away from it; colours run from -1 to 1, and what is
+    beyond them has their end's colour. Where the prompts' tokens differ, both are written.
+    """
+    rows, length = sweep.moved.shape
+    ax = _axes(ax, min(11.0, 2.6 + 0.62 * length), min(6.5, 1.7 + 0.125 * rows))
+    picture = _heat(ax, sweep.moved.numpy(force=True), 1.0)
+    labels = [a if a == b else f"{a} ← {b}" for a, b in zip(sweep.tokens, sweep.source_tokens, strict=True)]
+    every = -(-length // MOST_LABELS)
+    places = range(0, length, every)
+    ax.set_xticks(places, [drawable(labels[p]) for p in places], rotation=45, ha="right", fontsize=8, color=INK)
+    ticks = range(0, rows, max(1, -(-rows // 10)))
+    ax.set_yticks(ticks, [str(sweep.layers[row]) for row in ticks], fontsize=8)
+    what = {"hidden_states": "hidden state", "attention": "attention's output", "mlp": "MLP's output"}[sweep.part]
+    ax.set(xlabel="position", ylabel="layer", title=title or f"Patching one {what}: how far the answer moves over")
+    ax.figure.colorbar(picture, ax=ax, shrink=0.75, label="moved").outline.set_visible(False)
+    return ax
+
+
+def plot_heads(heads, mlp=None, *, label="", title="", ax=None):
+    """One number for each head, layers by heads, and beside it one for each MLP. Returns the Axes.
+
+    `heads [layer, head]` and `mlp [layer]`; colours are centred: white is 0. Raises `BadInputError` when `heads` is no
+    table or `mlp` has another number of layers.
+    """
+    if heads.dim() != 2 or (mlp is not None and tuple(mlp.shape) != (heads.shape[0],)):
+        other = "" if mlp is None else f" and mlp {list(mlp.shape)}"
+        raise BadInputError(f"It takes heads [layer, head] and mlp [layer]; these are {list(heads.shape)}{other}.")
+    layers, count = heads.shape
+    ax = _axes(ax, min(10.0, 2.6 + 0.3 * count), min(6.5, 1.6 + 0.125 * layers))
+    limit = max(float(heads.abs().max()), 0.0 if mlp is None else float(mlp.abs().max())) or 1.0
+    picture = _heat(ax, heads.numpy(force=True), limit)
+    names = [str(head) for head in range(count)]
+    places = list(range(count))
+    if mlp is not None:
+        extent = (count - 0.1, count + 0.9, -0.5, layers - 0.5)
+        _heat(ax, mlp[:, None].numpy(force=True), limit, extent=extent)
+        places, names = [*places, count + 0.4], [*names, "MLP"]
+    ax.set_xlim(-0.5, count - 0.5 if mlp is None else count + 0.9)
+    ax.set_xticks(places, names, fontsize=8, color=INK)
+    ax.set_yticks(range(0, layers, 5), [str(layer) for layer in range(0, layers, 5)], fontsize=8)
+    ax.set(xlabel="head", ylabel="layer", title=title)
+    ax.figure.colorbar(picture, ax=ax, shrink=0.75, label=label).outline.set_visible(False)
+    return ax
+
+
+def plot_against_controls(measured, controls, *, before=None, label="", title="", ax=None):
+    """What was measured, against what the controls gave: a row of dots for each series. Returns the Axes.
+
+    `measured` maps a name to a number, `controls` a name to several; `before` is the number without any change.
+    Raises `BadInputError` when there is nothing to compare with.
+    """
+    if not measured or not controls or not all(len(values) for values in controls.values()):
+        raise BadInputError("There is nothing to compare: measured and controls each need a name with a number.")
+    rows = [*measured, *controls]
+    ax = _axes(ax, 6.8, 1.0 + 0.42 * len(rows))
+    for y, name in enumerate(rows):
+        if name in measured:
+            ax.plot(measured[name], y, "D", color=OKABE_ITO["vermillion"], ms=8)
+        else:
+            ax.plot(controls[name], [y] * len(controls[name]), "o", color=OKABE_ITO["blue"], ms=6, alpha=0.45, mew=0)
+    if before is not None:
+        ax.axvline(before, color=INK, lw=1)
+        ax.annotate(
+            "before", (before, -0.5), xytext=(4, 0), textcoords="offset points", fontsize=8, color=MUTED, va="top"
+        )
+    ax.set_yticks(range(len(rows)), [drawable(name) for name in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlabel=label, title=title)
+    return ax
+
+
+def _heat(ax, values, limit, *, extent=None):
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax.imshow(
+        values,
+        cmap=DIFFERENCES_COLORMAP,
+        vmin=-limit,
+        vmax=limit,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=extent,
+    )
