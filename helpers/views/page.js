@@ -21,7 +21,7 @@ function connect(model) {
   let waiting = null; // timer while the kernel works
   let next = null; // the last slider movement made meanwhile
   const link = {
-    send(command, values = {}) {
+    send(command, values = {}, buffers = []) {
       if (waiting) {
         if (command === "change") next = values;
         return;
@@ -31,7 +31,7 @@ function connect(model) {
         link.answered();
         link.page.message.textContent = "No answer from the kernel. Run this cell again to go on.";
       }, PATIENCE);
-      model.send({ command, ...values });
+      model.send({ command, ...values }, undefined, buffers);
     },
     answered() {
       clearTimeout(waiting);
@@ -49,3 +49,9 @@ function connect(model) {
   return link;
 }
 
+// Give the reader a file to save, made in the page.
+function offerFile(name, blob) {
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}

@@ -15,9 +15,9 @@ from helpers.views.style import HTML_THEME, MUTED, png_bytes
 HERE = Path(__file__).parent
 
 
-def front(name):
-    """A widget's page side: what all share (`page.js`), then its own script."""
-    return "".join((HERE / file).read_text(encoding="utf-8") for file in ("page.js", name))
+def front(*names):
+    """A widget's page side: what all share (`page.js`), then its own scripts."""
+    return "".join((HERE / file).read_text(encoding="utf-8") for file in ("page.js", *names))
 
 
 class CourseWidget(anywidget.AnyWidget):

@@ -1,0 +1,132 @@
+"""Checks for notebook 09: a habit, how many keys, a weak link, rollout without the sink."""
+
+from collections.abc import Callable
+from functools import cache
+
+from helpers.exercises import exercise, require
+
+STORY = "When Anna met Ben, Anna gave Ben a book. When Ben met Carla, Ben gave Carla"
+
+
+@cache
+def _default():
+    """The default model, its tokenizer and the notebook's random sequence [1, 101]."""
+    import torch
+
+    from helpers.heads import repeated_ids
+    from helpers.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer("smollm2-135m")
+    ids = repeated_ids(tokenizer, length=50, generator=torch.Generator().manual_seed(0))
+    return load_model("smollm2-135m", device="cpu"), tokenizer, ids
+
+
+@cache
+def _attentions():
+    """`[layer, head, query, key]` of the random sequence."""
+    from helpers.tracing import trace
+
+    model, tokenizer, ids = _default()
+    return trace(model, tokenizer, ids, hidden_states=False, logits=False).attentions
+
+
+def _require_pair(pair):
+    whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(number, int) for number in pair)
+    require(whole, f"a head is a pair (layer, head) such as (5, 0), not {pair!r}.")
+    require(0 <= pair[0] < 30 and 0 <= pair[1] < 9, f"there is no head {pair}: layers are 0 to 29, heads 0 to 8.")
+
+
+@exercise("09.1", expects=(tuple, list))
+def _(answer):
+    import torch
+
+    _require_pair(answer)
+    rows = torch.arange(3, 101)
+    scores = _attentions()[:, :, rows, rows - 2].mean(-1)
+    layer, head = answer
+    score, best = float(scores[layer, head]), float(scores.max())
+    one_back = _attentions()[:, :, rows, rows - 1].mean(-1)
+    require(score != float(one_back.max()) and (layer, head) != divmod(int(one_back.argmax()), 9), "that is one back.")
+    require(score == best, f"head {layer}.{head} gives {score:.2f} to the position two back; another gives {best:.2f}.")
+    return f"Head {layer}.{head}, with {score:.2f}. Nobody here looks two back for a living."
+
+
+@exercise("09.2", expects=Callable)
+def _(answer):
+    import torch
+
+    one, four = torch.eye(4), torch.full((4, 4), 0.25)
+    mixed = torch.cat([one[:2], four[:2]])
+    made = torch.stack([one, four, mixed])[None]
+    given = answer(made.clone())
+    right = isinstance(given, torch.Tensor) and given.shape == (1, 3)
+    require(right, f"of {list(made.shape)} it should return a tensor [1, 3], one number a head.")
+    require(not torch.isnan(given).any(), "a weight of 0 should contribute 0; yours gives nan.")
+    require(abs(float(given[0, 0]) - 1) < 1e-4, f"a head with one key a query uses 1, not {float(given[0, 0]):.3g}.")
+    require(abs(float(given[0, 1]) - 4) < 1e-3, f"four equal weights are 4 keys, not {float(given[0, 1]):.3g}.")
+    require(
+        abs(float(given[0, 2]) - 2.5) < 1e-3,
+        f"two queries with 1 key and two with 4 are 2.5 in the mean, not {float(given[0, 2]):.3g}: which comes first, "
+        "the exponential or the mean?",
+    )
+    values = answer(_attentions())
+    return f"From {float(values.min()):.1f} keys to {float(values.max()):.0f} on the random sequence."
+
+
+def _losses(heads):
+    """(loss of the random sequence's second half, loss of the story) without these heads, in nats."""
+    import torch
+
+    from helpers.interventions import ablate_heads
+    from helpers.prompts import prompt_ids
+
+    model, tokenizer, ids = _default()
+    losses = []
+    with torch.no_grad(), ablate_heads(model, heads):
+        for text, start in ((ids, 51), (prompt_ids(tokenizer, STORY), 0)):
+            logits = model(text).logits[0, :-1].log_softmax(-1)
+            losses.append(float(-logits.gather(1, text[0, 1:, None])[start:].mean()))
+    return losses
+
+
+@exercise("09.3", expects=(list, tuple))
+def _(answer):
+    pairs = list(answer)
+    require(1 <= len(pairs) <= 2, f"one head or two, not {len(pairs)}.")
+    for pair in pairs:
+        _require_pair(pair)
+    copy, story = (after - before for after, before in zip(_losses(pairs), _losses([]), strict=True))
+    require(copy >= 4, f"copying costs {copy:.1f} nats more; it should be at least 4. Who do the induction heads need?")
+    require(story < 0.2, f"the story costs {story:.2f} nats more: these heads do other things besides.")
+    return f"Copying costs {copy:.1f} nats more, the story {story:.2f}."
+
+
+@exercise("09.4", expects=Callable)
+def _(answer):
+    import torch
+
+    sink = torch.zeros(4, 4)
+    sink[:, 0] = 1.0
+    chain = 0.6 * sink
+    chain[0, 0] = 1.0
+    for query in (1, 2, 3):
+        chain[query, query - 1] += 0.4
+    made = torch.stack([torch.stack([chain, chain])] * 2)
+    before = made.clone()
+    given = answer(made)
+    square = isinstance(given, torch.Tensor) and given.shape == (4, 4)
+    require(square, "it should return a tensor, the last layer's [query, key].")
+    require(torch.equal(made, before), "the attentions that were given have changed: work on a copy.")
+    alone = answer(torch.stack([torch.stack([sink])] * 2))
+    nothing_left = torch.isnan(given).any() or torch.isnan(alone).any()
+    require(not nothing_left, "a query that looks at nothing but key 0 gives nan: let it look at itself.")
+    require(bool(torch.allclose(given.sum(-1), torch.ones(4), atol=1e-4)), "the rows of the result should sum to 1.")
+    require(bool(torch.allclose(alone, torch.eye(4), atol=1e-4)), "with nothing but the sink, each looks at itself.")
+    expected = [0.0, 0.25, 0.5, 0.25]  # query 3: stays or goes back by one, in each of two layers
+    got = [round(float(weight), 3) for weight in given[3]]
+    require(
+        all(abs(a - b) < 1e-3 for a, b in zip(got, expected, strict=True)),
+        f"for a head that looks one back, and otherwise at the first token, two layers should trace the last of four "
+        f"tokens to {expected}; yours gives {got}.",
+    )
+    return "The sink is out of it, and the rows still sum to 1."

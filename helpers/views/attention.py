@@ -1,0 +1,232 @@
+"""Every attention pattern of a run under the reader's hands: all heads at a glance, one of them in detail.
+
+A weight travels to the page as one byte, the square root of it (so that small ones keep their digits),
+and only where a query may look: the causal triangle. Layers are sent when the page asks for them.
+"""
+
+import io
+import zlib
+
+import torch
+from torch.nn.functional import adaptive_max_pool2d
+
+from helpers.errors import BadInputError
+from helpers.heads import attention_rollout, check_attentions
+from helpers.views.plots import MOST_LABELS, numbered
+from helpers.views.style import INK, MUTED, OKABE_ITO, WEIGHTS_COLORMAP, drawable
+from helpers.views.widget import HERE, Commands, CourseWidget, front
+
+GLANCE = 24  # queries and keys of a small picture: of a longer prompt, the largest weight of a field
+PICTURE_SIDE = 336  # pixels of a picture on its way to the page
+
+
+class AttentionMap(Commands):
+    """The attentions of a `Trace`, layer by layer, as the page wants them; `attention_explorer` draws it.
+
+    A layer is drawn as `planes`: one a head, then their mean, then (where all layers and queries are
+    there) the attention rollout up to that layer.
+    """
+
+    commands = ("layer",)
+
+    def __init__(self, trace, *, layer=None, head=None, picture=None):
+        check_attentions(trace)
+        self.trace = trace
+        self.layers = tuple(trace.layers[: len(trace.attentions)])
+        heads = trace.attentions.shape[1]
+        whole = self.layers == tuple(range(len(self.layers))) and trace.positions == tuple(range(len(trace.tokens)))
+        self.planes = (*map(str, range(heads)), "mean", *(["rollout"] if whole else []))
+        self._rollout = attention_rollout(trace.attentions) if whole else None
+        self._is_small = max(trace.attentions.shape[-2:]) <= GLANCE  # then the small pictures are all there is
+        self.start = self._start(layer, head)
+        self.picture = None if picture is None else _square(picture)
+        if picture is not None and trace.patch_index is None:
+            raise BadInputError("There was no picture in this prompt: leave picture out, or trace with pixel_values.")
+
+    def _start(self, layer, head):
+        """The row and the plane to begin with."""
+        layer = self.layers[0] if layer is None else layer
+        head = "0" if head is None else str(head)
+        if layer not in self.layers:
+            raise BadInputError(f"There is no layer {layer!r} in this trace; there are: {_span(self.layers)}.")
+        if head not in self.planes:
+            raise BadInputError(f"There is no head {head!r} here; there are: {', '.join(self.planes)}.")
+        return self.layers.index(layer), self.planes.index(head)
+
+    def weights(self, row):
+        """All planes of a row of `layers`: `[plane, query, key]`, float32."""
+        heads = self.trace.attentions[row].float()
+        parts = [heads, heads.mean(dim=0, keepdim=True)]
+        if self._rollout is not None:
+            parts.append(self._rollout[row : row + 1])
+        return torch.cat(parts)
+
+    def layer(self, row):
+        """What the page asks for: the row's number, and its weights packed."""
+        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.layers):
+            raise BadInputError(f"There is no row {row!r}: this trace has {len(self.layers)} layers.")
+        return {"row": row}, pack_layer(self.weights(row), self.trace.positions)
+
+    def glance(self, most=GLANCE):
+        """Small pictures of all planes of all layers, bytes `[layer, plane, query, key]` of at most `most` a side."""
+        size = tuple(min(most, side) for side in self.trace.attentions.shape[-2:])
+        small = [adaptive_max_pool2d(self.weights(row), size) for row in range(len(self.layers))]
+        return as_bytes(torch.stack(small))
+
+    def view(self):
+        """What the front draws. Bytes travel as they are, beside the other values."""
+        trace = self.trace
+        glance = self.glance()
+        return {
+            "kind": "attention",
+            "tokens": list(trace.tokens),
+            "queries": list(trace.positions),
+            "layers": list(self.layers),
+            "planes": list(self.planes),
+            "glance": zlib.compress(glance.numpy().tobytes()),
+            "side": list(glance.shape[-2:]),
+            "row": self.start[0],
+            "plane": self.start[1],
+            "first": b"" if self._is_small else self.layer(self.start[0])[1],
+            "patches": None if trace.patch_index is None else trace.patch_index.tolist(),
+            "picture": self.picture,
+            "colors": colors(),
+        }
+
+    def figure(self):
+        """The still picture: all heads at a glance, and the head it starts with."""
+        return plot_heads_at_a_glance(self)
+
+    def describe(self):
+        """The still picture in words."""
+        row, plane = self.start
+        layers, heads = self.trace.attentions.shape[:2]
+        return (
+            f"attention_explorer: {layers} layers x {heads} heads, {len(self.trace.tokens)} tokens; "
+            f"it begins with layer {self.layers[row]}, {_name(self.planes[plane])}"
+        )
+
+
+def as_bytes(weights):
+    """Weights from 0 to 1 as bytes: 255 times the square root, rounded. uint8, same shape."""
+    return weights.float().clamp(0, 1).sqrt().mul(255).round().to(torch.uint8)
+
+
+def pack_layer(weights, positions):
+    """`weights [plane, query, key]` as bytes for the page, deflated: of the query at position p, keys 0 to p."""
+    sees = torch.arange(weights.shape[-1]) <= torch.tensor(positions)[:, None]
+    return zlib.compress(as_bytes(weights)[:, sees].numpy().tobytes(), 1)
+
+
+def colors():
+    """The colour of each byte, `#rrggbb`: the course's map of weights, which runs over the square root here."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(color) for color in colormaps[WEIGHTS_COLORMAP](range(256))]
+
+
+def _span(numbers):
+    whole = numbers == tuple(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]} to {numbers[-1]}" if whole and len(numbers) > 2 else ", ".join(map(str, numbers))
+
+
+def _name(plane):
+    return f"head {plane}" if plane.isdigit() else {"mean": "mean over heads"}.get(plane, plane)
+
+
+def _square(picture):
+    """A picture as the model got it: squeezed to a square. PNG bytes."""
+    from PIL import Image
+
+    from helpers.glm.processing import open_picture
+
+    kept = io.BytesIO()
+    square = open_picture(picture).resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BICUBIC)
+    square.save(kept, "PNG")
+    return kept.getvalue()
+
+
+def plot_heads_at_a_glance(attention_map, *, axes=None):
+    """All planes of all layers as small pictures, and the plane it starts with beside them. Returns the first Axes.
+
+    `attention_map` is an `AttentionMap`; colours run over the square root of the weight.
+    """
+    import numpy
+    from matplotlib import colormaps, pyplot
+
+    small = attention_map.glance(14).numpy() // 12 * 12  # fewer colours: a smaller file
+    layers, planes, *side = small.shape
+    shade = colormaps[WEIGHTS_COLORMAP](small)
+    hidden = numpy.triu(numpy.ones(side, dtype=bool), 1) & (small == 0).all(axis=(0, 1))
+    shade[:, :, hidden] = 1
+    tiles = numpy.pad(shade, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    height, width = side[0] + 2, side[1] + 2
+    sheet = tiles.transpose(1, 2, 0, 3, 4).reshape(planes * height, layers * width, 4)
+    if axes is None:
+        _, axes = pyplot.subplots(1, 2, figsize=(10.4, 3.7), width_ratios=(1.65, 1), layout="constrained", squeeze=True)
+    first, second = axes
+    first.imshow(sheet, aspect="auto", interpolation="nearest")
+    every = max(1, layers // 15)
+    places = range(0, layers, every)
+    first.set_xticks([(n + 0.5) * width for n in places], [attention_map.layers[n] for n in places], fontsize=8)
+    first.set_yticks([(n + 0.5) * height for n in range(planes)], attention_map.planes, fontsize=8)
+    first.tick_params(length=0)
+    first.spines[:].set_visible(False)
+    first.set(xlabel="layer", ylabel="head", title="All heads at a glance")
+    row, plane = attention_map.start
+    frame = pyplot.Rectangle((row * width, plane * height), width, height, fill=False, ec=OKABE_ITO["vermillion"], lw=2)
+    first.add_patch(frame)
+    _plot_plane(second, attention_map, row, plane)
+    return first
+
+
+def _plot_plane(ax, attention_map, row, plane):
+    trace = attention_map.trace
+    weights = attention_map.weights(row)[plane]
+    hidden = torch.arange(weights.shape[1]) > torch.tensor(trace.positions)[:, None]
+    shown = as_bytes(weights).float().masked_fill(hidden, float("nan"))
+    ax.imshow(shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+    labels = [drawable(label) for label in numbered(trace.tokens)]
+    size = 7.5 if len(labels) <= 24 else 5.5
+    every = -(-len(labels) // MOST_LABELS)
+    ax.set_xticks(range(0, len(labels), every), labels[::every], rotation=90, fontsize=size, color=INK)
+    some = range(0, len(trace.positions), -(-len(trace.positions) // MOST_LABELS))
+    ax.set_yticks(some, [labels[trace.positions[n]] for n in some], fontsize=size)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(f"Layer {attention_map.layers[row]}, {_name(attention_map.planes[plane])}")
+    ax.set_xlabel("key (attended to); colour: square root of the weight", color=MUTED)
+    ax.set_ylabel("query (attends)")
+
+
+class AttentionWidget(CourseWidget):
+    """The live front of `attention_explorer`, drawn by `attention.js`."""
+
+    _esm = front("pens.js", "attention.js")
+    _css = CourseWidget._css + (HERE / "attention.css").read_text(encoding="utf-8")
+
+    def _answer(self, _widget, wish, _buffers):
+        """A layer goes to the page by itself, as bytes; the rest of the view stays as it is."""
+        try:
+            about, packed = self.state.do(**wish)
+        except (BadInputError, TypeError) as error:
+            self.send({"error": str(error)})
+        else:
+            self.send(about, [packed])
+
+
+def attention_explorer(trace, *, layer=None, head=None, picture=None):
+    """A widget that shows every attention pattern of a run, and one of them in detail.
+
+    `trace` is a `Trace` with `attentions [layer, head, query, key]`. Small pictures show all layers and
+    heads, their mean in each layer, and the attention rollout (Abnar and Zuidema 2020). The one chosen is
+    drawn as lines between tokens and as a matrix: point at a query for the keys it looks at, or at a key for
+    the queries that look at it; drag over the matrix to enlarge a part. `layer` and `head` (a number, "mean" or
+    "rollout") are where it begins. `picture` is the picture of the prompt (a path, bytes or a PIL image), for
+    a trace with a `patch_index`: attention is then drawn over it. Without a kernel the cell shows a picture.
+
+    Raises `BadInputError` for a trace without attentions or with a cache, a layer or head that is not there, and
+    a picture where the prompt had none; `BadImageError` for a file that is none.
+    """
+    return AttentionWidget(AttentionMap(trace, layer=layer, head=head, picture=picture))

@@ -1,0 +1,67 @@
+"""Pictures of what heads do: a score for every head of a model, and attention over a picture.
+
+Each function takes a result and `ax=None`, draws, and returns the `Axes`. Nothing here runs a model.
+"""
+
+import math
+
+import torch
+
+from helpers.errors import BadInputError
+from helpers.views.plots import _axes
+from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP
+
+
+def plot_head_scores(scores, *, title="", label="mean attention", marked=(), ax=None):
+    """One number for each head, `[layer, head]` from 0 to 1, layers from left to right. Returns the Axes.
+
+    `marked`: heads (layer, head) to frame. Raises `BadInputError` for another shape.
+    """
+    if scores.dim() != 2:
+        raise BadInputError(f"scores is [layer, head], not {list(scores.shape)}.")
+    layers, heads = scores.shape
+    ax = _axes(ax, min(11.0, 2.0 + 0.22 * layers), 1.1 + 0.17 * heads)
+    shown = scores.float().T.numpy(force=True)
+    picture = ax.imshow(shown, cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    for layer, head in marked:
+        ax.add_patch(_rectangle((layer - 0.5, head - 0.5), 1, 1, fill=False, ec=OKABE_ITO["vermillion"], lw=1.8))
+    every = max(1, layers // 15)
+    ax.set_xticks(range(0, layers, every), range(0, layers, every), color=INK)
+    ax.set_yticks(range(heads), range(heads), fontsize=8)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="layer", ylabel="head", title=title)
+    ax.figure.colorbar(picture, ax=ax, pad=0.015, label=label).outline.set_visible(False)
+    return ax
+
+
+def plot_attention_on_picture(weights, picture, *, title="", ax=None):
+    """Attention on a picture's patches as light: the patch with the largest weight is framed, and as bright as it is.
+
+    `weights [patch]`, row by row, are one query's; `picture` is a PIL image. Returns the Axes.
+    Raises `BadInputError` when the patches make no square.
+    """
+    side = math.isqrt(len(weights))
+    if side * side != len(weights) or not side:
+        raise BadInputError(f"{len(weights)} patches make no square.")
+    light = (weights.float() / weights.max().clamp_min(1e-9)).sqrt().view(1, 1, side, side)
+    pixels = torch.tensor(list(picture.convert("RGB").tobytes()), dtype=torch.float32)
+    pixels = pixels.view(picture.height, picture.width, 3) / 255
+    light = torch.nn.functional.interpolate(light, (picture.height, picture.width), mode="nearest")[0, 0]
+    ax = _axes(ax, 2.6, 2.8)
+    ax.imshow((pixels * (0.16 + 0.84 * light[..., None])).numpy())
+    row, column = divmod(int(weights.argmax()), side)
+    high, wide = picture.height / side, picture.width / side
+    corner = (column * wide - 0.5, row * high - 0.5)
+    ax.add_patch(_rectangle(corner, wide, high, fill=False, ec=OKABE_ITO["orange"], lw=2))
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    ax.set_title(title, fontsize=9)
+    return ax
+
+
+def _rectangle(*place, **style):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(*place, **style, clip_on=False)

@@ -1,0 +1,123 @@
+"""One head (or several) under a temperature: where it looks, and what the model then says."""
+
+import torch
+
+from helpers.errors import BadInputError
+from helpers.heads import head_temperature
+from helpers.prompts import prompt_ids, token_table
+from helpers.tracing import trace
+from helpers.views.plots import percent
+from helpers.views.style import OKABE_ITO, drawable
+from helpers.views.widget import Commands, CourseWidget, front
+
+COLDEST, HOTTEST = 0.05, 20.0  # the slider runs over powers of ten between them
+MOST_ROWS = 8
+
+
+class SharpenedHeads(Commands):
+    """A prompt, some heads and the temperature of their attention; `sharpen_heads` draws it.
+
+    The last position's attention is shown for the first of the heads.
+    """
+
+    commands = ("change",)
+
+    def __init__(self, model, tokenizer, prompt, heads, *, temperature=1.0):
+        self.model, self.tokenizer = model, tokenizer
+        self.heads = [tuple(pair) for pair in heads]
+        if not self.heads:
+            raise BadInputError("There is no head to sharpen: heads is empty. Give pairs such as (18, 6).")
+        self.ids = prompt_ids(tokenizer, prompt)
+        self.tokens = [row.label for row in token_table(tokenizer, self.ids)]
+        self.before = self._run(1.0)
+        self.change(temperature)
+
+    def _run(self, temperature):
+        """The first head's attention at the last position `[key]` and the next token's probabilities `[vocab]`."""
+        layer, head = self.heads[0]
+        with head_temperature(self.model, self.heads, temperature):
+            run = trace(self.model, self.tokenizer, self.ids, layers=layer, positions=[-1])
+            logits = trace(self.model, self.tokenizer, self.ids, attentions=False, hidden_states=False, positions=[-1])
+        return run.attentions[0, head, 0].float(), logits.logits[0].float().softmax(-1)
+
+    def change(self, temperature):
+        """Another temperature, above 0."""
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
+            raise BadInputError(f"temperature is a number above 0, not {temperature!r}.")
+        self.temperature = float(temperature)
+        self.after = self._run(self.temperature)
+
+    def keys(self):
+        """`(label, before, after)` of the keys with most attention, in the prompt's order."""
+        before, after = self.before[0], self.after[0]
+        best = torch.maximum(before, after).topk(min(MOST_ROWS, len(before))).indices.sort().values.tolist()
+        return [(f"{self.tokens[key]} ({key})", float(before[key]), float(after[key])) for key in best]
+
+    def candidates(self):
+        """`(label, before, after)` of the next tokens, the most probable without a change first."""
+        before, after = self.before[1], self.after[1]
+        ids = [*before.topk(5).indices.tolist(), *after.topk(5).indices.tolist()]
+        labels = {token: token_table(self.tokenizer, [token])[0].label for token in dict.fromkeys(ids)}
+        return [(label, float(before[token]), float(after[token])) for token, label in labels.items()][:MOST_ROWS]
+
+    def view(self):
+        """What the front draws."""
+        return {
+            "heads": ", ".join(f"{layer}.{head}" for layer, head in self.heads),
+            "temperature": self.temperature,
+            "limits": [COLDEST, HOTTEST],
+            "parts": [
+                {"name": name, "rows": [[*row, percent(row[1]), percent(row[2])] for row in rows]}
+                for name, rows in ((self._title(), self.keys()), ("What comes next", self.candidates()))
+            ],
+        }
+
+    def _title(self):
+        layer, head = self.heads[0]
+        return f"Where head {layer}.{head} looks from the last token"
+
+    def figure(self):
+        """The still picture."""
+        from matplotlib import pyplot
+
+        _, (first, second) = pyplot.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
+        self._bars(first, self.keys(), self._title())
+        first.set_xlabel("attention weight")
+        self._bars(second, self.candidates(), f"What comes next, at temperature {self.temperature:.3g}")
+        second.legend(loc="lower right", fontsize=8)
+        return first
+
+    def _bars(self, ax, rows, title):
+        places = range(len(rows))
+        for shift, column, color, name in ((-0.2, 1, "0.7", "as it is"), (0.2, 2, OKABE_ITO["blue"], "changed")):
+            values = [row[column] for row in rows]
+            bars = ax.barh([place + shift for place in places], values, 0.38, color=color, label=name)
+            ax.bar_label(bars, [percent(value) for value in values], padding=3, fontsize=7.5)
+        ax.set_yticks(places, [drawable(row[0]) for row in rows])
+        ax.invert_yaxis()
+        ax.tick_params(axis="y", length=0)
+        ax.margins(x=0.12)
+        ax.set(xlabel="probability", title=title)
+
+    def describe(self):
+        """The still picture in words."""
+        label, before, after = self.candidates()[0]
+        heads = self.view()["heads"]
+        return f"sharpen_heads {heads}, temperature {self.temperature:.3g}: {label} from {before:.3g} to {after:.3g}"
+
+
+class SharpenWidget(CourseWidget):
+    """The live front of `sharpen_heads`, drawn by `sharpen.js`."""
+
+    _esm = front("sharpen.js")
+
+
+def sharpen_heads(model, tokenizer, prompt, heads, *, temperature=1.0):
+    """A widget with a slider for the temperature of some heads' attention (`head_temperature`).
+
+    Bars show where the first of `heads` (pairs (layer, head)) looks from the last token, and what comes next,
+    each as it is and changed. Without a kernel the cell shows a picture.
+
+    Raises what `head_temperature` and `trace` raise, and `BadInputError` when there is no head.
+    """
+    return SharpenWidget(SharpenedHeads(model, tokenizer, prompt, heads, temperature=temperature))
