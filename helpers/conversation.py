@@ -6,12 +6,14 @@ kept as long as a new prompt begins as the last one did, so a turn costs its own
 """
 
 import codecs
+import hashlib
+import weakref
 from dataclasses import dataclass
 
 from helpers.errors import BadInputError
 from helpers.generation import generate_steps
 from helpers.kv_cache import branch_cache, common_prefix
-from helpers.prompts import render_chat, token_bytes
+from helpers.prompts import check_messages, render_chat, token_bytes
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,33 @@ class Reply:
 class Conversation:
     """A conversation with a model: `ask` a question, or `stream` the answer; `messages` is what was said.
 
-    `tokenizer` is a tokenizer, or a processor for a model that sees. `system` is the system prompt.
-    `reused` says how many positions of the last prompt came from the KV cache.
+    `tokenizer` is a tokenizer, or a processor for a model that sees. `system` is the system prompt, `messages`
+    what was said before (`{"role": ..., "content": ...}`, perhaps with an "image"); the list given stays as it is.
+    `reused` says how many positions of the last prompt, patches of a picture counted, came from the KV cache.
+
+    Raises `BadInputError` for messages that are malformed, and what `ask` raises for their pictures.
     """
 
-    def __init__(self, model, tokenizer, *, system=None):
+    def __init__(self, model, tokenizer, *, system=None, messages=()):
         self.model, self.tokenizer = model, tokenizer
         self.messages = [] if system is None else [{"role": "system", "content": system}]
+        for message in messages:
+            check_messages(
+                [{"content": "", **message} if isinstance(message, dict) and "image" in message else message]
+            )
+            image = {} if message.get("image") is None else {"image": self._opened(message["image"])}
+            self.messages.append({"content": "", **message, **image})
         self.reply = None
         self.reused = 0
-        self._cache, self._cached_ids = None, []
+        self._cache, self._cached = None, []
+        self._running = lambda: None  # a weak reference: a stream that nobody holds any more ends by itself
 
     def ask(self, text, image=None, **generation):
         """The `Reply` to a question, which may come with a picture (what `open_picture` of helpers.glm takes).
 
         `generation`: the settings of `generate_steps`; `max_new_tokens` is 256 if not given. Raises what
-        `generate_steps` raises, and `BadInputError` for a picture that the model cannot take; the conversation
-        is then as it was before.
+        `generate_steps` raises, `BadImageError` for a picture that cannot be read and `BadInputError` for one
+        that the model cannot take; the conversation is then as it was before.
         """
         for _piece in self.stream(text, image, **generation):
             pass
@@ -53,37 +65,62 @@ class Conversation:
     def stream(self, text, image=None, **generation):
         """The answer, piece by piece, as it is made; `self.reply` has it all afterwards.
 
-        Leaving the loop early (`break`, an interrupted cell) ends the turn there: what was said so far stays
-        in the history, and the next question goes on from it. No piece ends in the middle of a character.
+        Leaving the loop early (`break`, an interrupted cell, the next question) ends the turn there: what was
+        said so far stays in the history, and the next question goes on from it. A turn that was left before its
+        first token, or that failed, is not in the history. No piece ends in the middle of a character.
         """
-        message = {"role": "user", "content": text} | ({} if image is None else {"image": image})
+        if (left := self._running()) is not None:
+            left.close()  # a stream that was left, but is still held somewhere
+        message = {"role": "user", "content": text}
+        if image is not None:
+            message["image"] = self._opened(image)
         messages = [*self.messages, message]
         chat = render_chat(self.tokenizer, messages)
-        inputs = self._model_inputs(messages, chat)
+        inputs, seen = self._model_inputs(messages, chat)
         settings = {"max_new_tokens": 256, **generation}
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         steps = generate_steps(self.model, tokenizer, chat, **settings, **inputs)
-        return self._turn(steps, messages, chat, tokenizer, inputs.get("past_key_values"))
+        stream = self._turn(steps, messages, chat, tokenizer, inputs["past_key_values"], seen)
+        self._running = weakref.ref(stream)
+        return stream
+
+    def _opened(self, image):
+        """The picture, read now: a file that changes or goes later does not change what was said."""
+        if not hasattr(self.tokenizer, "image_processor"):
+            raise BadInputError("This model does not see: ask without a picture, or load glm-4v-9b with its processor.")
+        from helpers.glm.processing import open_picture
+
+        return open_picture(image)
 
     def _model_inputs(self, messages, chat):
-        """Pixels where a message has a picture; otherwise the cache, cut to what this prompt shares with it."""
-        if any("image" in message for message in messages):
-            if not hasattr(self.tokenizer, "image_processor"):
-                raise BadInputError(
-                    "This model does not see: ask without a picture, or load glm-4v-9b with its processor."
-                )
-            self.reused = 0
+        """The cache, cut to what this prompt shares with it; pixels where a message has a picture; and what the
+        model sees at each position, to compare the next prompt with."""
+        from transformers import DynamicCache
+
+        inputs, seen = {}, chat.input_ids
+        if any(message.get("image") is not None for message in messages):
             encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
-            return {"pixel_values": encoded["pixel_values"].to(self.model.device)}
-        # At least one id has to be run, since its logits are what comes next.
-        self.reused = min(common_prefix(self._cached_ids, chat.input_ids), len(chat) - 1)
-        if not self.reused:
-            from transformers import DynamicCache
+            inputs["pixel_values"] = encoded["pixel_values"].to(self.model.device)
+            seen = self._with_picture(chat, inputs["pixel_values"])
+        # At least one position has to be run, since its logits are what comes next.
+        self.reused = min(common_prefix(self._cached, seen), len(seen) - 1)
+        if self.reused:
+            cache = branch_cache(self._cache, self.reused)
+        else:
+            cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+        return inputs | {"past_key_values": cache}, seen
 
-            return {"past_key_values": DynamicCache(config=self.model.config.get_text_config(decoder=True))}
-        return {"past_key_values": branch_cache(self._cache, self.reused)}
+    def _with_picture(self, chat, pixel_values):
+        """Ids as the model sees them; at the picture's positions its pixels' digest, so that another picture
+        in the same place is not taken for this one."""
+        import torch
 
-    def _turn(self, steps, messages, chat, tokenizer, cache):
+        expanded = self.model.expand_inputs(torch.tensor([chat.input_ids], device=self.model.device), pixel_values)
+        digest = hashlib.sha256(pixel_values.cpu().numpy().tobytes()).hexdigest()
+        pairs = zip(expanded.input_ids[0].tolist(), expanded.picture_mask[0].tolist(), strict=True)
+        return [digest if is_picture else token_id for token_id, is_picture in pairs]
+
+    def _turn(self, steps, messages, chat, tokenizer, cache, seen):
         output_ids, pieces, stopped_by = [], [], "reader"
         decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         try:
@@ -97,10 +134,13 @@ class Conversation:
                 pieces.append(piece)
                 if piece:
                     yield piece
+        except Exception:
+            output_ids = []
+            raise
         finally:
-            text = "".join(pieces).strip()
-            self.reply = Reply(text, chat.input_ids, output_ids, stopped_by)
-            self.messages = [*messages, {"role": "assistant", "content": text}]
-            if cache is not None and output_ids:
+            if output_ids:
+                text = "".join(pieces).strip()
+                self.reply = Reply(text, chat.input_ids, output_ids, stopped_by)
+                self.messages = [*messages, {"role": "assistant", "content": text}]
                 # The last id was chosen but not run, so the cache ends before it.
-                self._cache, self._cached_ids = cache, [*chat.input_ids, *output_ids[:-1]]
+                self._cache, self._cached = cache, [*seen, *output_ids[:-1]]

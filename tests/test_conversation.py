@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from glm_fixtures import one_thread
 from PIL import Image
 
 from helpers.conversation import Conversation
-from helpers.errors import BadInputError, PromptTooLongError
+from helpers.errors import BadImageError, BadInputError, PromptTooLongError
 from helpers.loading import load_model, load_processor
 from helpers.prompts import render_chat
 
@@ -89,23 +90,198 @@ def test_control_strings_in_a_question_stay_text(model, tokenizer):
     assert reply.input_ids.count(2) == render_chat(tokenizer, [{"role": "user", "content": "x"}]).input_ids.count(2)
 
 
+@pytest.mark.parametrize("failing_step", [0, 2])
+def test_a_turn_that_breaks_down_is_not_in_the_history(model, tokenizer, failing_step):
+    talk = Conversation(model, tokenizer)
+    talk.ask(QUESTIONS[0], max_new_tokens=2)
+    before, reply, steps = list(talk.messages), talk.reply, []
+
+    def fail(*args):
+        steps.append(1)
+        if len(steps) > failing_step:
+            raise RuntimeError("out of memory")
+
+    hook = model.model.layers[7].register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        talk.ask(QUESTIONS[1], max_new_tokens=4)
+    hook.remove()
+    assert talk.messages == before
+    assert talk.reply is reply
+    history = [*before, {"role": "user", "content": QUESTIONS[1]}]
+    assert talk.ask(QUESTIONS[1], max_new_tokens=2).output_ids == _generated(model, tokenizer, history, 2)
+
+
+def test_an_interrupt_in_the_middle_of_a_step_leaves_a_usable_history(model, tokenizer):
+    """The cell's stop button: some layers of the cache are then one position further than the others."""
+    talk = Conversation(model, tokenizer)
+    stream = talk.stream(QUESTIONS[0], max_new_tokens=9)
+    said = [next(stream), next(stream)]
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    hook = model.model.layers[7].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    hook.remove()
+    assert talk.messages[-1] == {"role": "assistant", "content": "".join(said).strip()}
+    history = [*talk.messages, {"role": "user", "content": QUESTIONS[1]}]
+    assert talk.ask(QUESTIONS[1], max_new_tokens=4).output_ids == _generated(model, tokenizer, history, 4)
+    assert talk.reused > 0
+
+
+def test_leaving_the_loop_ends_the_turn_at_once(model, tokenizer):
+    talk = Conversation(model, tokenizer)
+    for piece in talk.stream(QUESTIONS[0], max_new_tokens=9):
+        said = piece
+        break
+    assert talk.reply.stopped_by == "reader"
+    assert talk.messages[-1] == {"role": "assistant", "content": said.strip()}
+
+
+def test_the_next_question_ends_a_stream_that_was_left(model, tokenizer):
+    talk = Conversation(model, tokenizer)
+    stream = talk.stream(QUESTIONS[0], max_new_tokens=9)
+    next(stream)
+    talk.ask(QUESTIONS[1], max_new_tokens=2)
+    assert [message["content"] for message in talk.messages[::2]] == QUESTIONS[:2]
+    assert list(stream) == [], "it has ended, and cannot overwrite the history any more"
+    assert len(talk.messages) == 4
+
+
+def test_a_history_may_be_given_and_stays_the_callers(model, tokenizer):
+    history = [{"role": "user", "content": QUESTIONS[0]}, {"role": "assistant", "content": "Paris."}]
+    copy = [dict(message) for message in history]
+    talk = Conversation(model, tokenizer, messages=history)
+    reply = talk.ask(QUESTIONS[1], max_new_tokens=3)
+    assert history == copy
+    assert talk.messages[:2] == history
+    assert talk.messages[0] is not history[0]
+    follow_up = [*history, {"role": "user", "content": QUESTIONS[1]}]
+    assert reply.output_ids == _generated(model, tokenizer, follow_up, 3)
+    with pytest.raises(BadInputError, match="role"):
+        Conversation(model, tokenizer, messages=[{"role": "user"}])
+    with pytest.raises(BadInputError, match="role"):
+        Conversation(model, tokenizer, messages=["Hello"])
+
+
+# With pictures
+
+SHAPE = "描述一下这张图片"
+FOLLOW_UPS = ["它是什么颜色的？", "Where is it?"]
+
+
 @pytest.fixture(scope="module")
 def glm4v():
-    return load_model(GLM4V, device="cpu"), load_processor(GLM4V)
+    with one_thread():
+        yield load_model(GLM4V, device="cpu"), load_processor(GLM4V)
 
 
-def test_a_picture_stays_in_the_conversation(glm4v):
+@pytest.fixture
+def looks(glm4v):
+    """A list that grows each time the tower looks at a picture."""
+    seen = []
+    hook = glm4v[0].model.vision.register_forward_hook(lambda *args: seen.append(1))
+    yield seen
+    hook.remove()
+
+
+def _noise(seed=0):
+    torch.manual_seed(seed)
+    return Image.fromarray(torch.randint(0, 256, (30, 40, 3), dtype=torch.uint8).numpy())
+
+
+def _afresh(glm4v, messages, count):
+    """The same turn by `model.generate` without a cache: prompt and new ids."""
     model, processor = glm4v
-    picture = Image.effect_noise((40, 30), 90).convert("RGB")
-    talk = Conversation(model, processor)
-    first = talk.ask("描述一下这张图片", image=picture, max_new_tokens=4)
-    second = talk.ask("它是什么颜色的？", max_new_tokens=4)
-    inputs = processor.apply_chat_template(talk.messages[:3], add_generation_prompt=True, return_tensors="pt")
-    assert inputs["input_ids"][0].tolist() == second.input_ids
-    generated = model.generate(**inputs, do_sample=False, max_new_tokens=4)
-    assert generated[0, len(second.input_ids) :].tolist() == second.output_ids
-    blind = Conversation(model, processor).ask("描述一下这张图片", max_new_tokens=4)
-    assert blind.output_ids != first.output_ids or blind.input_ids != first.input_ids
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    output = model.generate(
+        **inputs, do_sample=False, max_new_tokens=None, max_length=inputs["input_ids"].shape[1] + count
+    )
+    return inputs["input_ids"][0].tolist(), output[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_a_picture_stays_in_the_conversation_and_is_looked_at_once(glm4v, looks):
+    talk = Conversation(*glm4v)
+    asked = [(SHAPE, _noise()), *((question, None) for question in FOLLOW_UPS)]
+    patches = glm4v[0].config.vision_config.num_patches
+    for turn, (question, image) in enumerate(asked):
+        before = len(talk.reply.input_ids) + len(talk.reply.output_ids) - 1 + patches - 1 if turn else 0
+        reply = talk.ask(question, image=image, max_new_tokens=5)
+        # What a reply lost when it became text (white space around it) is not in the next prompt.
+        assert talk.reused <= before
+        assert talk.reused >= (patches + 5 if turn else 0)
+        assert len(looks) == 1, "the cache has the picture"
+        history = talk.messages[:-1]
+        assert (reply.input_ids, reply.output_ids) == _afresh(glm4v, history, 5)
+        looks[:] = looks[:1]
+    blind = Conversation(*glm4v).ask(SHAPE, max_new_tokens=5)
+    assert blind.input_ids != reply.input_ids
+
+
+def test_a_picture_may_come_in_any_turn(glm4v, looks):
+    talk = Conversation(*glm4v, system="你是一个智能助理")
+    talk.ask("你好", max_new_tokens=4)
+    assert looks == []
+    for question, image in ((SHAPE, _noise()), (FOLLOW_UPS[0], None)):
+        reply = talk.ask(question, image=image, max_new_tokens=4)
+        assert talk.reused > 0
+        assert len(looks) == 1
+        assert (reply.input_ids, reply.output_ids) == _afresh(glm4v, talk.messages[:-1], 4)
+        looks[:] = looks[:1]
+
+
+def test_a_second_picture_is_refused_and_the_talk_goes_on(glm4v):
+    talk = Conversation(*glm4v)
+    talk.ask(SHAPE, image=_noise(), max_new_tokens=3)
+    before = list(talk.messages)
     with pytest.raises(BadInputError, match="one in a conversation"):
-        talk.ask("And this?", image=picture)
-    assert len(talk.messages) == 4
+        talk.ask("And this?", image=_noise(1))
+    assert talk.messages == before
+    reply = talk.ask(FOLLOW_UPS[0], max_new_tokens=3)
+    assert reply.output_ids == _afresh(glm4v, talk.messages[:-1], 3)[1]
+
+
+def test_another_picture_in_the_same_place_is_not_taken_for_the_first(glm4v, looks):
+    """Same ids, other picture: the cache is worth nothing from the picture on."""
+    talk = Conversation(*glm4v)
+    talk.ask(SHAPE, image=_noise(), max_new_tokens=3)
+    talk.messages[0] = {**talk.messages[0], "image": _noise(1)}
+    reply = talk.ask(FOLLOW_UPS[0], max_new_tokens=3)
+    assert len(looks) == 2
+    assert talk.reused == reply.input_ids.index(glm4v[0].config.boi_token_id)
+    assert reply.output_ids == _afresh(glm4v, talk.messages[:-1], 3)[1]
+    del talk.messages[0]["image"]
+    reply = talk.ask(FOLLOW_UPS[1], max_new_tokens=3)
+    assert talk.reused < reply.input_ids.index(glm4v[0].config.eos_token_id[1], 3)
+    assert reply.output_ids == _afresh(glm4v, talk.messages[:-1], 3)[1]
+
+
+def test_a_reply_about_a_picture_is_cut_or_stopped_without_loss(glm4v):
+    whole = Conversation(*glm4v).ask(SHAPE, image=_noise(), max_new_tokens=6)
+    cut = Conversation(*glm4v).ask(SHAPE, image=_noise(), max_new_tokens=3)
+    assert (cut.output_ids, cut.stopped_by) == (whole.output_ids[:3], "max_new_tokens")
+    talk = Conversation(*glm4v)
+    stream = talk.stream(SHAPE, image=_noise(), max_new_tokens=6)
+    next(stream)
+    stream.close()
+    assert talk.reply.stopped_by == "reader"
+    assert talk.reply.output_ids == whole.output_ids[: len(talk.reply.output_ids)]
+    reply = talk.ask(FOLLOW_UPS[0], max_new_tokens=4)
+    assert talk.reused > glm4v[0].config.vision_config.num_patches
+    assert reply.output_ids == _afresh(glm4v, talk.messages[:-1], 4)[1]
+
+
+def test_a_pictures_file_is_read_when_it_is_asked_about(glm4v, tmp_path):
+    path = tmp_path / "picture.png"
+    _noise().save(path)
+    talk = Conversation(*glm4v)
+    talk.ask(SHAPE, image=path, max_new_tokens=2)
+    path.unlink()
+    assert talk.ask(FOLLOW_UPS[0], max_new_tokens=2).output_ids
+    with pytest.raises(BadImageError, match="is not there"):
+        Conversation(*glm4v).ask(SHAPE, image=path)
+    given = [{"role": "user", "image": _noise(), "content": SHAPE}, {"role": "assistant", "content": "是。"}]
+    again = Conversation(*glm4v, messages=given)
+    reply = again.ask(FOLLOW_UPS[0], max_new_tokens=2)
+    assert reply.output_ids == _afresh(glm4v, [*given, {"role": "user", "content": FOLLOW_UPS[0]}], 2)[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import BatchFeature, ImageProcessingMixin, ProcessorMixin
 
 from helpers.errors import BadImageError, BadInputError
@@ -16,13 +16,14 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in CLIP's trai
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def open_picture(source):
-    """An upright RGB picture of a file's path, a file's bytes, or a PIL image.
+def open_picture(source, *, name=None):
+    """An upright RGB picture of a file's path, a file's bytes, or a PIL image. `name` is what errors call it.
 
     A file's orientation mark is obeyed, transparency is dropped, 16-bit grey becomes 8-bit, and of an
     animation the current frame (of a file: the first) is taken. Raises `BadImageError`.
     """
-    name = f"The picture {source}" if isinstance(source, str | Path) else "This picture"
+    name = name or (source if isinstance(source, str | Path) else None)
+    name = "This picture" if name is None else f"The picture {name}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures and palettes with transparency are fine
@@ -39,6 +40,10 @@ def open_picture(source):
         raise
     except FileNotFoundError:
         raise BadImageError(f"{name} is not there: check the path. (It is not fetched from the internet.)") from None
+    except UnidentifiedImageError:
+        raise BadImageError(
+            f"{name} cannot be read: it is not whole, or no picture of a kind known here (PNG, JPEG, GIF, WebP, …)."
+        ) from None
     except Image.DecompressionBombError:
         raise BadImageError(
             f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, too many to open safely: make it smaller."
