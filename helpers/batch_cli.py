@@ -1,0 +1,253 @@
+"""The command line of `helpers.batch`: the Llama-3 walkthrough's options, and a few of our own."""
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+from itertools import islice
+
+from helpers.batch import SAMPLE_PROMPTS, SYSTEM_PROMPT, PromptFile, run_batch
+from helpers.engines import GenerationSettings, Prompt, TransformersEngine
+from helpers.errors import BadInputError, HelpersError, ModelNotFoundError
+
+SHOWN = 10  # prompts shown before the run, as the walkthrough's script does
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit status: 0, 1 when prompts failed, 2 for an error, 130 when stopped."""
+    options = parser().parse_args(arguments)
+    try:
+        _check(options)
+        if options.interactive:
+            talk(_answerer(options))
+            return 0
+        return _run(options)
+    except HelpersError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing that was answered is lost: the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def parser():
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.batch", description="Many prompts in, a JSON file out.")
+    add = parser.add_argument
+    add("--base_model", default="smollm2-135m", help="a catalog name, a local folder, or the name a server knows")
+    add("--tokenizer_path", help="where the tokenizer is, if not with the model")
+    add("--data_file", help="a prompt a line; .tsv: prompt, tab, picture; .jsonl: Input and Image")
+    add("--with_prompt", action="store_true", help="through the chat template, after the default system prompt")
+    add("--interactive", action="store_true", help="talk with the model, many turns")
+    add("--predictions_file", default="predictions.json", help="grows as .jsonl, written as .json at the end")
+    add("--gpus", help="which GPUs to use, such as 0 or 0,1")
+    add("--only_cpu", action="store_true", help="no GPU")
+    add("--load_in_8bit", action="store_true")
+    add("--load_in_4bit", action="store_true")
+    add("--use_flash_attention_2", action="store_true")
+    add("--use_vllm", action="store_true", help="vLLM as the engine, over all the GPUs named")
+    add("--server", metavar="URL", help="an OpenAI-compatible server as the engine, such as http://127.0.0.1:8000/v1")
+    add("--ray", type=int, metavar="WORKERS", help="share the prompts among the workers of a Ray cluster")
+    add("--batch_size", type=int, default=8, help="prompts at once (default: %(default)s)")
+    add("--no_resume", action="store_true", help="begin anew instead of going on")
+    add("--retry_failed", action="store_true", help="ask those again that failed")
+    add("--greedy", action="store_true", help="always the most likely token")
+    for field in fields(GenerationSettings):
+        if field.name != "do_sample":
+            add(f"--{field.name}", type=field.type, default=field.default, help="(default: %(default)s)")
+    return parser
+
+
+def _check(options):
+    """`BadInputError` for options that contradict each other, before anything is loaded."""
+    engines = {"--use_vllm": options.use_vllm, "--server": options.server, "--ray": options.ray is not None}
+    given = [name for name, value in engines.items() if value]
+    if len(given) > 1:
+        raise BadInputError(f"{' and '.join(given)}: one engine at a time, please.")
+    loading = ("load_in_8bit", "load_in_4bit", "use_flash_attention_2")
+    idle = [f"--{name}" for name in loading if given and getattr(options, name)]
+    if idle:
+        raise BadInputError(f"{idle[0]} is for transformers: {given[0]} loads the model its own way.")
+    if options.load_in_8bit and options.load_in_4bit:
+        raise BadInputError("--load_in_8bit and --load_in_4bit: take one of them.")
+    if options.only_cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif options.gpus:  # read when torch is imported
+        os.environ["CUDA_VISIBLE_DEVICES"] = options.gpus
+
+
+def _run(options):
+    if options.data_file is None:
+        prompts = [_sample_prompt(index, text, options.with_prompt) for index, text in enumerate(SAMPLE_PROMPTS)]
+    else:
+        prompts = PromptFile(options.data_file, with_prompt=options.with_prompt)
+    for prompt in islice(prompts, SHOWN):
+        print(prompt.text + (f"  [{prompt.image}]" if prompt.image else ""))
+    settings = _settings(options)
+    report = run_batch(
+        None,
+        None,
+        prompts,
+        options.predictions_file,
+        resume=not options.no_resume,
+        engine=_engine(options),
+        retry_failed=options.retry_failed,
+        **settings,
+    )
+    print(
+        f"{report.answered} prompts in {report.seconds:.1f} s, {report.kept} kept from before, {report.failed} failed: "
+        f"{report.predictions_file}"
+    )
+    return 1 if report.failed else 0
+
+
+def _sample_prompt(index, text, with_prompt):
+    messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": text}]
+    return Prompt(index, text, messages=messages if with_prompt else None)
+
+
+def _settings(options):
+    names = [field.name for field in fields(GenerationSettings) if field.name != "do_sample"]
+    settings = {name: getattr(options, name) for name in names} | {"do_sample": not options.greedy}
+    GenerationSettings(**settings)
+    return settings
+
+
+def _engine(options):
+    if options.use_vllm or options.server or options.ray is not None:
+        return _other_engine(options)
+    return TransformersEngine(*_load(options), batch_size=options.batch_size)
+
+
+def _other_engine(options):
+    if options.use_vllm:
+        from helpers.engine_vllm import VllmEngine
+
+        where = {"gpus": options.gpus, "tokenizer": options.tokenizer_path, "at_once": options.batch_size}
+        return VllmEngine(options.base_model, **where)
+    if options.server:
+        from helpers.engine_server import ServerEngine
+
+        tokenizer = _tokenizer_for_a_server(options)
+        return ServerEngine(options.server, tokenizer, model=options.base_model, at_once=options.batch_size)
+    from helpers.engine_ray import RayEngine
+
+    where = {"workers": options.ray, "tokenizer": options.tokenizer_path, "batch_size": options.batch_size}
+    return RayEngine(options.base_model, **where)
+
+
+def _tokenizer_for_a_server(options):
+    from helpers.loading import load_tokenizer
+
+    try:
+        return load_tokenizer(options.tokenizer_path or options.base_model)
+    except ModelNotFoundError as error:
+        if options.tokenizer_path:
+            raise
+        raise BadInputError(
+            "A server is given ids, so its model's tokenizer has to be here: name its folder with --tokenizer_path. "
+            f"({error})"
+        ) from None
+
+
+def _load(options):
+    """(model, tokenizer), or a processor in the tokenizer's place for a model that sees."""
+    from helpers.loading import load_model, load_processor, load_tokenizer
+
+    try:
+        tokenizer = load_processor(options.tokenizer_path or options.base_model)
+    except BadInputError:  # it takes text only
+        tokenizer = load_tokenizer(options.tokenizer_path or options.base_model)
+    model = load_model(
+        options.base_model,
+        device="cpu" if options.only_cpu else "auto",
+        device_map="auto" if not options.only_cpu and "," in (options.gpus or "") else None,
+        quantization="8bit" if options.load_in_8bit else "4bit" if options.load_in_4bit else None,
+        attn_implementation="flash_attention_2" if options.use_flash_attention_2 else "auto",
+    )
+    return model, tokenizer
+
+
+def talk(answerer, read=None):
+    """Many turns with a model, until the end of the input, "/exit", or Ctrl-C twice.
+
+    "/clear" forgets what was said; "/image path" puts a picture before the next question. `answerer()` gives a
+    new conversation: an object whose `stream(text, image)` gives an answer's pieces.
+    """
+    conversation, image = answerer(), None
+    print("Ask something. /clear begins anew, /image PATH shows a picture, /exit ends.")
+    while True:
+        try:
+            text = (read or input)("You: ").strip()
+        except EOFError:
+            return
+        command, _, argument = text.partition(" ")
+        if command == "/exit":
+            return
+        if command == "/clear":
+            conversation, image = answerer(), None
+        elif command == "/image":
+            image = argument.strip() or None
+        elif text:
+            image = _turn(conversation, text, image)
+
+
+def _turn(conversation, text, image):
+    """Print an answer as it is made. The picture stays for the next question if this one failed."""
+    try:
+        for piece in conversation.stream(text, image):
+            print(piece, end="", flush=True)
+        print()
+    except HelpersError as error:
+        print(f"{type(error).__name__}: {error}")
+        return image
+    except KeyboardInterrupt:  # the answer ends here, the conversation goes on
+        print(" …")
+    return None
+
+
+def _answerer(options):
+    """A function that begins a conversation with the options' model or engine."""
+    settings = GenerationSettings(**_settings(options))
+    if options.use_vllm or options.server or options.ray is not None:
+        engine = _other_engine(options)
+        return lambda: EngineConversation(engine, settings)
+    from helpers.conversation import Conversation
+
+    model, tokenizer = _load(options)
+
+    def begin():
+        conversation = Conversation(model, tokenizer, system=SYSTEM_PROMPT)
+        return _WithSettings(conversation, settings.in_use())
+
+    return begin
+
+
+class _WithSettings:
+    """A `Conversation` that is asked with the same settings each time."""
+
+    def __init__(self, conversation, settings):
+        self.conversation, self.settings = conversation, settings
+
+    def stream(self, text, image):
+        return self.conversation.stream(text, image, **self.settings)
+
+
+class EngineConversation:
+    """Many turns over any engine: it is given the whole history each time."""
+
+    def __init__(self, engine, settings):
+        self.engine, self.settings = engine, settings
+        self.messages = [{"role": "system", "content": SYSTEM_PROMPT}]
+
+    def stream(self, text, image=None):
+        """The answer, in one piece. A question that failed is not in the history."""
+        message = {"role": "user", "content": text} | ({"image": image} if image else {})
+        prompt = Prompt(0, text, messages=[*self.messages, message], image=image)
+        ((_, answer),) = self.engine.generate(iter([prompt]), self.settings)
+        if isinstance(answer, HelpersError):
+            raise answer
+        if isinstance(answer, BaseException):
+            raise HelpersError(f"{self.engine.name} failed: {answer}") from answer
+        self.messages += [message, {"role": "assistant", "content": answer}]
+        yield answer

@@ -1,0 +1,122 @@
+"""Checks for notebook 10: a batch size, going on by hand, a batch padded on the right, slots refilled."""
+
+import heapq
+import json
+from collections.abc import Callable
+from functools import cache
+
+from helpers.exercises import exercise, require
+
+
+@cache
+def _default():
+    """The default model and its tokenizer."""
+    from helpers.loading import load_model, load_tokenizer
+
+    return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
+
+
+@cache
+def _lengths():
+    """The lengths of section 3's prompts, sorted."""
+    from helpers.loading import load_tokenizer
+    from helpers.prompts import load_prompts, prompt_ids
+
+    sentences = [text.rstrip(".?!") + "." for text in load_prompts("english")[2:11]]
+    many = [" ".join(sentences[: 1 + (7 * i) % 9] * (1 + i % 3)) for i in range(48)]
+    return sorted(len(prompt_ids(load_tokenizer("smollm2-135m"), text)[0]) for text in many)
+
+
+def _padding(batch_size):
+    """The share of padding when the sorted prompts run in batches of this size."""
+    lengths = _lengths()
+    batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
+    return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
+
+
+@exercise("10.1", expects=int)
+def _(answer):
+    require(1 <= answer <= 48, f"a batch size is from 1 to 48 here, not {answer}.")
+    share = _padding(answer)
+    require(share < 0.05, f"with {answer} prompts a batch {share:.1%} of all positions are padding.")
+    larger = [size for size in range(answer + 1, 49) if _padding(size) < 0.05]
+    require(not larger, f"{answer} keeps below 5%, and so does a larger one. Have you tried them all?")
+    return f"With {answer} prompts a batch {share:.1%} of all positions are padding."
+
+
+def _line(index, answer):
+    fields = {"index": index, "Input": "问题", "Output": answer}
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+@exercise("10.2", expects=Callable)
+def _(answer):
+    whole = _line(2, "ja") + _line(0, "two\nlines") + _line(4, "")
+    for data, done, what in (
+        (b"", [], "an empty file"),
+        (whole, [0, 2, 4], "a file whose lines are all whole"),
+        (_line(1, "a separator:\u2028 and more") + whole, [0, 1, 2, 4], "an answer that holds the character U+2028"),
+        (whole + _line(3, "x")[:-4], [0, 2, 4], "a last line that was cut off"),
+        (whole + '{"index": 3, "Input": "问'.encode()[:-1], [0, 2, 4], "a last line cut in the middle of a character"),
+    ):
+        given = answer(data, 6)
+        right = [index for index in range(6) if index not in done]
+        require(isinstance(given, list), f"it should return a list of indices, not {type(given).__name__}.")
+        require(
+            given == right, f"for {what}, of 6 prompts {right} are still to be asked, in that order; yours: {given}."
+        )
+    return "Whole lines count, and a torn one is asked again."
+
+
+@exercise("10.3", expects=Callable)
+def _(answer):
+    import torch
+
+    from helpers.prompts import prompt_ids
+
+    model, tokenizer = _default()
+    texts = ["The capital of France is", "One", "星期一、星期二、星期三、星期", "List the first five prime numbers:"]
+    rows = [prompt_ids(tokenizer, text)[0].tolist() for text in texts]
+    passes = []
+    counting = model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        with torch.no_grad():
+            right = [int(model(torch.tensor([row])).logits[0, -1].argmax()) for row in rows]
+            passes.clear()
+            given = answer([list(row) for row in rows])
+    finally:
+        counting.remove()
+    require(isinstance(given, list), f"it should return a list of ids, not {type(given).__name__}.")
+    require(len(given) == len(rows), f"there are {len(rows)} rows and {len(given)} ids.")
+    given = [int(i) for i in given]
+    wrong = [text for text, mine, its in zip(texts, given, right, strict=True) if mine != its]
+    require(
+        not wrong,
+        f"alone, {wrong[0] if wrong else ''!r} goes on with another token. Which column holds a row's last one?",
+    )
+    require(len(passes) <= 1, f"the ids are right, and took {len(passes)} forward passes: one is enough.")
+    return "One pass, each row's own last column."
+
+
+def _refilled(answer_lengths, slots):
+    free = [0] * slots
+    for length in answer_lengths:
+        heapq.heappush(free, heapq.heappop(free) + length)
+    return max(free)
+
+
+@exercise("10.4", expects=Callable)
+def _(answer):
+    cases = [([5, 3], 1), ([5, 3, 4], 2), ([9, 1, 1, 1, 1, 1], 2), ([2, 2, 2], 8), (list(range(1, 30)), 4)]
+    for lengths, slots in cases:
+        right, given = _refilled(lengths, slots), answer(list(lengths), slots)
+        shown = f"{str(lengths)[:30]} with {slots} slots"
+        batches = sum(max(lengths[i : i + slots]) for i in range(0, len(lengths), slots))
+        require(
+            given == right or given != batches or batches == right,
+            f"for {shown} you have {given}: that is what batches take that wait for their longest.",
+        )
+        require(
+            given == right, f"for {shown} it takes {right} steps, not {given}. Who takes the slot that is free first?"
+        )
+    return "The slot that is free first takes the next prompt."

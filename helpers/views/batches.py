@@ -1,0 +1,164 @@
+"""Batches as pictures: what is padded, what a batch brings, and predictions as a table."""
+
+import html
+import json
+from pathlib import Path
+
+from helpers.errors import BadInputError
+from helpers.views.style import HTML_THEME, INK, MUTED, OKABE_ITO, RULE
+
+LONGEST_SHOWN = 300  # characters of a cell of the table
+
+
+def plot_padding(lengths, batch_size, *, titles=("In the order of the file", "Sorted by length"), axes=None):
+    """Prompts as bars in their batches, padding to the left of each: as they come, and sorted. Returns the Axes.
+
+    `lengths`: the prompts' lengths in tokens; `axes`: two Axes, or None for new ones.
+    """
+    import matplotlib.pyplot as plt
+
+    if not lengths or batch_size < 1:
+        raise BadInputError(f"There is nothing to draw: {len(lengths)} prompts in batches of {batch_size}.")
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), sharex=True, sharey=True)
+    for ax, title, order in zip(axes, titles, (list(lengths), sorted(lengths, reverse=True)), strict=True):
+        padded = _draw_batches(ax, order, batch_size)
+        ax.set(title=f"{title}: {padded / (padded + sum(order)):.0%} padding", xlabel="tokens before the end")
+        ax.xaxis.set_major_formatter(lambda place, _: f"{abs(place):.0f}")
+        ax.set_xlim(-max(lengths) * 1.01, 0)
+        ax.set_ylim(len(order) + len(order) // batch_size, -1)
+        ax.set_yticks([])
+    axes[0].set_ylabel(f"prompts, in batches of {batch_size}")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=OKABE_ITO["blue"]), plt.Rectangle((0, 0), 1, 1, color=RULE)]
+    axes[1].legend(handles, ["prompt", "padding"], loc="lower left", frameon=False)
+    return axes
+
+
+def _draw_batches(ax, order, batch_size):
+    """Draw one panel; returns how many positions are padding."""
+    padded = 0
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        rows = [start + place + start // batch_size for place in range(len(batch))]  # an empty row between batches
+        missing = [max(batch) - length for length in batch]
+        ax.barh(rows, [-n for n in missing], left=[-length for length in batch], height=0.9, color=RULE)
+        ax.barh(rows, [-length for length in batch], height=0.9, color=OKABE_ITO["blue"])
+        padded += sum(missing)
+    return padded
+
+
+def plot_batch_sizes(measures, *, axes=None):
+    """Prompts per second and memory against the batch size, of `BatchMeasure`s. Returns the two Axes."""
+    import matplotlib.pyplot as plt
+
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(8.2, 3.2))
+    places = range(len(measures))
+    first = measures[0].prompts_per_second / measures[0].batch_size
+    speeds = [measure.prompts_per_second for measure in measures]
+    memory = [measure.peak_bytes / 1e6 for measure in measures]
+    axes[0].plot(places, speeds, "o-", color=OKABE_ITO["blue"])
+    axes[0].plot(places, [first * m.batch_size for m in measures], ":", color=MUTED)
+    axes[0].set_ylim(0, max(speeds) * 1.35)
+    axes[0].annotate(
+        "if a batch cost what\none prompt costs", (0.03, 0.97), xycoords="axes fraction", color=MUTED, va="top"
+    )
+    axes[1].bar(places, memory, width=0.6, color=OKABE_ITO["orange"])
+    axes[0].set(title="Throughput", ylabel="prompts per second")
+    axes[1].set(title="Memory beyond the weights", ylabel="peak, MB")
+    for place, measure in enumerate(measures):
+        label = f"×{measure.prompts_per_second / speeds[0]:.2g}"
+        axes[0].annotate(label, (place, speeds[place]), (0, -14), textcoords="offset points", ha="center", color=INK)
+    for ax in axes:
+        ax.set_xticks(list(places), [str(measure.batch_size) for measure in measures])
+        ax.set_xlabel("batch size")
+    return axes
+
+
+def plot_slots(answer_lengths, slots, *, axes=None):
+    """Answers as bars in time, `slots` at once: batches that wait for their longest, and slots that are refilled.
+
+    Returns the two Axes. `answer_lengths`: tokens of each answer, in order.
+    """
+    import matplotlib.pyplot as plt
+
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(8.6, 2.6), sharex=True, sharey=True)
+    colours = [OKABE_ITO["blue"], OKABE_ITO["sky"]]
+    static, refilled = _static_starts(answer_lengths, slots), _refilled_starts(answer_lengths, slots)
+    panels = zip(axes, ("Batches wait", "Slots are refilled"), (static, refilled), strict=True)
+    for ax, title, placed in panels:
+        for number, (slot, start) in enumerate(placed):
+            length = answer_lengths[number]
+            ax.barh(slot, length, left=start, height=0.8, color=colours[number // slots % 2], edgecolor="white")
+        end = max(start + length for (_, start), length in zip(placed, answer_lengths, strict=True))
+        ax.axvline(end, color=OKABE_ITO["vermillion"], linewidth=1)
+        ax.set(title=f"{title}: {end} steps", xlabel="step")
+        ax.set_yticks(range(slots), [str(slot) for slot in range(slots)])
+    axes[0].set_ylabel("slot")
+    axes[0].invert_yaxis()
+    return axes
+
+
+def _static_starts(answer_lengths, slots):
+    """(slot, first step) of each answer when a batch waits for its longest."""
+    begin, placed = 0, []
+    for first in range(0, len(answer_lengths), slots):
+        batch = answer_lengths[first : first + slots]
+        placed += [(slot, begin) for slot in range(len(batch))]
+        begin += max(batch)
+    return placed
+
+
+def _refilled_starts(answer_lengths, slots):
+    """(slot, first step) of each answer when the next one takes the slot that is free first."""
+    free, placed = [0] * slots, []
+    for length in answer_lengths:
+        slot = free.index(min(free))
+        placed.append((slot, free[slot]))
+        free[slot] += length
+    return placed
+
+
+def show_predictions(predictions_file, *, rows=20):
+    """The first `rows` predictions as a table: number, Input, Output, and in words why one failed.
+
+    `predictions_file` is the `.json` of a run that is done; its `.jsonl` says why a prompt failed. Returns
+    `IPython.display.HTML`. Raises `BadInputError` when there is no such file.
+    """
+    from IPython.display import HTML
+
+    path = Path(predictions_file)
+    if not path.is_file():
+        raise BadInputError(f"There is no {path}: run_batch writes it when all prompts are done.")
+    items = json.loads(path.read_text(encoding="utf-8"))
+    errors = _errors(path.with_suffix(".jsonl"))
+    body = "".join(_row(index, item, errors.get(index)) for index, item in enumerate(items[:rows]))
+    more = f"<p>… and {len(items) - rows} more.</p>" if len(items) > rows else ""
+    return HTML(
+        f'<div style="{HTML_THEME}color:var(--ink);font-family:var(--sans)"><table style="border-collapse:collapse;'
+        'text-align:left"><thead><tr><th></th><th style="text-align:left">Input</th><th style="text-align:left">Output'
+        f"</th></tr></thead><tbody>{body}</tbody></table>{more}</div>"
+    )
+
+
+def _errors(jsonl):
+    if not jsonl.is_file():
+        return {}
+    lines = (json.loads(line) for line in jsonl.read_text(encoding="utf-8").split("\n") if line)
+    return {line["index"]: line["error"] for line in lines if "error" in line}
+
+
+def _row(index, item, error):
+    cell = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;max-width:28em"
+    output = _short(item["Output"] or "")
+    if item["Output"] is None:
+        output = f'<span style="color:var(--vermillion)">failed: {_short(error or "")}</span>'
+    return (
+        f'<tr><td style="color:var(--muted);vertical-align:top">{index}</td><td style="{cell}">{_short(item["Input"])}'
+        f'</td><td style="{cell}">{output}</td></tr>'
+    )
+
+
+def _short(text):
+    return html.escape(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " …")

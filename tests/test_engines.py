@@ -1,0 +1,274 @@
+"""helpers.engines: what is asked, and the batches of the transformers engine."""
+
+from itertools import count, islice
+from time import process_time
+
+import pytest
+import torch
+from glm_fixtures import FOLDER, VISION, glm, glm_processor, one_thread
+
+from helpers.engines import (
+    GenerationSettings,
+    Prompt,
+    TransformersEngine,
+    answer_text,
+    as_prompt,
+    batches_by_length,
+    in_windows,
+    left_padded,
+    prompt_token_ids,
+    terminator_ids,
+)
+from helpers.errors import BadInputError, PromptTooLongError
+from helpers.generation import generate_steps
+from helpers.prompts import load_prompts, render_chat
+
+GREEDY = GenerationSettings(do_sample=False, max_new_tokens=12)
+
+
+class Numbers:
+    """A tokenizer whose texts are the ids themselves."""
+
+    eos_token_id = 63
+    all_special_ids = ()
+    added_tokens_decoder = {}
+
+    def convert_ids_to_tokens(self, token_id):
+        return str(token_id)
+
+    def __len__(self):
+        return 64
+
+    def get_vocab(self):
+        return {}
+
+    def decode(self, ids, **_):
+        return " ".join(map(str, ids))
+
+
+def chat(index, text):
+    return Prompt(index, text, messages=[{"role": "user", "content": text}])
+
+
+def alone(model, ids, settings):
+    """The ids that the model gives to one prompt, without what ended them."""
+    steps = generate_steps(model, Numbers(), ids, **settings.in_use())
+    return [step.token_id for step in steps if step.stopped_by != "end_of_turn"]
+
+
+# --- settings and prompts
+
+
+def test_the_defaults_are_the_walkthroughs():
+    settings = GenerationSettings()
+    assert (settings.temperature, settings.top_k, settings.top_p) == (0.2, 40, 0.9)
+    assert (settings.repetition_penalty, settings.max_new_tokens, settings.do_sample) == (1.1, 400, True)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0}, {"top_p": 2}, {"max_new_tokens": 0}, {"repetition_penalty": -1}, {"do_sample": 1}]
+)
+def test_settings_that_cannot_work(wrong):
+    with pytest.raises(BadInputError, match=next(iter(wrong))):
+        GenerationSettings(**wrong)
+
+
+def test_greedy_settings_leave_sampling_out_and_say_nothing(recwarn):
+    assert GREEDY.in_use() == {"max_new_tokens": 12, "do_sample": False, "repetition_penalty": 1.1}
+    assert not recwarn
+
+
+def test_a_prompt_is_a_text_a_chat_ids_or_messages(tokenizer):
+    rendered = render_chat(tokenizer, [{"role": "user", "content": "Hello"}])
+    messages = [{"role": "user", "content": "Look", "image": "cat.png"}]
+    assert as_prompt(3, "Hello") == Prompt(3, "Hello")
+    assert as_prompt(3, rendered).input_ids == rendered.input_ids
+    assert as_prompt(3, messages) == Prompt(3, "Look", messages=messages, image="cat.png")
+    ids = tokenizer("The sky")["input_ids"]
+    assert as_prompt(3, ids, tokenizer) == Prompt(3, "The sky", input_ids=ids)
+    with pytest.raises(BadInputError, match="float"):
+        as_prompt(3, 1.5, tokenizer)
+
+
+def test_special_tokens_are_there_once_and_text_never_becomes_one(llama3_tokenizer):
+    begin = llama3_tokenizer.bos_token_id
+    text = "What is <|eot_id|> for?"
+    for prompt in (Prompt(0, text), chat(0, text)):
+        ids = prompt_token_ids(llama3_tokenizer, prompt)
+        assert ids.count(begin) == 1 and ids[0] == begin
+        assert ids.count(llama3_tokenizer.convert_tokens_to_ids("<|eot_id|>")) == (prompt.messages is not None)
+
+
+def test_a_prompt_and_its_answer_fit_into_the_context(tokenizer):
+    length = len(prompt_token_ids(tokenizer, chat(0, "Hello")))
+    assert prompt_token_ids(tokenizer, chat(0, "Hello"), context=length + 5, max_new_tokens=5)
+    with pytest.raises(PromptTooLongError, match=f"context of {length + 4}"):
+        prompt_token_ids(tokenizer, chat(0, "Hello"), context=length + 4, max_new_tokens=5)
+
+
+def test_terminators_are_the_models_the_tokenizers_and_eot(model, tokenizer, llama3_tokenizer):
+    assert terminator_ids(tokenizer, model) == [tokenizer.eos_token_id]
+    assert llama3_tokenizer.convert_tokens_to_ids("<|eot_id|>") in terminator_ids(llama3_tokenizer)
+
+
+def test_an_answer_is_cut_by_position_and_not_by_its_words(tokenizer):
+    text = "The assistant said: assistant\n\nyes"
+    ids = tokenizer(text)["input_ids"]
+    end = tokenizer.eos_token_id
+    assert answer_text(tokenizer, ids, [end]) == text
+    assert answer_text(tokenizer, [*ids, end, *ids, end], [end]) == text
+
+
+# --- batches
+
+
+def test_windows_take_no_more_than_they_need():
+    numbers = count()
+    assert next(in_windows(numbers, 3)) == [0, 1, 2]
+    assert next(numbers) == 3
+    assert list(in_windows("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_batches_hold_prompts_of_like_length_the_longest_first():
+    encoded = [(Prompt(i, ""), [0] * length) for i, length in enumerate([3, 9, 4, 8, 1])]
+    encoded.append((Prompt(5, "", image="cat.png"), [0] * 5))
+    lengths = [[len(ids) for _, ids in batch] for batch in batches_by_length(encoded, 2)]
+    assert lengths == [[9, 8], [4, 3], [1], [5]]
+
+
+def test_padding_is_on_the_left_hidden_and_no_foreign_token():
+    input_ids, attention_mask = left_padded([[7, 8, 9], [5]])
+    assert input_ids.tolist() == [[7, 8, 9], [5, 5, 5]]
+    assert attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_tiny_models_answer_in_batches_as_one_by_one(tiny, batch_size, penalty):
+    settings = GenerationSettings(do_sample=False, max_new_tokens=10, repetition_penalty=penalty)
+    generator = torch.Generator().manual_seed(1)
+    lengths = (5, 1, 17, 2, 9, 30, 4, 4, 12, 3)
+    prompts = [torch.randint(1, 63, (n,), generator=generator).tolist() for n in lengths]
+    expected = {i: " ".join(map(str, alone(tiny, ids, settings))) for i, ids in enumerate(prompts)}
+    engine = TransformersEngine(tiny, Numbers(), batch_size=batch_size)
+    answers = dict(engine.generate((Prompt(i, "", input_ids=ids) for i, ids in enumerate(prompts)), settings))
+    assert answers == expected
+
+
+def test_the_default_model_answers_in_batches_as_one_by_one_in_less_than_half_the_time(model, tokenizer):
+    """The issue asks for 2.5 times the speed; what else the machine does may not fail a test, so 2 here."""
+    settings = GenerationSettings(do_sample=False, max_new_tokens=12)
+    texts = [text[:10] for text in load_prompts("english")[:5] + load_prompts("chinese")[:3]]
+    prompts = [Prompt(i, text) for i, text in enumerate(texts)]
+    seconds, answers = {1: [], 8: []}, {}
+    for batch_size in (8, 1, 8, 8):
+        engine = TransformersEngine(model, tokenizer, batch_size=batch_size)
+        started = process_time()
+        answers[batch_size] = dict(engine.generate(iter(prompts), settings))
+        seconds[batch_size].append(process_time() - started)
+    assert answers[8] == answers[1]
+    assert min(seconds[1]) > 2 * min(seconds[8])
+
+
+def test_a_chat_of_the_default_model_is_answered_as_the_model_does_alone(model, tokenizer):
+    prompts = [chat(0, "What is the capital of France?"), chat(1, "你好"), Prompt(2, "The sky")]
+    settings = GenerationSettings(do_sample=False, max_new_tokens=8)
+    answers = dict(TransformersEngine(model, tokenizer).generate(iter(prompts), settings))
+    for prompt in prompts:
+        steps = generate_steps(model, tokenizer, prompt_token_ids(tokenizer, prompt), **settings.in_use())
+        ids = [step.token_id for step in steps if step.stopped_by != "end_of_turn"]
+        assert answers[prompt.index] == tokenizer.decode(ids).strip()
+
+
+def test_sampling_takes_all_settings_from_here_and_none_from_the_model(tiny):
+    settings = GenerationSettings(max_new_tokens=20, temperature=1.5, top_k=10, top_p=0.95)
+    tiny.generation_config.temperature, tiny.generation_config.top_k = 0.1, 1
+    before = tiny.generation_config.to_dict()
+    torch.manual_seed(3)
+    ((_, answer),) = TransformersEngine(tiny, Numbers()).generate([Prompt(0, "", input_ids=[5, 6])], settings)
+    steps = generate_steps(tiny, Numbers(), [5, 6], **settings.in_use(), seed=3)
+    assert answer == " ".join(str(s.token_id) for s in steps if s.stopped_by != "end_of_turn")
+    assert tiny.generation_config.to_dict() == before
+
+
+def test_an_engine_reads_no_further_ahead_than_its_window(tiny):
+    taken = []
+    prompts = (taken.append(i) or Prompt(i, "", input_ids=[5]) for i in count())
+    engine = TransformersEngine(tiny, Numbers(), batch_size=2, window=3)
+    assert len(list(islice(engine.generate(prompts, GREEDY), 6))) == 6
+    assert len(taken) == 6
+    with pytest.raises(BadInputError, match="at least 1"):
+        TransformersEngine(tiny, Numbers(), batch_size=0)
+
+
+# --- what fails
+
+
+def test_a_prompt_that_fails_within_a_batch_leaves_the_others_alone(tiny, monkeypatch):
+    sizes = []
+    generate = tiny.generate
+
+    def out_of_memory(input_ids, **settings):
+        sizes.append(len(input_ids))
+        if (input_ids == 13).any():
+            raise RuntimeError("out of memory")
+        return generate(input_ids=input_ids, **settings)
+
+    monkeypatch.setattr(tiny, "generate", out_of_memory)
+    prompts = [Prompt(i, "", input_ids=[5, 13 if i == 2 else 6]) for i in range(4)]
+    answers = dict(TransformersEngine(tiny, Numbers(), batch_size=4).generate(iter(prompts), GREEDY))
+    assert sizes == [4, 1, 1, 1, 1]
+    assert [isinstance(answers[i], str) for i in range(4)] == [True, True, False, True]
+    assert str(answers[2]) == "out of memory"
+
+
+def test_a_prompt_that_cannot_be_tokenized_or_is_too_long_is_an_answer(tiny):
+    tiny.config.max_position_embeddings = 20
+    prompts = [Prompt(0, "", input_ids=[5] * 9), Prompt(1, "", input_ids=[5]), Prompt(2, "", messages=[{}])]
+    answers = dict(TransformersEngine(tiny, Numbers()).generate(iter(prompts), GREEDY))
+    assert isinstance(answers[0], PromptTooLongError) and isinstance(answers[1], str)
+    assert isinstance(answers[2], BadInputError)
+
+
+def test_a_stop_by_the_reader_is_no_failure_of_a_prompt(tiny, monkeypatch):
+    def stopped(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny, "generate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        list(TransformersEngine(tiny, Numbers()).generate([Prompt(0, "", input_ids=[5])], GREEDY))
+
+
+# --- pictures
+
+
+def _looking(index, text, image):
+    image = image and str(FOLDER / VISION / "images" / image)
+    message = {"role": "user", "content": text} | ({"image": image} if image else {})
+    return Prompt(index, text, messages=[message], image=image)
+
+
+def test_pictures_go_in_batches_of_their_own_with_the_same_answers():
+    names = sorted(path.name for path in (FOLDER / VISION / "images").iterdir())
+    prompts = [_looking(i, "描述一下这张图片" * (i + 1), names[i % len(names)] if i % 3 else None) for i in range(6)]
+    with one_thread():
+        engine = TransformersEngine(glm(VISION), glm_processor(VISION), batch_size=6)
+        together = dict(engine.generate(iter(prompts), GREEDY))
+        each = {i: text for prompt in prompts for i, text in engine.generate([prompt], GREEDY)}
+    assert together == each
+    assert all(isinstance(text, str) for text in each.values())
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(tmp_path):
+    names = sorted(path.name for path in (FOLDER / VISION / "images").iterdir())
+    prompts = [_looking(0, "?", names[0]), _looking(1, "?", "missing.png")]
+    with one_thread():
+        answers = dict(TransformersEngine(glm(VISION), glm_processor(VISION)).generate(iter(prompts), GREEDY))
+    assert isinstance(answers[0], str)
+    assert "missing.png" in str(answers[1])
+
+
+def test_a_model_that_does_not_see_says_so(tiny, model, tokenizer):
+    prompt = Prompt(0, "?", messages=[{"role": "user", "content": "?", "image": "cat.png"}], image="cat.png")
+    ((_, answer),) = TransformersEngine(model, tokenizer).generate([prompt], GREEDY)
+    assert isinstance(answer, BadInputError) and "does not see" in str(answer)
