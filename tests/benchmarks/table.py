@@ -1,0 +1,39 @@
+"""The tables of `make bench` in README, between two markers; everything else there stays as it is."""
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+def markdown(table):
+    """A `Table` (as a dict) as Markdown."""
+    when = f" ({table['about']['date']}, {table['about']['rounds']} rounds)" if "about" in table else ""
+    lines = [f"**{table['title']}**{when}", "", _row(table["columns"]), "|" + "---|" * len(table["columns"])]
+    lines += [_row(row) for row in table["rows"]]
+    if table["notes"]:
+        lines += ["", " ".join(table["notes"])]
+    return "\n".join(lines)
+
+
+def _row(cells):
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def method(about):
+    """How the figures came about, in words. `about`: rounds, threads, date, versions, processor."""
+    return (
+        f"Measured on {about['date']} ({about['processor']}, {about['threads']} threads; {about['versions']}) by "
+        f"`make bench`: all sides of a table in one run, on the same model (SmolLM2-135M, float32), prompt and "
+        f"threads, in {about['rounds']} interleaved rounds, each beginning with another side (3 rounds for what "
+        "takes over 8 s). Times are medians; a ratio is the median of the ratios within each round, its quartiles in "
+        "brackets: where 1.00 lies between them, no difference is resolved. Memory is the peak growth of a fresh "
+        "process."
+    )
+
+
+def with_tables(readme, tables, about):
+    """README's text with these tables between its markers. Raises `ValueError` where it does not have both, once."""
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
+        raise ValueError(f"README needs the lines {BEGIN} and {END} once each, in this order.")
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    parts = [method(about), *map(markdown, tables)] if tables else []
+    return before + BEGIN + "\n" + "".join(f"{part}\n\n" for part in parts) + END + after
