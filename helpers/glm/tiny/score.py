@@ -1,4 +1,4 @@
-"""How well the tiny GLM-4V sees: `python -m helpers.glm.tiny.score FOLDER`.
+"""How well the tiny GLM-4V sees: `python -m helpers.glm.tiny.score FOLDER`; `--card` writes it into its card.
 
 Pictures are drawn fresh, from seeds that the training never used, and with handwritten digits that it never
 saw. The model answers greedily, turn by turn, with its own earlier answers before its eyes; an answer
@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import torch
 
@@ -119,31 +120,64 @@ def covered_patches(scene, patches):
     return changed.reshape(grid, side // grid, grid, side // grid).any((1, 3)).flatten()
 
 
+def scores(model, processor, *, seed=0, count=300):
+    """Everything in one dictionary that goes into JSON, and the wrong answers."""
+    answers, wrong = score_answers(model, processor, seed=seed, count=count)
+    found = {"seed": seed, "answers": {}}
+    for (kind, language), (right, asked) in answers.items():
+        found["answers"].setdefault(kind, {})[language] = {"right": right, "asked": asked}
+    right, asked = score_small_talk(model, processor)
+    found["by heart"] = {"right": right, "asked": asked}
+    found["attention"] = {}
+    for language in LANGUAGES:  # the head is chosen on other pictures than it is measured on
+        choice = score_attention(model, processor, seed=seed + 1, language=language)
+        layer, head = divmod(int(choice.argmax()), choice.shape[1])
+        share = score_attention(model, processor, seed=seed, language=language)[layer, head].item()
+        found["attention"][language] = {"layer": layer, "head": head, "share": round(share, 3)}
+    return found, wrong
+
+
+def card_table(found):
+    """The scores as a Markdown table."""
+    lines = ["| asked for | English | Chinese |", "|---|---|---|"]
+    for kind, by_language in found["answers"].items():
+        cells = [f"{100 * s['right'] / s['asked']:.1f}% of {s['asked']}" for s in map(by_language.get, LANGUAGES)]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    looks = [
+        f"{100 * look['share']:.0f}% (layer {look['layer']}, head {look['head']})"
+        for look in found["attention"].values()
+    ]
+    lines.append(f"| attention on the shape | {' | '.join(looks)} |")
+    heart = found["by heart"]
+    return "\n".join([*lines, "", f"Of the sentences learned by heart: {heart['right']} of {heart['asked']}."])
+
+
+def write_card(folder, found):
+    """Write `scores.json`, and put the table between the marks in the folder's `README.md`."""
+    (folder / "scores.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    before, begin, rest = (folder / "README.md").read_text(encoding="utf-8").partition("<!-- scores -->\n")
+    _, end, after = rest.partition("<!-- end of scores -->")
+    (folder / "README.md").write_text(before + begin + card_table(found) + "\n" + end + after, encoding="utf-8")
+
+
 def main(arguments=None):
-    """Print the scores as JSON; the wrong answers to look at, if asked for."""
+    """Print the scores as a table; the wrong answers to look at, if asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder")
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--count", type=int, default=600, help="pictures, each asked about in both languages")
     parser.add_argument("--wrong", action="store_true", help="print each wrong answer")
+    parser.add_argument("--card", action="store_true", help="write scores.json and the table in README.md")
     options = parser.parse_args(arguments)
     from helpers.loading import load_model, load_processor
 
     model, processor = load_model(options.folder, dtype="float32"), load_processor(options.folder)
-    scores, wrong = score_answers(model, processor, seed=options.seed, count=options.count)
-    shown = {
-        f"{kind} {language}": f"{right / asked:.3f} of {asked}" for (kind, language), (right, asked) in scores.items()
-    }
-    by_heart = score_small_talk(model, processor)
-    looks = score_attention(model, processor, seed=options.seed)
-    layer, head = divmod(int(looks.argmax()), looks.shape[1])
-    shown |= {
-        "small talk": f"{by_heart[0]} of {by_heart[1]}",
-        "attention on the shape": f"{looks.max():.2f} (layer {layer}, head {head})",
-    }
-    print(json.dumps(shown, indent=1, ensure_ascii=False))
+    found, wrong = scores(model, processor, seed=options.seed, count=options.count)
+    print(card_table(found))
     for line in wrong if options.wrong else []:
         print(*line, sep=" | ")
+    if options.card:
+        write_card(options.folder, found)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from helpers.glm.tiny.talk import conversation, small_talk
 SIDE, PATCH, GRID = 96, 8, 6
 SILHOUETTE = 8  # its side, in cells
 MOST_THINGS = 4
+WINDOW = 4  # the side of the cut-outs that the tower sees first, in patches of the language model
 KINDS = ("nothing", *SHAPES, *(f"digit {n}" for n in range(10)))
 RANKS = 640
 SPECIALS = (
@@ -171,9 +172,23 @@ def new_model(folder):
         nn.init.normal_(vision.patch_embedding.proj.weight, std=0.1)
         for linear in (m for m in vision.modules() if isinstance(m, nn.Linear)):
             nn.init.xavier_uniform_(linear.weight)
+        for layer in vision.transformer["layers"]:
+            start_like_a_trained_one(layer.attention)
         nn.init.kaiming_normal_(vision.conv.weight)
         vision.linear_proj.dense_4h_to_h.weight.mul_(vision.config.scaling_factor)
     return model
+
+
+def start_like_a_trained_one(attention):
+    """Queries and keys begin alike, so that patches look at those that are near them and like them.
+
+    After Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
+    """
+    width = attention.query_key_value.in_features
+    query, key, _ = attention.query_key_value.weight.split(width)
+    for rows in range(0, width, width // attention.config.num_heads):
+        directions = torch.linalg.qr(torch.randn(width, width // attention.config.num_heads))[0].T
+        query[rows : rows + len(directions)] = key[rows : rows + len(directions)] = 0.7 * directions
 
 
 def sines(grid, width):
@@ -195,6 +210,7 @@ class DenseHeads(nn.Module):
         sizes |= {f"count {number}": 4 for number in range(1 + len(SHAPES))}
         self.maps = nn.ModuleDict({name: nn.Linear(hidden, size) for name, size in sizes.items()})
         self.silhouette = nn.Linear(hidden, SILHOUETTE**2)
+        self.mask = nn.Linear(hidden, 16)
         self.accuracy = {}
 
     def loss(self, features, labels):
@@ -202,6 +218,8 @@ class DenseHeads(nn.Module):
         features = self.norm(features)
         total = 0.0
         for name, linear in self.maps.items():
+            if name not in labels:
+                continue
             logits, wanted = linear(features).flatten(0, 1), labels[name].flatten()
             rare = torch.tensor([0.3] + [1.0] * (len(KINDS) - 1)) if name == "kind" else None
             share = 0.2 if name.startswith("count") else 1.0
@@ -213,14 +231,16 @@ class DenseHeads(nn.Module):
         wanted = labels["silhouettes"][pictures, labels["owner"][pictures, patches] - 1].float()
         guess = self.silhouette(features[pictures, patches])
         self.accuracy["silhouette"] = ((guess > 0) == (wanted > 0.5)).float().mean().item()
-        return total + 3.0 * F.binary_cross_entropy_with_logits(guess, wanted)
+        mask = F.binary_cross_entropy_with_logits(self.mask(features), labels["mask"].float())
+        return total + 3.0 * F.binary_cross_entropy_with_logits(guess, wanted) + 2.0 * mask
 
 
 def dense_labels(scene):
     """What each patch should tell, by name, each [GRID * GRID]: see `DenseHeads`.
 
     A patch belongs to the thing that covers most of it, if that is at least a fifth. `owner` is that
-    thing's number from 1, `silhouettes` [MOST_THINGS, SILHOUETTE**2] shows the things.
+    thing's number from 1, `silhouettes` [MOST_THINGS, SILHOUETTE**2] shows the things, `mask`
+    [GRID * GRID, 16] which sixteenths of each patch are covered.
     """
     from PIL import Image, ImageDraw
 
@@ -243,6 +263,8 @@ def dense_labels(scene):
         "region": numpy.array([-100] + [REGIONS.index(t.region) for t in scene.things])[owners],
         "centre": numpy.zeros(GRID * GRID, dtype="int64"),
         "owner": owners,
+        "mask": (cells > 0).reshape(GRID * GRID, 4, cell // 4, 4, cell // 4).mean((2, 4)).reshape(GRID * GRID, 16)
+        > 0.5,
         "silhouettes": numpy.zeros((MOST_THINGS, SILHOUETTE**2)),
     }
     for number, thing in enumerate(scene.things):
@@ -354,13 +376,49 @@ class Training:
         self.optimizer.step()
 
 
+def cut_out(vision, pixels, labels, dice):
+    """The tower's vectors and the labels of a window of each picture, around one of its patches that hold something.
+
+    A window has far fewer patches than a picture, so the tower sees more shapes in the same time. It
+    keeps the positions that it has in the picture.
+    """
+    fine, side = 2 * WINDOW, SIDE // PATCH
+    rows, patches, places = [], [], []
+    for covered in labels["owner"] > 0:
+        row, column = divmod(dice.choice(covered.nonzero().flatten().tolist()), GRID)
+        top, left = (min(max(0, at - dice.choice((1, 2))), GRID - WINDOW) for at in (row, column))
+        rows.append((top, left))
+        patches.append(torch.arange(GRID**2).view(GRID, GRID)[top : top + WINDOW, left : left + WINDOW].flatten())
+        places.append(1 + torch.arange(side**2).view(side, side)[2 * top :, 2 * left :][:fine, :fine].flatten())
+    size = WINDOW * SIDE // GRID
+    corners = [(top * SIDE // GRID, left * SIDE // GRID) for top, left in rows]
+    windows = torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(pixels, corners, strict=True)])
+    embedding = vision.patch_embedding
+    hidden_states = embedding.proj(windows).flatten(2).transpose(1, 2) + embedding.position_embedding(
+        torch.stack(places)
+    )
+    for layer in vision.transformer["layers"]:
+        hidden_states, _ = layer(hidden_states)
+    grid = hidden_states.transpose(1, 2).unflatten(2, (fine, fine))
+    features = vision.linear_proj(vision.conv(grid).flatten(2).transpose(1, 2)) / vision.config.scaling_factor
+    among = torch.stack(patches)
+    cut = {name: labels[name].gather(1, among) for name in ("kind", "colour", "region", "centre", "owner")}
+    cut["mask"] = labels["mask"].gather(1, among[..., None].expand(-1, -1, 16))
+    return features, cut | {"silhouettes": labels["silhouettes"]}
+
+
 def see(model, heads, pictures, *, steps, batch, seed, log):
-    """Stage 1: the dense task alone."""
+    """Stage 1: the dense task alone, in the first half on windows of the pictures."""
     vision, dice = model.model.vision, random.Random(seed)
     training = Training([vision, heads], steps=steps, peak=1.5e-3)
     for step in range(steps):
-        pixels, labels = pictures.batch(dice.sample(range(len(pictures.scenes)), batch))
-        loss = heads.loss(vision(pixels).last_hidden_state[:, 1:-1], labels)
+        windows = step < steps // 2
+        pixels, labels = pictures.batch(dice.sample(range(len(pictures.scenes)), 2 * batch if windows else batch))
+        if windows:
+            features, labels = cut_out(vision, pixels, labels, dice)
+        else:
+            features = vision(pixels).last_hidden_state[:, 1:-1]
+        loss = heads.loss(features, labels)
         training.step(step, loss)
         log("see", step, steps, loss=loss.item(), **heads.accuracy)
 
@@ -414,10 +472,10 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--see-steps", type=int, default=5000)
-    parser.add_argument("--speak-steps", type=int, default=2500)
-    parser.add_argument("--both-steps", type=int, default=3000)
+    parser.add_argument("--speak-steps", type=int, default=1200)
+    parser.add_argument("--both-steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args(arguments)
     folder, log = options.folder, Log()
