@@ -37,7 +37,7 @@ def _make(*arguments):
 def test_every_command_is_checked_below():
     known = re.compile(
         r"make (help|setup|lab|test|lab BROWSER=0 PORT=8899)$|conda |python -m helpers\.sources$"
-        r"|jupyter lab |py -3\.11 -m venv \.venv$|\.venv\\Scripts\\"
+        r"|python -m helpers\.batch |jupyter lab |py -3\.11 -m venv \.venv$|\.venv\\Scripts\\"
     )
     assert len(COMMANDS) >= 15
     assert [command for command in COMMANDS if not known.match(command)] == []
@@ -46,6 +46,14 @@ def test_every_command_is_checked_below():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
 def test_make_knows_its_targets(command):
     assert _make("--dry-run", *shlex.split(command)[1:]).returncode == 0
+
+
+def test_the_batch_command_says_what_its_options_are_called():
+    from helpers.batch_cli import parser
+
+    (command,) = (c for c in COMMANDS if "helpers.batch" in c)
+    options = parser().parse_args(shlex.split(command)[3:])
+    assert (ROOT / options.data_file).is_file() and options.with_prompt
 
 
 def test_files_that_commands_name_exist():
