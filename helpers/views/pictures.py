@@ -1,0 +1,117 @@
+"""Pictures in rows, cut into patches, and with weights drawn over them."""
+
+from helpers.errors import BadInputError
+from helpers.views.image_chat import _veil, _wrapped
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable
+
+SIDE = 144  # pixels along a side of a picture as it is drawn: more than a tiny model gets, little for a file
+
+
+def plot_pictures(pictures, captions=(), *, heats=(), marks=(), columns=6, keep_shape=False, width=1.45, title=""):
+    """Pictures side by side, each with a caption under it. Returns the list of Axes, one a picture.
+
+    `pictures` are what `open_picture` of helpers.glm takes, one or a list (one is repeated for all `heats`).
+    `heats`: tensors [row, column] of weights, 0 or more (or None), drawn over them: the largest of each is bright,
+    and hides least of the picture. `marks`: for each picture a patch (row, column) of its heat to outline, or None.
+    Pictures are drawn as squares, as GLM-4V gets them, unless `keep_shape`. `width` is in inches, a picture's.
+
+    Raises `BadInputError` when there is nothing to draw or the lists do not fit, `BadImageError` for no picture.
+    """
+    from matplotlib import pyplot
+
+    opened = _opened(pictures)
+    opened = opened * len(heats) if len(opened) == 1 and len(heats) > 1 else opened
+    for name, values in (("captions", captions), ("heats", heats), ("marks", marks)):
+        if values and len(values) != len(opened):
+            raise BadInputError(f"There are {len(opened)} pictures and {len(values)} {name}: give one for each.")
+    columns = min(columns, len(opened))
+    rows = -(-len(opened) // columns)
+    letters = int(13 * width)
+    lines = max((len(_wrapped(caption, letters)) for caption in captions), default=0)
+    size = (columns * (width + 0.1), rows * (width + 0.12 + 0.16 * lines) + (0.3 if title else 0))
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    axes = list(axes.flat)
+    for ax in axes[len(opened) :]:
+        ax.set_axis_off()
+    axes = axes[: len(opened)]
+    for index, (ax, picture) in enumerate(zip(axes, opened, strict=True)):
+        _draw(ax, picture, keep_shape)
+        if heats and heats[index] is not None:
+            _draw_heat(ax, heats[index], marks[index] if marks else None)
+        if captions:
+            text = "\n".join(map(drawable, _wrapped(captions[index], letters)))
+            ax.set_xlabel(text, fontsize=8, color=INK, labelpad=3)
+    if title:
+        figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=INK)
+    return axes
+
+
+def plot_patches(picture, grid, *, title="", ax=None):
+    """A picture squeezed into a square and cut into `grid` x `grid` patches, pulled apart. Returns the Axes.
+
+    Rows and columns are numbered from 0. Raises `BadInputError` for a grid of fewer than 1 or more than 48 patches
+    a side, and `BadImageError` for what is no picture.
+    """
+    import numpy
+
+    if isinstance(grid, bool) or not isinstance(grid, int) or not 1 <= grid <= 48:
+        raise BadInputError(f"grid is how many patches there are along a side, 1 to 48, not {grid!r}.")
+    (picture,) = _opened([picture])
+    inside = max(6, 288 // grid)
+    gap = max(1, inside // 8)
+    pixels = numpy.asarray(picture.resize((inside * grid, inside * grid)))
+    step = inside + gap
+    sheet = numpy.full((step * grid - gap, step * grid - gap, 3), 255, dtype=numpy.uint8)
+    for row in range(grid):
+        for column in range(grid):
+            patch = pixels[row * inside : (row + 1) * inside, column * inside : (column + 1) * inside]
+            sheet[row * step : row * step + inside, column * step : column * step + inside] = patch
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(figsize=(3.2, 3.2 + (0.3 if title else 0)), layout="constrained")[1]
+    ax.imshow(sheet, interpolation="nearest")
+    places = [number * step + inside / 2 for number in range(0, grid, -(-grid // 12))]
+    names = range(0, grid, -(-grid // 12))
+    ax.set_xticks(places, names, fontsize=7.5)
+    ax.set_yticks(places, names, fontsize=7.5)
+    ax.tick_params(length=0, labelcolor=MUTED)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="column", ylabel="row", title=title)
+    return ax
+
+
+def _opened(pictures):
+    from helpers.glm.processing import open_picture
+
+    pictures = pictures if isinstance(pictures, list | tuple) else [pictures]
+    if not pictures:
+        raise BadInputError("There is nothing to draw: give one picture or a list of them.")
+    return [open_picture(picture) for picture in pictures]
+
+
+def _draw(ax, picture, keep_shape):
+    side = SIDE / max(picture.size)
+    size = (SIDE, SIDE) if not keep_shape else tuple(max(1, round(side * length)) for length in picture.size)
+    ax.imshow(picture.resize(size), extent=(0, size[0] / SIDE, size[1] / SIDE, 0))
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set_color(RULE)
+
+
+def _draw_heat(ax, heat, mark):
+    heat = heat.detach().float().cpu()
+    if heat.dim() != 2 or bool((heat < 0).any()):
+        raise BadInputError(f"A heat is [row, column] with weights of 0 or more; this is {list(heat.shape)}.")
+    shown = heat / heat.max().clamp(min=1e-12)
+    ax.imshow(
+        shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, alpha=_veil(shown).numpy(), extent=(0, 1, 1, 0), zorder=2
+    )
+    if mark is not None:
+        from matplotlib.patches import Rectangle
+
+        (row, column), (rows, columns) = mark, heat.shape
+        box = {"fill": False, "edgecolor": OKABE_ITO["vermillion"], "linewidth": 1.8, "zorder": 3}
+        ax.add_patch(Rectangle((column / columns, row / rows), 1 / columns, 1 / rows, **box))
