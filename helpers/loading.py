@@ -30,7 +30,11 @@ SOURCES = ("wheel", "folder", "modelscope", "huggingface")
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a model will need and what there is, in bytes; `advice` is one sentence."""
+    """What a model will need and what there is, in bytes; `advice` is one sentence.
+
+    total_bytes is weights_bytes + kv_cache_bytes + working_bytes, the last being what a forward pass over the
+    whole context holds at its widest moment (see `memory_plan`).
+    """
 
     name: str
     device: str
@@ -38,6 +42,7 @@ class MemoryPlan:
     quantization: str | None
     weights_bytes: int
     kv_cache_bytes: int
+    working_bytes: int
     total_bytes: int
     available_bytes: int
     fits: bool
@@ -111,13 +116,25 @@ def available_bytes(device="auto"):
 def memory_plan(
     name, *, dtype="auto", quantization=None, context=2048, batch=1, device="auto", device_map=None, source=None
 ):
-    """What loading the model and filling `context` positions for `batch` prompts will take.
+    """What loading the model and filling `context` positions for `batch` prompts takes at its peak, in bytes.
 
     Reads headers only: of the folder's safetensors files when the model is here, else the catalog's
-    numbers, else (for another hub id whose config was fetched) the size of its weights there. Counts
-    weights and KV cache, each once however many processes share the weights; the activations of a
-    forward pass come on top (a few percent). `device_map="auto"` counts all GPUs together.
-    Raises `ModelNotFoundError` and `BadInputError`.
+    numbers, else (for another hub id whose config was fetched) the size of its weights there.
+    `device_map="auto"` counts all GPUs together. Raises `ModelNotFoundError` and `BadInputError`.
+
+    Counted are the weights (once, however many processes share them), the KV cache, and the working memory of
+    a forward pass that reads all positions at once, as `generate` reads a prompt: at the widest moment, inside
+    an MLP, each position holds three vectors of intermediate_size (the activated gate, up, their product) and
+    four of hidden_size (the embeddings, the layer's input, the residual stream after attention, its norm),
+    as `LlamaModel`, `LlamaDecoderLayer` and `LlamaMLP` of `transformers` keep them. (GLM's MLP, where gate and up
+    are one matrix, holds a fourth vector of intermediate_size.) A prompt shorter than the context takes less.
+
+    Not counted: Python and the libraries; the scores [batch, head, position, position] of "eager" attention;
+    what a vision encoder holds while it reads a picture; the int32 sums of 8-bit products (half of working_bytes
+    again); weights on their way while they are converted or quantized at load; and memory that was freed and
+    that the allocator keeps for later. On Linux this last part can be tens of MB. The plan is within a tenth of
+    what loading and `generate` take where the C library gives back at once what is freed
+    (tests/test_loading_memory.py measures it so, with MALLOC_MMAP_THRESHOLD_ and its kin).
     """
     from helpers.kv_cache import kv_cache_bytes
 
@@ -131,31 +148,38 @@ def memory_plan(
     config, quantizable, others = _weight_counts(name, source)
     available = sum(map(available_bytes, devices))
 
-    def weights(dtype, quantization):
-        return math.ceil(
-            quantizable * QUANTIZED_BYTES.get(quantization, BYTES_PER_VALUE[dtype]) + others * BYTES_PER_VALUE[dtype]
+    def needs(dtype, quantization):
+        """Bytes of weights, KV cache and working memory."""
+        width = BYTES_PER_VALUE[dtype]
+        return (
+            math.ceil(quantizable * QUANTIZED_BYTES.get(quantization, width) + others * width),
+            kv_cache_bytes(config, context, batch=batch, dtype=dtype),
+            _working_bytes(config, context * batch, width),
         )
 
-    cache = kv_cache_bytes(config, context, batch=batch, dtype=dtype)
-    total = weights(dtype, quantization) + cache
+    weights, cache, working = needs(dtype, quantization)
+    total = weights + cache + working
     options = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")]
-    smaller = [
-        (d, q)
-        for d, q in options
-        if weights(d, q) + cache <= available and weights(d, q) < weights(dtype, quantization)
-    ]
+    smaller = [option for option in options if sum(needs(*option)) <= available and needs(*option)[0] < weights]
     return MemoryPlan(
         name=str(name),
         device=", ".join(devices),
         dtype=dtype,
         quantization=quantization,
-        weights_bytes=weights(dtype, quantization),
+        weights_bytes=weights,
         kv_cache_bytes=cache,
+        working_bytes=working,
         total_bytes=total,
         available_bytes=available,
         fits=total <= available,
-        advice=_advice(total, available, ", ".join(devices), smaller, [weights(*option) + cache for option in options]),
+        advice=_advice(total, available, ", ".join(devices), smaller, [sum(needs(*option)) for option in options]),
     )
+
+
+def _working_bytes(config, positions, width):
+    """The widest moment of a forward pass over so many positions, `width` bytes a value (see `memory_plan`)."""
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # the MLP's usual width
+    return int(positions * (3 * intermediate + 4 * config.hidden_size) * width)
 
 
 def _advice(total, available, device, smaller, sizes):
@@ -202,7 +226,7 @@ def _weight_counts(name, source=None):
         for key, shape in shapes.items()
         if len(shape) == 2 and not any(part in key for part in outside)
     )
-    return config, linear, sum(map(math.prod, shapes.values())) - linear
+    return config.get_text_config(), linear, sum(map(math.prod, shapes.values())) - linear
 
 
 def _listed_weights(folder):

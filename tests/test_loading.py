@@ -1,5 +1,6 @@
 """Loading and the memory plan: plain transformers objects, or one clear sentence."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -194,9 +195,23 @@ def test_a_text_model_has_no_processor():
 def test_the_plan_counts_what_loading_takes(model):
     plan = loading.memory_plan("smollm2-135m", device="cpu", context=100)
     assert plan.weights_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
-    assert plan.total_bytes == plan.weights_bytes + plan.kv_cache_bytes
+    assert plan.total_bytes == plan.weights_bytes + plan.kv_cache_bytes + plan.working_bytes
     assert plan.fits
     assert "it fits" in plan.advice
+
+
+def test_the_plan_counts_what_a_forward_pass_holds_at_its_widest(model):
+    """The profiler sees every tensor come and go: the sum of those alive is highest inside an MLP."""
+    ids = torch.arange(256)[None] + 100
+    with torch.inference_mode():
+        model(ids[:, :8])  # what is set up once is set up here
+        with torch.autograd.profiler.profile(profile_memory=True) as profile:
+            outputs = model(ids, use_cache=True, logits_to_keep=1)
+    changes = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    alive = itertools.accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns()))
+    plan = loading.memory_plan("smollm2-135m", device="cpu", context=256)
+    assert max(alive) == pytest.approx(plan.kv_cache_bytes + plan.working_bytes, rel=0.02)
+    assert outputs.past_key_values.get_seq_length() == 256
 
 
 def test_the_plan_of_a_folder_and_of_the_catalog_agree(monkeypatch):
@@ -226,6 +241,8 @@ def test_the_plan_grows_with_context_and_batch_and_shrinks_with_bits():
 
     assert plan(context=4096).kv_cache_bytes == 2 * plan(context=2048).kv_cache_bytes
     assert plan(batch=3).kv_cache_bytes == 3 * plan().kv_cache_bytes
+    assert plan(batch=3).working_bytes == plan(context=3 * 2048).working_bytes == 3 * plan().working_bytes
+    assert plan(dtype="float32").working_bytes == 2 * plan(quantization="4bit").working_bytes
     sizes = [plan(quantization=q).weights_bytes for q in ("4bit", "8bit", None)]
     assert sizes == sorted(sizes)
     assert sizes[0] > 8_030_261_248 / 2

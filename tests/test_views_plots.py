@@ -122,14 +122,15 @@ def test_bars_show_their_numbers_and_groups_have_a_legend():
         plot_bars({})
 
 
-def plan(weights, cache, available):
+def plan(weights, cache, available, working=0):
     return SimpleNamespace(
         name=f"model-{weights}",
         weights_bytes=int(weights * 1e9),
         kv_cache_bytes=int(cache * 1e9),
-        total_bytes=int((weights + cache) * 1e9),
+        working_bytes=int(working * 1e9),
+        total_bytes=int((weights + cache + working) * 1e9),
         available_bytes=int(available * 1e9),
-        fits=weights + cache <= available,
+        fits=weights + cache + working <= available,
     )
 
 
@@ -139,6 +140,8 @@ def test_memory_plans_say_in_words_what_fits():
     assert texts(ax)[1].startswith("17 GB")
     assert rows(ax) == ["small", "large"]
     assert rows(plot_memory_plan([plan(1, 0, 10)])) == ["model-1"]
+    bars = plot_memory_plan([plan(1, 2, 10, working=3)]).patches
+    assert [(round(bar.get_x()), round(bar.get_width())) for bar in bars] == [(0, 1), (1, 2), (3, 3)]
     with pytest.raises(BadInputError, match="empty"):
         plot_memory_plan([])
 

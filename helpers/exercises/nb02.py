@@ -65,7 +65,7 @@ def _(answer):
         require(answer[name] != right + 1, f"{right + 1} prompts for {name} is one too many: it must still fit.")
         require(
             answer[name] == right,
-            f"{answer[name]!r} prompts for {name} is not the largest batch whose total_bytes fit.",
+            f"{answer[name]!r} prompts for {name} is not the largest batch whose weights and KV cache fit.",
         )
     return "The larger model serves more people at once: two key/value heads against eight."
 

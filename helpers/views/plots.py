@@ -176,7 +176,7 @@ def plot_bars(values, *, unit="", title="", ax=None):
 
 
 def plot_memory_plan(plans, *, ax=None):
-    """What each plan needs, weights and KV cache, against the memory there is. Returns the Axes.
+    """What each plan needs (weights, KV cache, working memory) against the memory there is. Returns the Axes.
 
     `plans` maps a name to a `MemoryPlan`, or is a list of them. GB are 10**9 bytes.
     """
@@ -186,22 +186,19 @@ def plot_memory_plan(plans, *, ax=None):
         raise BadInputError("There is nothing to draw: plans is empty. Give it what memory_plan returned.")
     ax = _axes(ax, 7.2, 1.0 + 0.38 * len(plans))
     rows = range(len(plans))
-    weights = [plan.weights_bytes / 1e9 for plan in plans.values()]
-    cache = [plan.kv_cache_bytes / 1e9 for plan in plans.values()]
     needs = [plan.total_bytes / 1e9 for plan in plans.values()]
     available = [plan.available_bytes / 1e9 for plan in plans.values()]
-    ax.barh(rows, weights, height=0.6, color=OKABE_ITO["blue"], label="weights")
-    ax.barh(
-        rows,
-        cache,
-        left=weights,
-        height=0.6,
-        color=OKABE_ITO["orange"],
-        hatch="///",
-        edgecolor="white",
-        lw=0,
-        label="KV cache",
+    parts = (
+        ("weights", "weights_bytes", "blue", None),
+        ("KV cache", "kv_cache_bytes", "orange", "///"),
+        ("working memory", "working_bytes", "green", "..."),
     )
+    left = [0.0] * len(plans)
+    for label, field, colour, hatch in parts:
+        widths = [getattr(plan, field) / 1e9 for plan in plans.values()]
+        look = {"color": OKABE_ITO[colour], "hatch": hatch, "edgecolor": "white", "lw": 0}
+        ax.barh(rows, widths, left=left, height=0.6, label=label, **look)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
     for row, plan in enumerate(plans.values()):
         ax.plot(
             [available[row]] * 2,
@@ -225,7 +222,7 @@ def plot_memory_plan(plans, *, ax=None):
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(0, max(needs + available) * 1.38), xlabel="GB", title="Memory: needed and free")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3, fontsize=8.5)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, fontsize=8.5)
     return ax
 
 
