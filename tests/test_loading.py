@@ -274,7 +274,6 @@ def test_the_folder_used_is_the_prepared_one():
 TINY = sources.SHIPPED / "tiny-glm4v"
 
 
-@pytest.mark.skipif(not TINY.is_dir(), reason="data/models/tiny-glm4v is not there yet")
 def test_the_tiny_model_that_sees_comes_with_the_course(monkeypatch, tmp_path):
     monkeypatch.setenv("HELPERS_MODELS", str(tmp_path))  # wherever prepared models are
     assert sources.locate("tiny-glm4v") == TINY

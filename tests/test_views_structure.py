@@ -107,13 +107,17 @@ def test_layers_that_differ_are_not_folded_together():
     assert sum(stack.count for stack in stacks) == sum(p.numel() for p in model.model.layers.parameters())
 
 
+def _hooks(model):
+    """How many each module has. (`transformers` itself leaves some once it was asked for hidden states.)"""
+    return [len(module._forward_hooks) for module in model.modules()]
+
+
 def test_the_model_is_left_as_it_was(model):
-    before = (model.config.to_dict(), model.config._attn_implementation, [m._forward_hooks for m in model.modules()])
+    before = (model.config.to_dict(), model.config._attn_implementation, _hooks(model))
     weights = {name: p.data_ptr() for name, p in model.named_parameters()}
     show_structure(model)
-    after = (model.config.to_dict(), model.config._attn_implementation, [m._forward_hooks for m in model.modules()])
+    after = (model.config.to_dict(), model.config._attn_implementation, _hooks(model))
     assert before == after
-    assert not any(after[2])
     assert weights == {name: p.data_ptr() for name, p in model.named_parameters()}
 
 
