@@ -78,7 +78,10 @@ def _(answer):
     texts = ["The capital of France is", "One", "星期一、星期二、星期三、星期", "List the first five prime numbers:"]
     rows = [prompt_ids(tokenizer, text)[0].tolist() for text in texts]
     passes = []
-    counting = model.register_forward_hook(lambda *_: passes.append(1))
+    # Whichever model the answer uses: this check has loaded another object than the notebook.
+    counting = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, *_: passes.append(1) if isinstance(module, type(model)) else None
+    )
     try:
         with torch.no_grad():
             right = [int(model(torch.tensor([row])).logits[0, -1].argmax()) for row in rows]

@@ -1,6 +1,6 @@
 """Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. About two hours on 2 cores.
 
-Three stages, one after the other, all by one seed:
+Four stages, one after the other, all by one seed:
 
 1. "see": the tower alone. For each patch it sends to the language model: which kind of thing covers it, in
    which colour, in which region that thing has its centre, whether the centre is here, what its whole
@@ -8,6 +8,8 @@ Three stages, one after the other, all by one seed:
    away afterwards. (The silhouette teaches most: 64 answers where the name of the shape is only one.)
 2. "speak": the language model learns to talk about what the tower, left as it is, sees.
 3. "both": both go on together, with the tower's task beside the talk, so that what it sees stays readable.
+4. "tell apart": the language model alone again, mostly on pictures of several shapes, where an answer has to
+   find the right one.
 
 The weights after each stage are kept in `FOLDER/stages`, so a training that was stopped goes on with the
 stage it was in. The end result is saved in bfloat16, in the layout of the original checkpoints.
@@ -423,12 +425,14 @@ def see(model, heads, pictures, *, steps, batch, seed, log):
         log("see", step, steps, loss=loss.item(), **heads.accuracy)
 
 
-def speak(model, heads, pictures, encoder, *, tower, steps, batch, seed, log, peak):
-    """Stages 2 and 3: answers, by the language model alone or (with `tower`) by both together.
+def speak(model, heads, pictures, encoder, *, tower, steps, batch, seed, log, peak, several=0.0):
+    """Stages 2 to 4: answers, by the language model alone or (with `tower`) by both together.
 
-    Every eighth step is talk without a picture.
+    Every eighth step is talk without a picture. `several` is the share of pictures taken from those that
+    have several shapes, beside those that have them by chance.
     """
     vision, dice = model.model.vision, random.Random(seed)
+    crowded = [index for index, scene in enumerate(pictures.scenes) if len(scene.things) > 1]
     seen = []
     hook = vision.register_forward_hook(lambda module, arguments, output: seen.append(output.last_hidden_state))
     vision.requires_grad_(tower)
@@ -440,7 +444,8 @@ def speak(model, heads, pictures, encoder, *, tower, steps, batch, seed, log, pe
             inputs = encoder.batch([small_talk(dice) for _ in range(8)], False)
             training.step(step, model(**inputs, use_cache=False).loss)
             continue
-        chosen = dice.sample(range(len(pictures.scenes)), batch)
+        chosen = dice.sample(crowded, round(several * batch))
+        chosen += dice.sample(range(len(pictures.scenes)), batch - len(chosen))
         pixels, labels = pictures.batch(chosen)
         talks = [conversation(dice, pictures.scenes[index]) for index in chosen]
         loss = talk = model(**encoder.batch(talks, True), pixel_values=pixels, use_cache=False).loss
@@ -476,6 +481,7 @@ def main(arguments=None):
     parser.add_argument("--see-steps", type=int, default=5000)
     parser.add_argument("--speak-steps", type=int, default=1200)
     parser.add_argument("--both-steps", type=int, default=1200)
+    parser.add_argument("--apart-steps", type=int, default=1100)
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args(arguments)
     folder, log = options.folder, Log()
@@ -492,29 +498,14 @@ def main(arguments=None):
     encoder = Encoder(AutoTokenizer.from_pretrained(folder))
     print(f"{model.num_parameters():,} parameters, {options.pictures:,} pictures", flush=True)
     common = {"batch": options.batch, "log": log}
+    speaking = {"model": model, "heads": heads, "pictures": pictures, "encoder": encoder, **common}
+    seeds = range(options.seed + 1, options.seed + 5)
     stages = {
-        "see": lambda: see(model, heads, pictures, steps=options.see_steps, seed=options.seed + 1, **common),
-        "speak": lambda: speak(
-            model,
-            heads,
-            pictures,
-            encoder,
-            tower=False,
-            peak=2e-3,
-            steps=options.speak_steps,
-            seed=options.seed + 2,
-            **common,
-        ),
-        "both": lambda: speak(
-            model,
-            heads,
-            pictures,
-            encoder,
-            tower=True,
-            peak=1e-3,
-            steps=options.both_steps,
-            seed=options.seed + 3,
-            **common,
+        "see": lambda: see(model, heads, pictures, steps=options.see_steps, seed=seeds[0], **common),
+        "speak": lambda: speak(**speaking, tower=False, peak=2e-3, steps=options.speak_steps, seed=seeds[1]),
+        "both": lambda: speak(**speaking, tower=True, peak=1e-3, steps=options.both_steps, seed=seeds[2]),
+        "tell apart": lambda: speak(
+            **speaking, tower=False, peak=1.5e-3, steps=options.apart_steps, seed=seeds[3], several=0.75
         ),
     }
     whole = nn.ModuleDict({"model": model, "heads": heads})
