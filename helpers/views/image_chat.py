@@ -18,7 +18,7 @@ from helpers.errors import BadInputError, HelpersError
 from helpers.prompts import token_bytes
 from helpers.tracing import trace
 from helpers.views.cache import colormap
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, veil, wrapped
 from helpers.views.widget import HERE, Commands, CourseWidget, front
 
 PICTURES = Path(__file__).resolve().parent.parent.parent / "data" / "pictures"
@@ -396,7 +396,7 @@ class ImageChat(Commands):
         if heat is not None:
             shown = heat / heat.max()
             ax.imshow(
-                shown, cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, alpha=_veil(shown).numpy(), extent=(0, grid, grid, 0)
+                shown, cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, alpha=veil(shown).numpy(), extent=(0, grid, grid, 0)
             )
             row, column = divmod(int(heat.argmax()), grid)
             ax.plot(
@@ -417,33 +417,14 @@ class ImageChat(Commands):
         """The last lines of the talk, to be drawn: (text, colour, weight)."""
         lines = []
         for turn in self.turns:
-            lines += [(line, OKABE_ITO["blue"], "bold") for line in _wrapped(turn.question)]
-            lines += [(line, INK, "normal") for line in _wrapped(turn.text)]
+            lines += [(line, OKABE_ITO["blue"], "bold") for line in wrapped(turn.question)]
+            lines += [(line, INK, "normal") for line in wrapped(turn.text)]
         return lines[-14:] or [("Nothing asked yet.", MUTED, "normal")]
 
     def describe(self):
         """The still picture in words."""
         said = "; ".join(f"{turn.question} → {turn.text}" for turn in self.turns) or "nothing asked yet"
         return f"image_chat ({self.picture_name or 'no picture'}): {said}"
-
-
-def _veil(shown):
-    """How much of the picture the colour hides, by weight from 0 to 1: least where it was looked at."""
-    return 0.82 - 0.52 * shown
-
-
-def _wrapped(text, width=46):
-    """Lines of at most `width` columns; a Chinese character takes two."""
-    lines, line, used = [], "", 0
-    for character in " ".join(text.split()):
-        wide = 2 if character >= "\u2e80" else 1
-        if used + wide > width:
-            head, space, tail = line.rpartition(" ")
-            line, rest = (head, tail) if space and wide == 1 else (line, "")
-            lines.append(line)
-            line, used = rest, len(rest)
-        line, used = line + character, used + wide
-    return [*lines, line]
 
 
 def _thumbnail(picture):

@@ -1,8 +1,7 @@
 """Pictures in rows, cut into patches, and with weights drawn over them."""
 
 from helpers.errors import BadInputError
-from helpers.views.image_chat import _veil, _wrapped
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, veil, wrapped
 
 SIDE = 144  # pixels along a side of a picture as it is drawn: more than a tiny model gets, little for a file
 
@@ -27,7 +26,7 @@ def plot_pictures(pictures, captions=(), *, heats=(), marks=(), columns=6, keep_
     columns = min(columns, len(opened))
     rows = -(-len(opened) // columns)
     letters = int(13 * width)
-    lines = max((len(_wrapped(caption, letters)) for caption in captions), default=0)
+    lines = max((len(wrapped(caption, letters)) for caption in captions), default=0)
     size = (columns * (width + 0.1), rows * (width + 0.12 + 0.16 * lines) + (0.3 if title else 0))
     figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
@@ -40,7 +39,7 @@ def plot_pictures(pictures, captions=(), *, heats=(), marks=(), columns=6, keep_
         if heats and heats[index] is not None:
             _draw_heat(ax, heats[index], marks[index] if marks else None)
         if captions:
-            text = "\n".join(map(drawable, _wrapped(captions[index], letters)))
+            text = "\n".join(map(drawable, wrapped(captions[index], letters)))
             ax.set_xlabel(text, fontsize=8, color=INK, labelpad=3)
     if title:
         figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=INK)
@@ -107,7 +106,7 @@ def _draw_heat(ax, heat, mark):
         raise BadInputError(f"A heat is [row, column] with weights of 0 or more; this is {list(heat.shape)}.")
     shown = heat / heat.max().clamp(min=1e-12)
     ax.imshow(
-        shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, alpha=_veil(shown).numpy(), extent=(0, 1, 1, 0), zorder=2
+        shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, alpha=veil(shown).numpy(), extent=(0, 1, 1, 0), zorder=2
     )
     if mark is not None:
         from matplotlib.patches import Rectangle

@@ -135,3 +135,22 @@ def _has_glyph(character, families):
 
     # Each family is asked by itself: given a list, findfont answers with the first one only.
     return any(get_font(findfont(FontProperties(family=[name]))).get_char_index(ord(character)) for name in families)
+
+
+def veil(shown):
+    """How much of the picture the colour hides, by weight from 0 to 1: least where it was looked at."""
+    return 0.82 - 0.52 * shown
+
+
+def wrapped(text, width=46):
+    """Lines of at most `width` columns; a Chinese character takes two."""
+    lines, line, used = [], "", 0
+    for character in " ".join(text.split()):
+        wide = 2 if character >= "\u2e80" else 1
+        if used + wide > width:
+            head, space, tail = line.rpartition(" ")
+            line, rest = (head, tail) if space and wide == 1 else (line, "")
+            lines.append(line)
+            line, used = rest, len(rest)
+        line, used = line + character, used + wide
+    return [*lines, line]

@@ -1,4 +1,4 @@
-"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. About two hours on 2 cores.
+"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. About two hours on a core.
 
 Four stages, one after the other, all by one seed:
 
