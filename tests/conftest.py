@@ -32,23 +32,33 @@ def llama3_tokenizer():
     return load_tokenizer("llama-3-tokenizer")
 
 
-@pytest.fixture(params=["Llama", "Glm"])
-def tiny(request):
-    """A new random model of 3 layers, 4 heads and 2 key/value heads, small, and with parts that all matter."""
+@pytest.fixture(scope="session")
+def new_tiny():
+    """A function: `new_tiny("Llama")` is a new random model of 3 layers, 4 heads and 2 key/value heads."""
     import torch
     import transformers
 
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{request.param}Config")(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-        eos_token_id=63,
-        initializer_range=0.3,
-    )
-    return getattr(transformers, f"{request.param}ForCausalLM")(config).eval().requires_grad_(False)
+    def new(family, **settings):
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            pad_token_id=0,
+            eos_token_id=63,
+            initializer_range=0.3,
+            **settings,
+        )
+        return getattr(transformers, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
+
+    return new
+
+
+@pytest.fixture(params=["Llama", "Glm"])
+def tiny(request, new_tiny):
+    """A small random model with parts that all matter."""
+    return new_tiny(request.param)

@@ -16,24 +16,10 @@ IDS = [3, 17, 5, 44, 9, 21]
 
 
 @pytest.fixture(params=["Llama", "Llama with biases", "Glm", "Glm4"])
-def tiny(request):
+def tiny(request, new_tiny):
     """A small random model; Glm4's layers have a norm after attention and one after the MLP."""
-    torch.manual_seed(0)
     family, _, biases = request.param.partition(" with ")
-    config = getattr(transformers, f"{family}Config")(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-        eos_token_id=63,
-        initializer_range=0.3,
-        **({"attention_bias": True} if biases else {}),
-    )
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
+    model = new_tiny(family, **({"attention_bias": True} if biases else {}))
     for parameter in model.parameters():
         if parameter.dim() == 1:  # norms' weights and biases: else all ones, or zeros
             parameter.copy_(torch.rand(parameter.shape) + 0.5)
