@@ -96,7 +96,7 @@ def test_answers_name_what_the_scene_holds(many, language):
 
 
 def test_a_short_training_makes_a_folder_that_loads_and_answers(tmp_path):
-    settings = "--pictures 8 --see-steps 2 --speak-steps 2 --both-steps 9 --apart-steps 2 --batch 2"
+    settings = "--pictures 8 --see-steps 2 --closer-steps 2 --speak-steps 9 --batch 2"
     state = torch.random.get_rng_state()
     threads = torch.get_num_threads()
     try:

@@ -275,4 +275,5 @@ def _ask_absent(random, scene, language):
     yield [(_ask(random, what, language, name), answer, "can't tell")]
 
 
-_MAKERS = (_ask_colour, _ask_shape, _ask_only, _ask_position, _ask_count, _ask_digit, _ask_yes_no, _ask_absent)
+_MAKERS = (_ask_colour, _ask_shape, _ask_only, _ask_position, _ask_count, _ask_digit)
+_MAKERS += 2 * (_ask_yes_no, _ask_absent)  # the hardest: what is not there has to be looked for everywhere

@@ -1,15 +1,14 @@
 """Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. About two hours on a core.
 
-Four stages, one after the other, all by one seed:
+Three stages, one after the other, all by one seed:
 
 1. "see": the tower alone. For each patch it sends to the language model: which kind of thing covers it, in
    which colour, in which region that thing has its centre, whether the centre is here, what its whole
    silhouette looks like; and how many shapes there are in all. Linear heads ask for that; they are thrown
    away afterwards. (The silhouette teaches most: 64 answers where the name of the shape is only one.)
-2. "speak": the language model learns to talk about what the tower, left as it is, sees.
-3. "both": both go on together, with the tower's task beside the talk, so that what it sees stays readable.
-4. "tell apart": the language model alone again, mostly on pictures of several shapes, where an answer has to
-   find the right one.
+2. "look closer": the same on other pictures, most of them with a digit: ten digits take longer than four shapes.
+3. "speak": the language model alone learns to talk about what the tower, left as it is, sees. It takes long
+   until an answer about one of several shapes finds the right one.
 
 The weights after each stage are kept in `FOLDER/stages`, so a training that was stopped goes on with the
 stage it was in. The end result is saved in bfloat16, in the layout of the original checkpoints.
@@ -298,9 +297,9 @@ def silhouette(thing):
 class Pictures:
     """A pool of drawn scenes with their pixels and dense labels."""
 
-    def __init__(self, seed, count, **settings):
+    def __init__(self, seed, count, *, digits=0.25):
         dice = random.Random(seed)
-        self.scenes = [random_scene(dice, **settings) for _ in range(count)]
+        self.scenes = [random_scene(dice, with_digit=dice.random() < digits) for _ in range(count)]
         self.pixels = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
         self.labels = {}
         for index, scene in enumerate(self.scenes):
@@ -409,14 +408,14 @@ def cut_out(vision, pixels, labels, dice):
     return features, cut | {"silhouettes": labels["silhouettes"]}
 
 
-def see(model, heads, pictures, *, steps, batch, seed, log):
-    """Stage 1: the dense task alone, in the first half on windows of the pictures."""
+def see(model, heads, pictures, *, windows, peak, steps, batch, seed, log):
+    """Stages 1 and 2: the dense task alone, in the first steps (a share `windows`) on cut-outs of the pictures."""
     vision, dice = model.model.vision, random.Random(seed)
-    training = Training([vision, heads], steps=steps, peak=1.5e-3)
+    training = Training([vision, heads], steps=steps, peak=peak)
     for step in range(steps):
-        windows = step < steps // 2
-        pixels, labels = pictures.batch(dice.sample(range(len(pictures.scenes)), 2 * batch if windows else batch))
-        if windows:
+        cut = step < steps * windows
+        pixels, labels = pictures.batch(dice.sample(range(len(pictures.scenes)), 2 * batch if cut else batch))
+        if cut:
             features, labels = cut_out(vision, pixels, labels, dice)
         else:
             features = vision(pixels).last_hidden_state[:, 1:-1]
@@ -425,36 +424,54 @@ def see(model, heads, pictures, *, steps, batch, seed, log):
         log("see", step, steps, loss=loss.item(), **heads.accuracy)
 
 
-def speak(model, heads, pictures, encoder, *, tower, steps, batch, seed, log, peak, several=0.0):
-    """Stages 2 to 4: answers, by the language model alone or (with `tower`) by both together.
+@torch.no_grad()
+def looked_at(vision, pictures, batch=64):
+    """The tower's vectors of all pictures [picture, 1 + patch + 1, hidden], once: stage 3 leaves the tower as it is."""
+    indices = torch.arange(len(pictures.scenes)).split(batch)
+    return torch.cat([vision(pictures.batch(chosen)[0]).last_hidden_state for chosen in indices])
 
-    Every eighth step is talk without a picture. `several` is the share of pictures taken from those that
-    have several shapes, beside those that have them by chance.
-    """
-    vision, dice = model.model.vision, random.Random(seed)
+
+def talks_about(pictures, encoder, *, batch, several, dice):
+    """Without end: (numbers of pictures, talks about them), talks of about one length together: less padding."""
     crowded = [index for index, scene in enumerate(pictures.scenes) if len(scene.things) > 1]
-    seen = []
-    hook = vision.register_forward_hook(lambda module, arguments, output: seen.append(output.last_hidden_state))
-    vision.requires_grad_(tower)
-    talker = [*model.model.layers, model.model.embed_tokens, model.model.norm, model.lm_head]
-    training = Training([model, heads] if tower else talker, steps=steps, peak=peak)
+    while True:
+        chosen = dice.choices(crowded, k=round(several * 8 * batch))
+        chosen += dice.choices(range(len(pictures.scenes)), k=8 * batch - len(chosen))
+        talks = [(index, conversation(dice, pictures.scenes[index])) for index in chosen]
+        talks.sort(key=lambda talk: len(encoder.turns(talk[1], True)[0]))
+        for start in dice.sample(range(0, len(talks), batch), 8):
+            indices, turns = zip(*talks[start : start + batch], strict=True)
+            yield list(indices), encoder.batch(turns, True)
+
+
+def speak(model, pictures, encoder, *, steps, batch, seed, log, peak, several):
+    """Stage 3: answers about pictures, by the language model alone; every eighth step is talk without a picture.
+
+    `several` is the share of pictures taken from those that hold several things, beside those that do by chance.
+    """
+    dice = random.Random(seed)
+    features = looked_at(model.model.vision, pictures)
+    talks = talks_about(pictures, encoder, batch=batch, several=several, dice=dice)
+    training = Training(
+        [*model.model.layers, model.model.embed_tokens, model.model.norm, model.lm_head], steps=steps, peak=peak
+    )
     for step in range(steps):
-        seen.clear()
         if step % 8 == 7:
             inputs = encoder.batch([small_talk(dice) for _ in range(8)], False)
             training.step(step, model(**inputs, use_cache=False).loss)
             continue
-        chosen = dice.sample(crowded, round(several * batch))
-        chosen += dice.sample(range(len(pictures.scenes)), batch - len(chosen))
-        pixels, labels = pictures.batch(chosen)
-        talks = [conversation(dice, pictures.scenes[index]) for index in chosen]
-        loss = talk = model(**encoder.batch(talks, True), pixel_values=pixels, use_cache=False).loss
-        if tower:
-            loss = loss + 0.1 * heads.loss(seen[0][:, 1:-1], labels)
+        chosen, inputs = next(talks)
+        expanded = model.expand_inputs(pixel_values=features[chosen], **inputs)
+        words = model.model.embed_tokens(expanded.input_ids)
+        loss = model(
+            inputs_embeds=words.masked_scatter(expanded.picture_mask[..., None], features[chosen]),
+            attention_mask=expanded.attention_mask,
+            position_ids=expanded.position_ids,
+            labels=expanded.labels,
+            use_cache=False,
+        ).loss
         training.step(step, loss)
-        log("both" if tower else "speak", step, steps, talk=talk.item(), **(heads.accuracy if tower else {}))
-    hook.remove()
-    vision.requires_grad_(True)
+        log("speak", step, steps, talk=loss.item())
 
 
 class Log:
@@ -479,9 +496,8 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--see-steps", type=int, default=5000)
-    parser.add_argument("--speak-steps", type=int, default=1200)
-    parser.add_argument("--both-steps", type=int, default=1200)
-    parser.add_argument("--apart-steps", type=int, default=1100)
+    parser.add_argument("--closer-steps", type=int, default=4000)
+    parser.add_argument("--speak-steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args(arguments)
     folder, log = options.folder, Log()
@@ -494,18 +510,39 @@ def main(arguments=None):
 
     model = new_model(folder).train()
     heads = DenseHeads(model.config.hidden_size)
-    pictures = Pictures(options.seed, options.pictures)
     encoder = Encoder(AutoTokenizer.from_pretrained(folder))
     print(f"{model.num_parameters():,} parameters, {options.pictures:,} pictures", flush=True)
-    common = {"batch": options.batch, "log": log}
-    speaking = {"model": model, "heads": heads, "pictures": pictures, "encoder": encoder, **common}
-    seeds = range(options.seed + 1, options.seed + 5)
+    seed, count, common = options.seed, options.pictures, {"batch": options.batch, "log": log}
     stages = {
-        "see": lambda: see(model, heads, pictures, steps=options.see_steps, seed=seeds[0], **common),
-        "speak": lambda: speak(**speaking, tower=False, peak=2e-3, steps=options.speak_steps, seed=seeds[1]),
-        "both": lambda: speak(**speaking, tower=True, peak=1e-3, steps=options.both_steps, seed=seeds[2]),
-        "tell apart": lambda: speak(
-            **speaking, tower=False, peak=1.5e-3, steps=options.apart_steps, seed=seeds[3], several=0.75
+        "see": lambda: see(
+            model,
+            heads,
+            Pictures(seed, count),
+            windows=0.5,
+            peak=1.5e-3,
+            steps=options.see_steps,
+            seed=seed + 1,
+            **common,
+        ),
+        "look closer": lambda: see(
+            model,
+            heads,
+            Pictures(seed + 1, count, digits=0.6),
+            windows=0.7,
+            peak=1e-3,
+            steps=options.closer_steps,
+            seed=seed + 2,
+            **common,
+        ),
+        "speak": lambda: speak(
+            model,
+            Pictures(seed, count),
+            encoder,
+            several=0.5,
+            peak=2e-3,
+            steps=options.speak_steps,
+            seed=seed + 3,
+            **common,
         ),
     }
     whole = nn.ModuleDict({"model": model, "heads": heads})
