@@ -32,6 +32,8 @@ class Conversation:
 
     `tokenizer` is a tokenizer, or a processor for a model that sees. `system` is the system prompt, `messages`
     what was said before (`{"role": ..., "content": ...}`, perhaps with an "image"); the list given stays as it is.
+    Where the tokenizer has a method `parse_reply`, it says what of a reply goes into `messages`: GLM-4's puts a
+    tool's name into "metadata". `Reply.text` has all of the reply.
     `reused` says how many positions of the last prompt, patches of a picture counted, came from the KV cache.
 
     Raises `BadInputError` for messages that are malformed, and what `ask` raises for their pictures.
@@ -139,8 +141,9 @@ class Conversation:
             raise
         finally:
             if output_ids:
-                text = "".join(pieces).strip()
-                self.reply = Reply(text, chat.input_ids, output_ids, stopped_by)
-                self.messages = [*messages, {"role": "assistant", "content": text}]
+                text = "".join(pieces)
+                said = tokenizer.parse_reply(text) if hasattr(tokenizer, "parse_reply") else {"content": text.strip()}
+                self.reply = Reply(text.strip(), chat.input_ids, output_ids, stopped_by)
+                self.messages = [*messages, {"role": "assistant", **said}]
                 # The last id was chosen but not run, so the cache ends before it.
                 self._cache, self._cached = cache, [*seen, *output_ids[:-1]]

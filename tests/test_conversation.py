@@ -165,6 +165,14 @@ def test_a_history_may_be_given_and_stays_the_callers(model, tokenizer):
         Conversation(model, tokenizer, messages=["Hello"])
 
 
+def test_a_tokenizer_without_a_parse_reply_keeps_the_whole_reply(model, tokenizer):
+    talk = Conversation(model, tokenizer)
+    call = tokenizer('get_weather\n{"city": "北京"}')["input_ids"]
+    reply = talk.ask("北京天气", forced_ids=call, max_new_tokens=len(call))
+    assert talk.messages[-1] == {"role": "assistant", "content": reply.text}
+    assert reply.text == 'get_weather\n{"city": "北京"}'
+
+
 # With pictures
 
 SHAPE = "描述一下这张图片"
@@ -285,3 +293,65 @@ def test_a_pictures_file_is_read_when_it_is_asked_about(glm4v, tmp_path):
     again = Conversation(*glm4v, messages=given)
     reply = again.ask(FOLLOW_UPS[0], max_new_tokens=2)
     assert reply.output_ids == _afresh(glm4v, [*given, {"role": "user", "content": FOLLOW_UPS[0]}], 2)[1]
+
+
+# What GLM-4's replies hold besides their content
+
+
+def _forced(glm4v, *texts):
+    """Ids of texts that GLM-4 could have generated, up to the user's next turn."""
+    tokenizer = glm4v[1].tokenizer
+    ids = [
+        i for text in texts for i in tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ]
+    ids.append(tokenizer.convert_tokens_to_ids("<|user|>"))
+    return {"forced_ids": ids, "max_new_tokens": len(ids)}
+
+
+def test_a_call_of_a_tool_is_in_the_next_prompt_as_it_was_generated(glm4v):
+    talk = Conversation(*glm4v)
+    call = _forced(glm4v, "get_weather\n", '{"city": "北京"}')
+    pieces = list(talk.stream("北京天气", **call))
+    assert "".join(pieces) == talk.reply.text == 'get_weather\n{"city": "北京"}', "the reader sees all of it"
+    assert talk.messages[-1] == {"role": "assistant", "metadata": "get_weather", "content": '{"city": "北京"}'}
+    generated = [*talk.reply.input_ids, *call["forced_ids"]]
+    reply = talk.ask("谢谢", max_new_tokens=3)
+    assert reply.input_ids[: len(generated)] == generated
+    assert talk.reused == len(generated) - 1, "everything that was run before is taken from the cache"
+    assert reply.output_ids == _afresh(glm4v, talk.messages[:-1], 3)[1]
+
+
+@pytest.mark.parametrize("said", ["\nFirst.\nSecond.", "First.\nSecond.", "Yes\nIt is.", "\n红色。", "红色。"])
+def test_an_ordinary_reply_keeps_its_text_with_a_newline_in_front_or_without(glm4v, said):
+    talk = Conversation(*glm4v)
+    pieces = list(talk.stream("你好", **_forced(glm4v, said)))
+    assert "".join(pieces) == said
+    assert talk.reply.text == said.strip()
+    assert talk.messages[-1] == {"role": "assistant", "content": said.strip()}
+
+
+def test_a_call_that_is_cut_before_its_content_is_not_lost(glm4v):
+    talk = Conversation(*glm4v)
+    call = _forced(glm4v, "get_weather\n")["forced_ids"][:-1]
+    talk.ask("北京天气", forced_ids=call, max_new_tokens=len(call))
+    assert talk.messages[-1] == {"role": "assistant", "content": "get_weather"}
+    assert talk.ask("谢谢", max_new_tokens=2).input_ids.count(glm4v[1].tokenizer.convert_tokens_to_ids("<|user|>")) == 2
+
+
+def test_the_year_stays_as_the_model_wrote_it(glm4v):
+    """The original puts a year in its place in what it returns, and not in its history."""
+    talk = Conversation(*glm4v)
+    reply = talk.ask("你的知识到什么时候？", **_forced(glm4v, "\n", "到[[训练时间]]。"))
+    assert reply.text == talk.messages[-1]["content"] == "到[[训练时间]]。"
+
+
+def test_a_control_token_that_was_generated_is_text_in_the_history(glm4v):
+    """The original begins another message there."""
+    talk = Conversation(*glm4v)
+    tokenizer = glm4v[1].tokenizer
+    assistant = tokenizer.convert_tokens_to_ids("<|assistant|>")
+    parts = [_forced(glm4v, text)["forced_ids"] for text in ("\n好的", "get_weather\n{}")]
+    ids = [*parts[0][:-1], assistant, *parts[1]]
+    talk.ask("北京天气", forced_ids=ids, max_new_tokens=len(ids))
+    assert talk.messages[-1] == {"role": "assistant", "content": "好的<|assistant|>get_weather\n{}"}
+    assert talk.ask("谢谢", max_new_tokens=1).input_ids.count(assistant) == 2

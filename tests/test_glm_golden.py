@@ -8,7 +8,6 @@ import copy
 import json
 import re
 from functools import cache
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +25,8 @@ from glm_fixtures import (
     tensors,
     with_pictures,
 )
+
+from helpers.conversation import Conversation
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 
@@ -175,13 +176,13 @@ def chat_template(name, path, value):
     tokenizer = glm_tokenizer(name)
     value.pop("name")
     conversation = with_pictures(name, value.pop("conversation"))
-    prompt = tokenizer.apply_chat_template(conversation, add_generation_prompt=True)
+    prompt = glm_processor(name).apply_chat_template(conversation, add_generation_prompt=True)
     assert prompt["input_ids"] == value.pop("ids_generation_prompt")
     assert prompt["position_ids"] == value.pop("position_ids")
     assert prompt["attention_mask"] == [1] * len(prompt["input_ids"])
-    assert tokenizer.apply_chat_template(conversation, return_dict=False) == value.pop("ids")
+    assert glm_processor(name).apply_chat_template(conversation, return_dict=False) == value.pop("ids")
     without_prefix = {"add_special_tokens": False, "add_generation_prompt": True, "return_dict": False}
-    assert tokenizer.apply_chat_template(conversation, **without_prefix) == value.pop("ids_no_prefix")
+    assert glm_processor(name).apply_chat_template(conversation, **without_prefix) == value.pop("ids_no_prefix")
     # Our text shows the picture's ids, which the original left out of it.
     text = tokenizer.apply_chat_template(conversation, tokenize=False)
     generation_text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
@@ -425,44 +426,70 @@ def stub_texts(name, path, value):
     assert [[*ids, user] for ids in plain] == written
 
 
-@checks(r"chat_(stubbed|stubbed_metadata|real|image_stubbed)/\d+")
-def chat_turn(name, path, value):
-    """The prompt from the history, the history from the answer; the loop itself is Conversation's matter."""
+@checks(r"chat_(stubbed|stubbed_metadata|image_stubbed)/\d+")
+def scripted_turn(name, path, value):
+    """The same replies, forced, to the same questions, all in one `Conversation`: prompts, history, response."""
+    section, index = path.rsplit("/", 1)
+    query, generated, history = value.pop("query"), value.pop("generated_ids"), value.pop("history")
+    earlier = golden(name)[section][: int(index)]
+    talk = Conversation(glm(name), glm_processor(name))
+    for turn in [*earlier, {"query": query, "generated_ids": generated, "history": history}]:
+        question = with_pictures(name, turn["history"])[-2]
+        assert (question["role"], question["content"]) == ("user", turn["query"])
+        ids = turn["generated_ids"]
+        before = talk.messages
+        reply = talk.ask(turn["query"], question.get("image"), forced_ids=ids, max_new_tokens=len(ids))
+    # The original adds to the caller's list; we leave it as it is.
+    lengths = value.pop("caller_history_len_before"), value.pop("caller_history_len_after")
+    assert lengths == ((len(before), len(before) + 1) if earlier else (None, None))
+    assert len(before) == len(history) - 2
+    assert reply.input_ids == value.pop("prompt_ids")
+    assert list(range(len(reply.input_ids))) == value.pop("position_ids")
+    assert (reply.output_ids, reply.stopped_by) == (generated, "end_of_turn")
+    assert glm(name).generation_config.eos_token_id == value.pop("eos_token_id")
+    assert plain_history(talk.messages) == plain_history(history)
+    assert any("image" in message for message in talk.messages) == value.pop("has_images")
+    # A call of a tool is a dict there; here it is the whole text, and the history has the parts.
+    response = value.pop("response")
+    assert reply.text == (response if isinstance(response, str) else "\n".join(response.values()))
+    # The same turn in a conversation that begins with what was said before, from the original's history.
+    given = with_pictures(name, history[:-2])
+    again = Conversation(glm(name), glm_processor(name), messages=given)
+    answer = again.ask(query, question.get("image"), forced_ids=generated, max_new_tokens=len(generated))
+    assert answer == reply
+    assert given == with_pictures(name, history[:-2])
+
+
+def plain_history(messages):
+    """Metadata, mostly none, always there; of a picture only that it is there."""
+    return [{"metadata": "", **message} | ({"image": True} if "image" in message else {}) for message in messages]
+
+
+@checks(r"chat_real/\d+")
+def real_turn(name, path, value):
+    """Cut by length: the original drops the last token, so its history is not that of a `Conversation`."""
     section, index = path.rsplit("/", 1)
     tokenizer = glm_tokenizer(name)
     before = golden(name)[section][int(index) - 1]["history"] if int(index) else []
     query, history = value.pop("query"), value.pop("history")
     assert history[: len(before)] == before
     question, answer = history[len(before) :]
-    assert (question["role"], question["content"]) == ("user", query)
-    conversation = with_pictures(name, [*before, question])
-    as_given = [dict(message) for message in conversation]
-    chat = tokenizer.encode_chat(conversation)
+    assert question == {"role": "user", "content": query}
+    chat = tokenizer.encode_chat([*before, question])
     assert chat.input_ids == value.pop("prompt_ids")
     assert list(range(len(chat))) == value.pop("position_ids")
-    assert any("image" in message for message in conversation) == value.pop("has_images")
-    # The original adds to the caller's list; we leave it as it is.
-    assert conversation == as_given
+    assert value.pop("has_images") is False
     lengths = value.pop("caller_history_len_before"), value.pop("caller_history_len_after")
     assert lengths == ((len(before), len(before) + 1) if before else (None, None))
     assert glm(name).generation_config.eos_token_id == value.pop("eos_token_id")
     generated = value.pop("generated_ids")
-    gap = value.pop("min_top2_gap", None)
-    if gap is not None:  # chat_real: these were generated, the others scripted
-        ours = continue_greedily(glm(name), {"input_ids": torch.tensor([chat.input_ids])}, len(generated))
-        assert ours["new_ids"][0].tolist() == generated
-        assert ours["min_top2_gap"] == pytest.approx(gap, abs=2 * TOLERANCE)
-    reply = spoken(spaced(name, generated[:-1]))
-    assert answer == {"role": "assistant", "metadata": reply.metadata, "content": reply.content}
-    response = value.pop("response")
-    if reply.metadata:
-        response = (response.pop("name"), response.pop("content"))
-    assert response == ((reply.metadata, reply.content) if reply.metadata else reply.content)
-
-
-def spoken(text):
-    """A reply's metadata (a tool's name, mostly none) stands before its first newline."""
-    metadata, newline, content = text.partition("\n")
-    if not newline:
-        metadata, content = "", text
-    return SimpleNamespace(metadata=metadata.strip(), content=content if metadata.strip() else content.strip())
+    ours = continue_greedily(glm(name), {"input_ids": torch.tensor([chat.input_ids])}, len(generated))
+    assert ours["new_ids"][0].tolist() == generated
+    assert ours["min_top2_gap"] == pytest.approx(value.pop("min_top2_gap"), abs=2 * TOLERANCE)
+    said = tokenizer.parse_reply(spaced(name, generated[:-1]))
+    assert answer == {"role": "assistant", "metadata": "", **said}
+    assert value.pop("response") == said["content"]
+    # What we add: the last token.
+    talk = Conversation(glm(name), tokenizer, messages=before)
+    assert talk.ask(query, max_new_tokens=len(generated)).output_ids == generated
+    assert talk.reply.stopped_by == "max_new_tokens"

@@ -309,6 +309,16 @@ def test_weights_made_from_scratch_can_be_trained():
     assert torch.allclose(output.loss, torch.nn.functional.cross_entropy(predicted, wanted))
 
 
+def test_a_model_that_sees_learns_from_texts_alone_too():
+    """The original asks for a picture wherever there are labels."""
+    ids = tensors(VISION)["text/multi_turn/input_ids"]
+    with torch.inference_mode():
+        output = glm(VISION)(input_ids=ids, labels=ids)
+    expected = torch.nn.functional.cross_entropy(output.logits[0, :-1], ids[0, 1:])
+    assert expected.isfinite()
+    assert torch.allclose(output.loss, expected)
+
+
 # Folders that are not whole
 
 

@@ -82,6 +82,24 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
     assert (picture[..., 0] == picture[..., 2]).all()
 
 
+@pytest.mark.parametrize("kind", ["P2", "P5"])
+@pytest.mark.parametrize("as_file", [True, False], ids=["file", "opened"])
+def test_sixteen_bits_of_a_pgm_are_scaled_too(tmp_path, kind, as_file):
+    """PIL puts them into 32 bits."""
+    levels = numpy.linspace(0, 65535, 256).astype(">u2").reshape(16, 16)
+    pixels = levels.tobytes() if kind == "P5" else " ".join(map(str, levels.ravel())).encode()
+    path = tmp_path / "deep.pgm"
+    path.write_bytes(f"{kind} 16 16 65535\n".encode() + pixels)
+    with Image.open(path) as deep:
+        assert deep.mode == "I"
+        picture = numpy.asarray(open_picture(path if as_file else deep))
+    assert numpy.array_equal(picture[..., 0], levels // 257)
+    assert (picture[..., 0] == picture[..., 2]).all()
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(BadImageError, match="cannot be read"):
+        open_picture(path)
+
+
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_thirty_two_bits_are_refused(mode):
     with pytest.raises(BadImageError, match=f"32 bits .mode {mode}.*8 or 16"):
@@ -253,9 +271,10 @@ def test_a_picture_that_cannot_be_read_is_named():
         ([{"role": "robot", "content": "hi"}], "role 'robot'"),
         ([{"role": "tool", "content": "hi"}], "role 'tool'; GLM-4's are system, user, assistant, observation"),
         ([{"role": "system", "content": "", "tools": [{}]}], "Message 0 defines tools"),
+        ([{"role": "assistant", "content": "hi", "metadata": 3}], "Message 0 has the metadata 3"),
         ([{"role": "user", "content": "a", "image": WIDE}] * 2, "Messages 0 and 1 hold pictures"),
     ],
-    ids="none text content role null robot tool tools two".split(),
+    ids="none text content role null robot tool tools metadata two".split(),
 )
 def test_malformed_messages(messages, message):
     tokenizer = glm_tokenizer(VISION)
@@ -267,6 +286,24 @@ def test_malformed_messages(messages, message):
 def test_a_model_that_takes_text_only_says_so():
     with pytest.raises(BadInputError, match="Message 0 holds a picture, but this model takes text only"):
         glm_tokenizer(CHAT).encode_chat([{"role": "user", "image": WIDE, "content": "?"}])
+
+
+def test_a_tokenizer_that_leaves_the_pixels_out_says_so():
+    """The walkthrough's own call: without pixel_values the model would answer without having seen the picture."""
+    messages = [{"role": "user", "image": WIDE, "content": "描述一下这张图片"}]
+    for conversation in (messages, [messages, BENIGN]):
+        with pytest.warns(UserWarning, match="picture is left out here.*load_processor.*AutoProcessor") as warned:
+            inputs = glm_tokenizer(VISION).apply_chat_template(conversation, add_generation_prompt=True)
+        assert len(warned) == 1
+        assert warned[0].filename == __file__
+        assert "pixel_values" not in inputs
+    with_pixels = glm_processor(VISION).apply_chat_template(messages, add_generation_prompt=True)  # warns of nothing
+    with pytest.warns(UserWarning, match="left out"):
+        without = glm_tokenizer(VISION).apply_chat_template(messages, add_generation_prompt=True)
+    assert without["input_ids"] == with_pixels["input_ids"]
+    assert "pixel_values" in with_pixels
+    glm_tokenizer(VISION).apply_chat_template(messages, tokenize=False)
+    glm_tokenizer(VISION).apply_chat_template([{"role": "user", "image": None, "content": "hi"}])
 
 
 @pytest.mark.parametrize("option", ["tools", "documents", "chat_template", "return_assistant_tokens_mask"])
@@ -353,6 +390,37 @@ def test_render_chat_asks_the_tokenizer_and_knows_whose_tokens_are_whose():
         assert segments[6][2] == [808]
         assert chat.text.endswith("<|end_of_image|><|assistant|>get_weather\n好<|assistant|>")
         assert render_chat(tokenizer, messages, add_generation_prompt=False).input_ids == chat.input_ids[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "metadata", "content"),
+    [
+        ("\n你好！", None, "你好！"),
+        ("\n First.\nSecond. ", None, "First.\nSecond."),
+        ("no newline", None, "no newline"),
+        ("First line,\nand second.", None, "First line,\nand second."),
+        ("Yes\nIt is red.", None, "Yes\nIt is red."),
+        ("好\n是红色的。", None, "好\n是红色的。"),
+        ("1\n2", None, "1\n2"),
+        ("", None, ""),
+        ("\n", None, ""),
+        ('get_weather\n{"city": "北京"}', "get_weather", '{"city": "北京"}'),
+        ("python\n\nprint(1)\nprint(2)\n", "python", "\nprint(1)\nprint(2)\n"),
+        ("\nget_weather\n{}", None, "get_weather\n{}"),
+        ("get_weather", None, "get_weather"),
+        ("get_weather\n", None, "get_weather"),
+        ("<|assistant|>\nx", None, "<|assistant|>\nx"),
+        ("\nx<|assistant|>get_weather\n{}", None, "x<|assistant|>get_weather\n{}"),
+    ],
+)
+def test_a_reply_becomes_a_message(text, metadata, content):
+    tokenizer = glm_tokenizer(CHAT)
+    said = tokenizer.parse_reply(text)
+    assert said == {"content": content} | ({"metadata": metadata} if metadata else {})
+    if content:  # written as it was generated: header, then content
+        ids = tokenizer.encode_chat([{"role": "assistant", **said}], add_generation_prompt=False).input_ids
+        assert tokenizer.decode(ids) == f"[gMASK]<sop><|assistant|>{metadata or ''}\n{content}"
+        assert [i for i in ids if i in tokenizer.all_special_ids] == [802, 804, 808], "text stays text"
 
 
 def test_the_callers_messages_stay_as_they_are():

@@ -55,6 +55,8 @@ def open_picture(source, *, name=None):
 def _upright_rgb(picture, name):
     if 0 in picture.size:
         raise BadImageError(f"{name} has no pixels: its size is {picture.width} x {picture.height}.")
+    if picture.mode == "I" and picture.format == "PPM":  # a PGM of 16 bits, which PIL puts into 32
+        picture = Image.fromarray(numpy.asarray(picture).astype(numpy.uint16))
     if picture.mode in ("I", "F"):
         raise BadImageError(f"{name} has pixels of 32 bits (mode {picture.mode}): save it with 8 or 16 bits first.")
     picture = ImageOps.exif_transpose(picture)
@@ -130,7 +132,9 @@ class ChatGLMProcessor(ProcessorMixin):
 
         In a batch either all conversations hold a picture or none does. Raises `BadInputError` and `BadImageError`.
         """
-        encoded = self.tokenizer.apply_chat_template(conversation, tokenize=tokenize, return_dict=return_dict, **kwargs)
+        encoded = self.tokenizer.apply_chat_template(
+            conversation, tokenize=tokenize, return_dict=return_dict, pixels_follow=True, **kwargs
+        )
         if not tokenize or not return_dict:
             return encoded
         is_batched = isinstance(conversation[0], list | tuple)

@@ -7,6 +7,8 @@ content never becomes a special token, whatever it says.
 """
 
 import base64
+import re
+import warnings
 from itertools import accumulate
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from helpers.prompts import RenderedChat, check_messages, segments_of
 PREFIX = ("[gMASK]", "<sop>")  # begins every prompt
 PICTURE = ("<|begin_of_image|>", "<|endoftext|>", "<|end_of_image|>")  # the one between is a placeholder
 ROLES = ("system", "user", "assistant", "observation")
+CALL = re.compile(r"([a-z_][A-Za-z0-9_-]{0,63})\n(.*\S.*)", re.DOTALL)  # a tool's name, then what it is given
 
 
 def read_ranks(path):
@@ -120,6 +123,25 @@ class ChatGLM4Tokenizer(TokenizersBackend):
             owners += [owner] * len(piece_ids)
         return RenderedChat("".join(text for text, _, _ in pieces), ids, segments_of(owners, messages))
 
+    def parse_reply(self, text):
+        """What the model wrote after `<|assistant|>`, as a message without its role: the way back of `encode_chat`.
+
+        >>> tokenizer.parse_reply("\\n你好！")  # doctest: +SKIP
+        {'content': '你好！'}
+        >>> tokenizer.parse_reply('get_weather\\n{"city": "北京"}')  # doctest: +SKIP
+        {'metadata': 'get_weather', 'content': '{"city": "北京"}'}
+
+        The header is the model's to end: with a newline for an ordinary reply, with a tool's name and a newline
+        to call it. A first line is such a name where it is one word of Latin letters, digits, `_` and `-` that
+        begins small, and something follows; the content is then as it was written. Any other text, with the
+        newline or without, is all content, white space around it taken off: "Yes" and a new line call no tool.
+        `<|assistant|>` in a text is text, and begins no message.
+
+        After `process_response` of the original code, which takes any first line for a name.
+        """
+        call = CALL.fullmatch(text)
+        return {"metadata": call[1], "content": call[2]} if call else {"content": text.strip()}
+
     def _text_ids(self, text):
         """Ids of a text in which nothing is special."""
         return self(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -131,6 +153,8 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         for index, message in enumerate(messages):
             if message["role"] not in ROLES:
                 raise BadInputError(f"Message {index} is of role {message['role']!r}; GLM-4's are {', '.join(ROLES)}.")
+            if not isinstance(message.get("metadata") or "", str):
+                raise BadInputError(f"Message {index} has the metadata {message['metadata']!r}: it is a tool's name.")
             if message.get("tools"):
                 raise BadInputError(f"Message {index} defines tools: the course does not cover GLM-4's tool prompts.")
         pictures = [index for index, message in enumerate(messages) if message.get("image") is not None]
@@ -155,26 +179,35 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         max_length=None,
         return_tensors=None,
         return_dict=True,
+        pixels_follow=False,
         **options,
     ):
         """As in transformers: one conversation or a list of them, to a `BatchEncoding`, ids, or text.
 
-        The ids are those of `encode_chat`; `add_special_tokens=False` leaves `[gMASK]<sop>` out. Raises
-        `BadInputError` as `encode_chat` does, and for options that GLM-4's template does not have.
+        The ids are those of `encode_chat`; `add_special_tokens=False` leaves `[gMASK]<sop>` out. A picture gets
+        its place, but only the processor makes its pixels: warns unless the caller adds them (`pixels_follow`).
+        Raises `BadInputError` as `encode_chat` does, and for options that GLM-4's template does not have.
         """
         options.pop("continue_final_message", None)  # nothing ends a message, so it is open already
         asked = [name for name, value in options.items() if value]
         if asked:
             raise BadInputError(f"GLM-4's chat template has no option {asked[0]!r}: leave it out.")
         is_batched = bool(conversation) and isinstance(conversation[0], list | tuple)
+        conversations = conversation if is_batched else [conversation]
         rendered = [
             self.encode_chat(
                 messages, add_generation_prompt=add_generation_prompt, add_special_tokens=add_special_tokens
             )
-            for messages in (conversation if is_batched else [conversation])
+            for messages in conversations
         ]
         if not tokenize:
             return [chat.text for chat in rendered] if is_batched else rendered[0].text
+        if not pixels_follow and any(m.get("image") is not None for messages in conversations for m in messages):
+            warnings.warn(
+                "The picture is left out here: a tokenizer makes no pixel_values, and without them the model answers "
+                "blindly. Use what load_processor (or AutoProcessor) gives in its place.",
+                stacklevel=2,
+            )
         rows = [chat.input_ids for chat in rendered]
         if truncation:
             rows = [ids[-max_length:] if self.truncation_side == "left" else ids[:max_length] for ids in rows]
