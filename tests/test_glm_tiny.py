@@ -95,6 +95,42 @@ def test_answers_name_what_the_scene_holds(many, language):
     assert seen == {"colour", "shape", "position", "count", "digit", "yes/no", "can't tell", "describe"}
 
 
+@pytest.mark.parametrize("shapes", [1, 2])
+def test_what_is_asked_about_is_the_only_one_of_its_kind(shapes):
+    dice = random.Random(2)
+    for _ in range(30):
+        scene, asked = score.scene_to_ask_about(dice, shapes)
+        assert asked in scene.things and len(scene.things) == shapes
+        assert [thing.kind for thing in scene.things].count(asked.kind) == 1
+
+
+@pytest.mark.parametrize(("shapes", "share"), [(1, 1.0), (2, 0.0)])
+def test_a_head_that_looks_at_the_wrong_one_of_two_shapes_is_not_counted(monkeypatch, shapes, share):
+    """This model looks at the last thing drawn, always: of one shape the one asked for, of two the other one."""
+    shown = []
+
+    class Looker:
+        patch_index = torch.arange(36)
+
+        def __init__(self, *_, **__):
+            other = replace(shown[-1], things=shown[-1].things[-1:])
+            self.attentions = torch.from_numpy(score.covered_patches(other, 36)).float().expand(1, 1, 1, 36)
+
+    class Blind:
+        tokenizer = None
+
+        def apply_chat_template(self, *_, **__):
+            return {"input_ids": None, "pixel_values": None}
+
+    def seen(scene, side=96):
+        shown.append(scene)
+        return scenes.draw(scene, side)
+
+    monkeypatch.setattr("helpers.tracing.trace", Looker)
+    monkeypatch.setattr(score, "draw", seen)
+    assert score.score_attention(None, Blind(), count=8, shapes=shapes).item() == share
+
+
 def test_a_short_training_makes_a_folder_that_loads_and_answers(tmp_path):
     settings = "--pictures 8 --see-steps 2 --closer-steps 2 --speak-steps 9 --batch 2"
     state = torch.random.get_rng_state()
@@ -114,6 +150,7 @@ def test_a_short_training_makes_a_folder_that_loads_and_answers(tmp_path):
     asked = sum(number for _, number in scores.values())
     assert sum(right for right, _ in scores.values()) + len(wrong) == asked > 4
     assert score.score_attention(model, processor, count=1).shape == (5, 6)
+    assert score.score_attention(model, processor, count=1, language="zh", shapes=2).shape == (5, 6)
     assert (
         processor.tokenizer.decode(processor.tokenizer("红色的圆形")["input_ids"], skip_special_tokens=True)
         == "红色的圆形"

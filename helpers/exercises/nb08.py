@@ -69,19 +69,20 @@ def _(answer):
 @exercise("08.4", expects=Callable)
 def _(answer):
     import random
+    from dataclasses import replace
 
-    from helpers.glm.tiny.scenes import draw, random_scene
-    from helpers.glm.tiny.score import covered_patches
+    from helpers.glm.tiny.scenes import draw
+    from helpers.glm.tiny.score import covered_patches, scene_to_ask_about
+    from helpers.glm.tiny.talk import ZH
     from helpers.tracing import trace
 
     model, processor = _tiny()
-    dice, hits = random.Random(UNSEEN), 0
+    dice, hits, others = random.Random(UNSEEN), 0, 0
     for _number in range(POINTED_AT):
-        scene = random_scene(dice, count=1, with_digit=False)
-        kind = scene.things[0].kind
+        scene, asked = scene_to_ask_about(dice, 2)
         messages = [
-            {"role": "user", "content": f"What colour is the {kind}?", "image": draw(scene)},
-            {"role": "assistant", "content": f"The {kind} is"},
+            {"role": "user", "content": f"{ZH[asked.kind]}是什么颜色的？", "image": draw(scene)},
+            {"role": "assistant", "content": f"{ZH[asked.kind]}是"},
         ]
         inputs = processor.apply_chat_template(messages, return_tensors="pt")
         run = trace(model, processor, inputs["input_ids"], pixel_values=inputs["pixel_values"])
@@ -90,12 +91,15 @@ def _(answer):
             isinstance(given, int) and 0 <= given < 36,
             f"it should return a whole number from 0 to 35, not {given!r:.40}. (int(...) makes one of a tensor.)",
         )
-        hits += bool(covered_patches(scene, 36)[given])
+        hit = bool(covered_patches(replace(scene, things=(asked,)), 36)[given])
+        hits += hit
+        others += not hit and bool(covered_patches(scene, 36)[given])
     require(
         hits >= ENOUGH,
-        f"{hits} of {POINTED_AT} are on the shape, {ENOUGH} should be. Which head did you ask, and which position?",
+        f"{hits} of {POINTED_AT} are on the shape asked for and {others} on the other one; {ENOUGH} should be. "
+        "Which head did you ask, and which position?",
     )
-    return f"{hits} of {POINTED_AT} times on the shape."
+    return f"{hits} of {POINTED_AT} times on the shape asked for."
 
 
 @exercise("08.5", expects=Callable)

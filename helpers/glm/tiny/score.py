@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from helpers.glm.tiny.talk import SMALL_TALK, ZH, conversation
 
 UNSEEN = 1_000_000  # seeds from here on are not the training's
 LANGUAGES = ("en", "zh")
+# What is measured of attention: (its name in the scores, its row in the card, shapes in the picture).
+LOOKS = (("attention", "attention on the shape", 1), ("attention of two", "… on the one asked for, of two", 2))
 
 
 def examination(seed, count):
@@ -76,18 +79,18 @@ def score_small_talk(model, processor):
     return sum(pairs), len(pairs)
 
 
-def score_attention(model, processor, *, seed=0, count=100, language="en"):
-    """[layer, head]: in which share of one-shape pictures the two most attended patches lie on the shape.
+def score_attention(model, processor, *, seed=0, count=100, language="en", shapes=1):
+    """[layer, head]: in which share of pictures the two most attended patches lie on the shape asked for.
 
-    The query is the place that writes the answer's colour word ("The circle is" before " red").
+    The query is the place that writes the answer's colour word ("The circle is" before " red"). With one shape
+    it is enough to find what is not ground; with `shapes=2`, of two kinds, a head has to find the right one.
     """
     from helpers.tracing import trace
 
     dice, hits = random.Random(UNSEEN + seed), 0
     for _ in range(count):
-        scene = random_scene(dice, count=1, with_digit=False)
-        (thing,) = scene.things
-        kind = thing.kind if language == "en" else ZH[thing.kind]
+        scene, asked = scene_to_ask_about(dice, shapes)
+        kind = asked.kind if language == "en" else ZH[asked.kind]
         question = f"What colour is the {kind}?" if language == "en" else f"{kind}是什么颜色的？"
         begun = f"The {kind} is" if language == "en" else f"{kind}是"
         inputs = processor.apply_chat_template(
@@ -103,9 +106,17 @@ def score_attention(model, processor, *, seed=0, count=100, language="en"):
         )
         weights = run.attentions[:, :, -1, run.patch_index >= 0]
         top = weights.topk(2).indices
-        on_shape = torch.from_numpy(covered_patches(scene, weights.shape[-1]))
+        on_shape = torch.from_numpy(covered_patches(replace(scene, things=(asked,)), weights.shape[-1]))
         hits = hits + on_shape[top].all(-1).float()
     return hits / count
+
+
+def scene_to_ask_about(dice, shapes):
+    """(a scene of `shapes` shapes of as many kinds, the one of them to ask about)."""
+    while True:
+        scene = random_scene(dice, count=shapes, with_digit=False)
+        if len({thing.kind for thing in scene.things}) == shapes:
+            return scene, scene.things[0]
 
 
 def covered_patches(scene, patches):
@@ -128,12 +139,13 @@ def scores(model, processor, *, seed=0, count=300):
         found["answers"].setdefault(kind, {})[language] = {"right": right, "asked": asked}
     right, asked = score_small_talk(model, processor)
     found["by heart"] = {"right": right, "asked": asked}
-    found["attention"] = {}
-    for language in LANGUAGES:  # the head is chosen on other pictures than it is measured on
-        choice = score_attention(model, processor, seed=seed + 1, language=language)
-        layer, head = divmod(int(choice.argmax()), choice.shape[1])
-        share = score_attention(model, processor, seed=seed, language=language)[layer, head].item()
-        found["attention"][language] = {"layer": layer, "head": head, "share": round(share, 3)}
+    for name, _, shapes in LOOKS:
+        found[name] = {}
+        for language in LANGUAGES:  # the head is chosen on other pictures than it is measured on
+            choice = score_attention(model, processor, seed=seed + 1, language=language, shapes=shapes)
+            layer, head = divmod(int(choice.argmax()), choice.shape[1])
+            share = score_attention(model, processor, seed=seed, language=language, shapes=shapes)[layer, head].item()
+            found[name][language] = {"layer": layer, "head": head, "share": round(share, 3)}
     return found, wrong
 
 
@@ -143,11 +155,11 @@ def card_table(found):
     for kind, by_language in found["answers"].items():
         cells = [f"{100 * s['right'] / s['asked']:.1f}% of {s['asked']}" for s in map(by_language.get, LANGUAGES)]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
-    looks = [
-        f"{100 * look['share']:.0f}% (layer {look['layer']}, head {look['head']})"
-        for look in found["attention"].values()
-    ]
-    lines.append(f"| attention on the shape | {' | '.join(looks)} |")
+    for name, row, _ in LOOKS:
+        if name in found:
+            looks = [found[name][language] for language in LANGUAGES]
+            cells = [f"{100 * look['share']:.0f}% (layer {look['layer']}, head {look['head']})" for look in looks]
+            lines.append(f"| {row} | {' | '.join(cells)} |")
     heart = found["by heart"]
     return "\n".join([*lines, "", f"Of the sentences learned by heart: {heart['right']} of {heart['asked']}."])
 
