@@ -73,7 +73,7 @@ class PromptFile:
     def _prompt(self, index, text, image):
         if not text.strip() or not (self.with_prompt or image):
             return Prompt(index, text)
-        path = str(self.path.parent / image) if image else None
+        path = str(self.path.absolute().parent / image) if image else None  # workers may run in another folder
         system = [{"role": "system", "content": self.system}] if self.with_prompt and self.system else []
         user = {"role": "user", "content": text} | ({"image": path} if image else {})
         return Prompt(index, text, messages=[*system, user], image=path)

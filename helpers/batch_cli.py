@@ -5,16 +5,32 @@ import os
 import sys
 from dataclasses import fields
 from itertools import islice
+from pathlib import Path
 
 from helpers.batch import SAMPLE_PROMPTS, SYSTEM_PROMPT, PromptFile, run_batch
 from helpers.engines import GenerationSettings, Prompt, TransformersEngine
 from helpers.errors import BadInputError, HelpersError, ModelNotFoundError
+from helpers.predictions import Predictions
 
 SHOWN = 10  # prompts shown before the run, as the walkthrough's script does
+# What errors advise, in a notebook's words and in a terminal's.
+IN_A_TERMINAL = (
+    ("use do_sample=False", "use --greedy"),
+    ("resume=False, --no_resume", "--no_resume"),
+    ("resume=False", "--no_resume"),
+    ('; dtype="bfloat16" or "float16" (the dtype is float32)', ""),
+    ('Take attn_implementation="sdpa": it', "Leave --use_flash_attention_2 away: sdpa, which is taken then,"),
+    ('dtype="', '--dtype "'),
+    ('quantization="8bit"', "--load_in_8bit"),
+    ('quantization="4bit"', "--load_in_4bit"),
+    ('source="modelscope"', "--source modelscope"),
+    ('source="huggingface"', "--source huggingface"),
+)
 
 
 def main(arguments=None):
     """Run the command line; returns the exit status: 0, 1 when prompts failed, 2 for an error, 130 when stopped."""
+    _take_any_character()
     options = parser().parse_args(arguments)
     try:
         _check(options)
@@ -23,11 +39,31 @@ def main(arguments=None):
             return 0
         return _run(options)
     except HelpersError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(_said(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. Nothing that was answered is lost: the same command goes on from there.", file=sys.stderr)
+        kept = "" if options.interactive else " Nothing that was answered is lost: the same command goes on from there."
+        print(f"\nStopped.{kept}", file=sys.stderr)
         return 130
+
+
+def _take_any_character():
+    """What a terminal or a file cannot hold is written as its escape, and read as a replacement mark."""
+    for stream, errors in (
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+        (sys.stdin, "replace"),
+    ):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
+
+
+def _said(error):
+    """An error's kind and words, with the options' names where they name an argument."""
+    words = str(error)
+    for argument, option in IN_A_TERMINAL:
+        words = words.replace(argument, option)
+    return f"{type(error).__name__}: {words}"
 
 
 def parser():
@@ -36,12 +72,14 @@ def parser():
     add = parser.add_argument
     add("--base_model", default="smollm2-135m", help="a catalog name, a local folder, or the name a server knows")
     add("--tokenizer_path", help="where the tokenizer is, if not with the model")
+    add("--source", choices=("modelscope", "huggingface"), help="download from this hub what is not here yet")
     add("--data_file", help="a prompt a line; .tsv: prompt, tab, picture; .jsonl: Input and Image")
     add("--with_prompt", action="store_true", help="through the chat template, after the default system prompt")
     add("--interactive", action="store_true", help="talk with the model, many turns")
     add("--predictions_file", default="predictions.json", help="grows as .jsonl, written as .json at the end")
     add("--gpus", help="which GPUs to use, such as 0 or 0,1")
     add("--only_cpu", action="store_true", help="no GPU")
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="(default: %(default)s)")
     add("--load_in_8bit", action="store_true")
     add("--load_in_4bit", action="store_true")
     add("--use_flash_attention_2", action="store_true")
@@ -59,7 +97,13 @@ def parser():
 
 
 def _check(options):
-    """`BadInputError` for options that contradict each other, before anything is loaded."""
+    """`BadInputError` for options that cannot work or contradict each other, before anything is loaded."""
+    from helpers.engine_vllm import gpu_numbers
+
+    gpu_numbers(options.gpus)
+    for name in ("batch_size", "ray"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise BadInputError(f"--{name} is at least 1, not {getattr(options, name)}.")
     engines = {"--use_vllm": options.use_vllm, "--server": options.server, "--ray": options.ray is not None}
     given = [name for name, value in engines.items() if value]
     if len(given) > 1:
@@ -68,6 +112,8 @@ def _check(options):
     idle = [f"--{name}" for name in loading if given and getattr(options, name)]
     if idle:
         raise BadInputError(f"{idle[0]} is for transformers: {given[0]} loads the model its own way.")
+    if options.dtype != "auto" and given and not options.use_vllm:
+        raise BadInputError(f"--dtype is for transformers and vLLM: {given[0]} loads the model its own way.")
     if options.load_in_8bit and options.load_in_4bit:
         raise BadInputError("--load_in_8bit and --load_in_4bit: take one of them.")
     if options.only_cpu:
@@ -84,6 +130,8 @@ def _run(options):
     for prompt in islice(prompts, SHOWN):
         print(prompt.text + (f"  [{prompt.image}]" if prompt.image else ""))
     settings = _settings(options)
+    with Predictions(options.predictions_file):  # says now, and not when the model is loaded, what cannot be written
+        pass
     report = run_batch(
         None,
         None,
@@ -124,7 +172,7 @@ def _other_engine(options):
         from helpers.engine_vllm import VllmEngine
 
         where = {"gpus": options.gpus, "tokenizer": options.tokenizer_path, "at_once": options.batch_size}
-        return VllmEngine(options.base_model, **where)
+        return VllmEngine(_fetched(options), dtype=options.dtype, **where)
     if options.server:
         from helpers.engine_server import ServerEngine
 
@@ -133,14 +181,21 @@ def _other_engine(options):
     from helpers.engine_ray import RayEngine
 
     where = {"workers": options.ray, "tokenizer": options.tokenizer_path, "batch_size": options.batch_size}
-    return RayEngine(options.base_model, **where)
+    return RayEngine(_fetched(options), **where)
+
+
+def _fetched(options):
+    """The model's name; with --source the folder that it is in, downloaded if it is not here."""
+    from helpers import hubs
+
+    return str(hubs.fetch(options.base_model, options.source)) if options.source else options.base_model
 
 
 def _tokenizer_for_a_server(options):
     from helpers.loading import load_tokenizer
 
     try:
-        return load_tokenizer(options.tokenizer_path or options.base_model)
+        return load_tokenizer(**_tokenizer(options))
     except ModelNotFoundError as error:
         if options.tokenizer_path:
             raise
@@ -150,16 +205,30 @@ def _tokenizer_for_a_server(options):
         ) from None
 
 
+def _tokenizer(options):
+    """Which tokenizer `load_tokenizer` and `load_processor` are to take; a local folder needs no hub."""
+    name = options.tokenizer_path or options.base_model
+    return {"name": name, "source": None if Path(name).expanduser().is_dir() else options.source}
+
+
 def _load(options):
     """(model, tokenizer), or a processor in the tokenizer's place for a model that sees."""
+    import torch
+
+    from helpers.engine_vllm import gpu_numbers
     from helpers.loading import load_model, load_processor, load_tokenizer
 
+    asked, there = len(gpu_numbers(options.gpus)), torch.cuda.device_count()  # of those that --gpus names
+    if asked > there and not options.only_cpu:
+        raise BadInputError(f"--gpus {options.gpus}: of these this machine has {there}. Leave --gpus away.")
     try:
-        tokenizer = load_processor(options.tokenizer_path or options.base_model)
+        tokenizer = load_processor(**_tokenizer(options))
     except BadInputError:  # it takes text only
-        tokenizer = load_tokenizer(options.tokenizer_path or options.base_model)
+        tokenizer = load_tokenizer(**_tokenizer(options))
     model = load_model(
         options.base_model,
+        source=options.source,
+        dtype=options.dtype,
         device="cpu" if options.only_cpu else "auto",
         device_map="auto" if not options.only_cpu and "," in (options.gpus or "") else None,
         quantization="8bit" if options.load_in_8bit else "4bit" if options.load_in_4bit else None,
@@ -169,17 +238,19 @@ def _load(options):
 
 
 def talk(answerer, read=None):
-    """Many turns with a model, until the end of the input, "/exit", or Ctrl-C twice.
+    """Many turns with a model, until the end of the input, "/exit", or Ctrl-C at a question.
 
-    "/clear" forgets what was said; "/image path" puts a picture before the next question. `answerer()` gives a
-    new conversation: an object whose `stream(text, image)` gives an answer's pieces.
+    Ctrl-C while an answer is made ends that answer. "/clear" forgets what was said; "/image path" puts a picture
+    before the next question, "/image" alone puts it away. `answerer()` gives a new conversation: an object whose
+    `stream(text, image)` gives an answer's pieces.
     """
     conversation, image = answerer(), None
-    print("Ask something. /clear begins anew, /image PATH shows a picture, /exit ends.")
+    print("Ask something. /clear begins anew, /image PATH shows a picture, /image puts it away, /exit ends.")
     while True:
         try:
             text = (read or input)("You: ").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
+            print()
             return
         command, _, argument = text.partition(" ")
         if command == "/exit":
@@ -189,21 +260,20 @@ def talk(answerer, read=None):
         elif command == "/image":
             image = argument.strip() or None
         elif text:
-            image = _turn(conversation, text, image)
+            _turn(conversation, text, image)
+            image = None
 
 
 def _turn(conversation, text, image):
-    """Print an answer as it is made. The picture stays for the next question if this one failed."""
+    """Print an answer as it is made, or why there is none."""
     try:
         for piece in conversation.stream(text, image):
             print(piece, end="", flush=True)
         print()
     except HelpersError as error:
-        print(f"{type(error).__name__}: {error}")
-        return image
+        print(_said(error) + (" The picture is put away." if image else ""))
     except KeyboardInterrupt:  # the answer ends here, the conversation goes on
         print(" …")
-    return None
 
 
 def _answerer(options):

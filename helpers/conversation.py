@@ -10,7 +10,6 @@ import hashlib
 import weakref
 from dataclasses import dataclass
 
-from helpers.errors import BadInputError
 from helpers.generation import generate_steps
 from helpers.kv_cache import branch_cache, common_prefix
 from helpers.prompts import check_messages, render_chat, token_bytes
@@ -88,10 +87,10 @@ class Conversation:
 
     def _opened(self, image):
         """The picture, read now: a file that changes or goes later does not change what was said."""
-        if not hasattr(self.tokenizer, "image_processor"):
-            raise BadInputError("This model does not see: ask without a picture, or load glm-4v-9b with its processor.")
+        from helpers.engines import check_sees
         from helpers.glm.processing import open_picture
 
+        check_sees(self.model, self.tokenizer)
         return open_picture(image)
 
     def _model_inputs(self, messages, chat):

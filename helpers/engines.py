@@ -190,8 +190,7 @@ class TransformersEngine:
         pictures = [prompt.image for prompt, _ in batch if prompt.image is not None]
         if not pictures:
             return {}
-        if not hasattr(self.tokenizer, "image_processor"):
-            raise BadInputError("This model does not see: leave the picture away, or load one that does (glm-4v-9b).")
+        check_sees(self.model, self.tokenizer)
         return {"pixel_values": self.tokenizer.image_processor(pictures)["pixel_values"]}
 
     def _generate_settings(self, settings):
@@ -203,6 +202,23 @@ class TransformersEngine:
             "eos_token_id": self.terminators,
             "pad_token_id": self.terminators[0] if self.terminators else 0,
         }
+
+
+def check_sees(model, tokenizer):
+    """`BadInputError` unless pictures can be given to this model: `tokenizer` is a GLM-4V's processor then.
+
+    Other models that see, such as GLM-4.1V, give a picture a place in the prompt in ways of their own.
+    """
+    if getattr(model.config, "vision_config", None) is not None and not hasattr(model, "expand_inputs"):
+        raise BadInputError(
+            "Pictures work with GLM-4V here (glm-4v-9b, tiny-glm4v); this model is asked with text alone: leave the "
+            "picture away."
+        )
+    if not hasattr(tokenizer, "image_processor"):
+        raise BadInputError(
+            "This model does not see: leave the picture away, or load one that does, such as glm-4v-9b, with its "
+            "processor."
+        )
 
 
 def _numbers_of(model):

@@ -52,10 +52,7 @@ class Predictions:
                 f"Another run is writing {self.jsonl} now. Wait for it, or give this one another predictions_file."
             ) from None
         except OSError as error:
-            _raise_if_full(error, self.json.parent)
-            raise BadInputError(
-                f"{self.json} cannot be written here ({error.strerror}): choose another place."
-            ) from None
+            self._raise_unwritable(error)
         return self
 
     def __exit__(self, *_):
@@ -76,7 +73,10 @@ class Predictions:
             for file in (self.jsonl, self.json, self.record):
                 file.unlink(missing_ok=True)
         self._check_record(record)
-        self._stream = os.open(self.jsonl, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            self._stream = os.open(self.jsonl, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            self._raise_unwritable(error)
         self._end = self._read_lines()
 
     def is_done(self, index):
@@ -120,6 +120,17 @@ class Predictions:
             part.unlink(missing_ok=True)
             _raise_if_full(error, self.json)
             raise
+
+    def _raise_unwritable(self, error):
+        _raise_if_full(error, self.json.parent)
+        file = next((place for place in self.json.parents if place.is_file()), None)
+        if file is not None:
+            why = f"{file} is a file, and a folder is needed there"
+        elif not self.json.parent.is_dir():
+            why = f"the folder {self.json.parent} cannot be made"
+        else:
+            why = error.strerror
+        raise BadInputError(f"{self.json} cannot be written: {why}. Choose another place.") from None
 
     def _check_record(self, record):
         if not self.record.exists():

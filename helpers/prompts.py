@@ -120,13 +120,14 @@ def render_chat(tokenizer, messages, *, add_generation_prompt=True):
     `messages` is a list of `{"role": ..., "content": ...}`. The ids equal those of
     `tokenizer.apply_chat_template` unless a content holds a control string such as `<|im_end|>`:
     that stays text here. A tokenizer that builds its prompt itself (GLM-4's does) is asked to, by
-    its method `encode_chat`.
+    its method `encode_chat`. Of another processor the tokenizer is taken: a picture has no place then.
 
     Raises `BadInputError` when a message is malformed or the tokenizer has no chat template.
     """
     check_messages(messages)
     if hasattr(tokenizer, "encode_chat"):
         return tokenizer.encode_chat(messages, add_generation_prompt=add_generation_prompt)
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not tokenizer.chat_template:
         raise BadInputError(
             "This tokenizer has no chat template: it belongs to a base model. Write the prompt as plain text."

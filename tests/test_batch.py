@@ -18,6 +18,7 @@ from helpers.batch_cli import EngineConversation, main, talk
 from helpers.engines import GenerationSettings, Prompt, in_windows
 from helpers.errors import BadInputError, DamagedFilesError, DiskFullError, HelpersError
 from helpers.predictions import Predictions, error_text
+from helpers.throughput import peak_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,6 +93,15 @@ def test_pictures_have_a_column(tmp_path):
     assert tsv[0].messages == [{"role": "user", "content": "What is this?", "image": picture}]
     assert tsv[1].messages is None
     assert jsonl[0].messages[1]["image"] == picture
+
+
+def test_a_pictures_path_holds_in_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "d.tsv").write_text("What?\tcat.png\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    file = PromptFile("data/d.tsv")
+    (prompt,) = file
+    assert prompt.image == prompt.messages[0]["image"] == str(tmp_path / "data" / "cat.png")
 
 
 def test_a_line_that_cannot_be_read_is_recorded_and_the_others_go_on(tmp_path):
@@ -185,8 +195,23 @@ def test_names_without_json_and_folders_that_are_not_there_yet(tmp_path):
     run(["a"], tmp_path / "deep" / "er" / "answers.txt")
     names = {file.name for file in (tmp_path / "deep" / "er").iterdir() if not file.name.startswith(".")}
     assert names == {"answers.txt", "answers.txt.jsonl", "answers.txt.run.json"}
-    with pytest.raises(BadInputError, match="cannot be written"):
-        run(["a"], tmp_path / "deep" / "er" / "answers.txt" / "p.json")
+
+
+def test_places_that_cannot_be_written_say_why(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path / "notes.txt" / "p.json", tmp_path / "notes.txt" / "deeper" / "p.json"):
+        with pytest.raises(BadInputError, match=r"notes\.txt is a file, and a folder is needed there"):
+            run(["a"], place)
+    (tmp_path / "p.jsonl").mkdir()
+    (tmp_path / "p.run.json").write_text("{}")
+    with Predictions(tmp_path / "p.json") as predictions, pytest.raises(BadInputError, match="cannot be written: Is a"):
+        predictions.open(1, {}, resume=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place where no folder can be made")
+def test_a_folder_that_cannot_be_made_is_named():
+    with pytest.raises(BadInputError, match="the folder /proc/no cannot be made"):
+        run(["a"], "/proc/no/p.json")
 
 
 @pytest.mark.parametrize("prompts", ["a text", iter(["a"]), {"a": 1}])
@@ -415,6 +440,19 @@ def test_a_long_file_does_not_sit_in_memory(tmp_path):
     assert sum(1 for _ in (tmp_path / "p.jsonl").open("rb")) == total
 
 
+def test_a_million_lines_do_not_sit_in_memory(tmp_path):
+    """All are read once, to know that they are the same ones, and the first thousand are answered."""
+    total = 1_000_000
+    with (tmp_path / "d.txt").open("w", encoding="utf-8") as stream:
+        stream.writelines(f"{'一个很长的问题 and so on, ' * 3}\n" * 1000 for _ in range(total // 1000))
+    assert (tmp_path / "d.txt").stat().st_size >= 100e6
+    with peak_memory() as peak, pytest.raises(KeyboardInterrupt):
+        run(PromptFile(tmp_path / "d.txt"), tmp_path / "p.json", engine=Echo(stop_after=1000))
+    assert json.loads((tmp_path / "p.run.json").read_text())["prompts"] == total
+    assert len(lines(tmp_path / "p.jsonl")) == 1000
+    assert peak.bytes < 40e6  # eight bytes a line, and what happens to be in use
+
+
 # --- the command line, with a model
 
 
@@ -480,6 +518,8 @@ def test_without_a_data_file_the_walkthroughs_prompts_are_asked(tmp_path, folder
 
 def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path, folder, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # --gpus changes it
+    Path("d.txt").write_text("mine")
     for options, says in (
         (["--data_file", "nothing.txt"], "nothing.txt"),
         (["--base_model", "no-such-model"], "no-such-model"),
@@ -487,10 +527,97 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path, folder, m
         (["--use_vllm", "--server", "http://127.0.0.1:1"], "one engine at a time"),
         (["--use_vllm", "--load_in_4bit"], "--load_in_4bit is for transformers"),
         (["--repetition_penalty", "-1"], "repetition_penalty"),
+        (["--use_vllm", "--batch_size", "0"], "--batch_size is at least 1, not 0"),
+        (["--ray", "0"], "--ray is at least 1, not 0"),
+        (["--server", "http://127.0.0.1:1", "--dtype", "bfloat16"], "--dtype is for transformers and vLLM"),
+        (["--gpus", "abc"], '"0" or "0,1", not \'abc\''),
+        (["--gpus", "0,zz"], "not '0,zz'"),
+        (["--predictions_file", "d.txt/p.json"], "d.txt is a file, and a folder is needed there"),
     ):
         assert main([*command(folder), *options]) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "python"),
+    [
+        (["--temperature", "0"], "every time use --greedy", "do_sample"),
+        (["--use_flash_attention_2"], "Leave --use_flash_attention_2 away: sdpa", 'dtype="'),
+        (["--base_model", "ZhipuAI/glm-4-9b-chat"], "pass --source modelscope (ZhipuAI/glm-4-9b-chat)", 'source="'),
+        (["--predictions_file", "old.json"], "or --no_resume to write over it", "resume=False"),
+    ],
+)
+def test_advice_names_options_and_no_arguments(tmp_path, folder, monkeypatch, capsys, options, says, python):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HELPERS_MODELS", str(tmp_path))
+    Path("old.json").write_text("[]")
+    assert main(["--base_model", str(folder), "--only_cpu", *options]) == 2
+    error = capsys.readouterr().err
+    assert says in error and python not in error and error.count("\n") == 1
+
+
+def test_gpus_that_are_not_there_are_said_before_the_model_is_loaded(tmp_path, folder, monkeypatch, capsys):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("helpers.loading.load_model", None)  # calling it would fail
+    assert main(["--base_model", str(folder), "--gpus", "0,1"]) == 2
+    assert "--gpus 0,1: of these this machine has 1. Leave --gpus away." in capsys.readouterr().err
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_where_nothing_can_be_written_no_model_is_loaded(tmp_path, folder, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.loading.load_model", None)
+    Path("d.txt").write_text("mine")
+    assert main(command(folder, "--predictions_file", "d.txt/p.json")) == 2
+    assert "a folder is needed there" in capsys.readouterr().err
+
+
+def test_a_source_and_a_dtype_reach_what_loads(tmp_path, folder, monkeypatch):
+    from helpers import loading
+
+    given, load_model, load_tokenizer = [], loading.load_model, loading.load_tokenizer
+
+    def take(load, **fixed):
+        return lambda name, **settings: given.append((name, settings)) or load(folder, **fixed)
+
+    def text_only(name, **settings):
+        raise BadInputError("it takes text only")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "load_processor", text_only)
+    monkeypatch.setattr(loading, "load_tokenizer", take(load_tokenizer))
+    monkeypatch.setattr(loading, "load_model", take(load_model, device="cpu"))
+    options = command("owner/model", "--source", "modelscope", "--dtype", "bfloat16")
+    assert main(options) == 0
+    assert given[0] == ("owner/model", {"source": "modelscope"})
+    assert (given[1][1]["source"], given[1][1]["dtype"]) == ("modelscope", "bfloat16")
+    given.clear()
+    assert main([*options, "--tokenizer_path", str(folder), "--no_resume"]) == 0
+    assert given[0] == (str(folder), {"source": None})
+
+
+def test_any_character_reaches_any_terminal(tmp_path):
+    """The prompts are shown before anything is loaded; the predictions file is wrong, so it ends there."""
+    (tmp_path / "d.jsonl").write_text('{"Input": "half \\ud83d"}\n{"Input": "你好"}\n', encoding="utf-8")
+    options = ["--data_file", "d.jsonl", "--predictions_file", "p.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "cp1252"}
+    program = [sys.executable, "-m", "helpers.batch", *options]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 2 and b"BadInputError" in done.stderr and b"Traceback" not in done.stderr
+    assert done.stdout.splitlines() == [b"half \\ud83d", b"\\u4f60\\u597d"]
+
+
+def test_half_a_character_is_one_prompt_of_the_run(tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("d.jsonl").write_text('{"Input": "half \\ud83d"}\n{"Input": "你好"}\n', encoding="utf-8")
+    assert main(command(folder, "--data_file", "d.jsonl")) in (0, 1)
+    (half, _), (whole, answer) = pairs(Path("predictions.json"))
+    assert (half, whole) == ("half \ud83d", "你好") and answer is not None
 
 
 def test_a_prompt_that_failed_is_the_exit_status(tmp_path, folder, monkeypatch, capsys):
@@ -509,6 +636,9 @@ def test_stopping_the_command_line_says_how_to_go_on(tmp_path, folder, monkeypat
     monkeypatch.setattr("helpers.batch_cli.run_batch", stopped)
     assert main(command(folder)) == 130
     assert "goes on from there" in capsys.readouterr().err
+    monkeypatch.setattr("helpers.loading.load_model", stopped)
+    assert main(command(folder, "--interactive")) == 130
+    assert capsys.readouterr().err == "\nStopped.\n"
 
 
 # --- many turns
@@ -532,6 +662,27 @@ def test_interactive_has_many_turns(folder, capsys, monkeypatch):
     assert main(command(folder, "--interactive")) == 0
     first, second, third = capsys.readouterr().out.strip().splitlines()[1:]
     assert first == third != second
+
+
+def test_one_ctrl_c_at_a_question_ends_it_and_promises_nothing(folder, capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    assert main(command(folder, "--interactive")) == 0
+    shown = capsys.readouterr()
+    assert "lost" not in shown.err and shown.out.endswith("/exit ends.\n\n")
+
+
+def test_ctrl_c_in_an_answer_ends_the_answer_only(capsys):
+    class Stopping:
+        def stream(self, text, image):
+            yield text
+            if text == "one":
+                raise KeyboardInterrupt
+
+    talk(Stopping, typed("one", "two"))
+    assert capsys.readouterr().out.splitlines()[1:] == ["one …", "two", ""]
 
 
 class Remembering(Echo):
@@ -561,9 +712,24 @@ def test_a_picture_for_a_model_that_takes_text_only_is_one_sentence(folder, caps
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
-    monkeypatch.setattr("builtins.input", typed(f"/image {tmp_path / 'cat.png'}", "What is this?"))
+    monkeypatch.setattr("builtins.input", typed(f"/image {tmp_path / 'cat.png'}", "What is this?", "Who are you?"))
     assert main(command(folder, "--interactive")) == 0
-    assert "does not see" in capsys.readouterr().out
+    hint, failed, answered = capsys.readouterr().out.strip().splitlines()
+    assert "/image puts it away" in hint
+    assert "does not see" in failed and failed.endswith("The picture is put away.")
+    assert "BadInputError" not in answered
+
+
+def test_a_picture_can_be_put_away(capsys):
+    given = []
+
+    class Looking:
+        def stream(self, text, image):
+            given.append(image)
+            return [text]
+
+    talk(Looking, typed("/image cat.png", "/image", "a", "/image cat.png", "b", "c"))
+    assert given == [None, "cat.png", None]
 
 
 def test_prompts_carry_their_numbers(tmp_path):

@@ -1,7 +1,6 @@
 """helpers.engines: what is asked, and the batches of the transformers engine."""
 
 from itertools import count, islice
-from time import process_time
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from helpers.engines import (
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.generation import generate_steps
 from helpers.prompts import load_prompts, render_chat
+from helpers.throughput import measure_batch_sizes
 
 GREEDY = GenerationSettings(do_sample=False, max_new_tokens=12)
 
@@ -155,19 +155,18 @@ def test_tiny_models_answer_in_batches_as_one_by_one(tiny, batch_size, penalty):
     assert answers == expected
 
 
-def test_the_default_model_answers_in_batches_as_one_by_one_in_less_than_half_the_time(model, tokenizer):
-    """The issue asks for 2.5 times the speed; what else the machine does may not fail a test, so 2 here."""
-    settings = GenerationSettings(do_sample=False, max_new_tokens=12)
+def test_the_default_model_answers_as_one_by_one_and_2_5_times_as_many_prompts_a_second(model, tokenizer):
+    """The best wall time of rounds that take turns. Other work on the machine disturbs some: then there are more."""
     texts = [text[:10] for text in load_prompts("english")[:5] + load_prompts("chinese")[:3]]
-    prompts = [Prompt(i, text) for i, text in enumerate(texts)]
-    seconds, answers = {1: [], 8: []}, {}
-    for batch_size in (8, 1, 8, 8):
-        engine = TransformersEngine(model, tokenizer, batch_size=batch_size)
-        started = process_time()
-        answers[batch_size] = dict(engine.generate(iter(prompts), settings))
-        seconds[batch_size].append(process_time() - started)
-    assert answers[8] == answers[1]
-    assert min(seconds[1]) > 2 * min(seconds[8])
+    settings = {"do_sample": False, "max_new_tokens": 8}
+    best = {1: 0.0, 8: 0.0}
+    for rounds in (2, 1, 1, 1):
+        one, eight = measure_batch_sizes(model, tokenizer, texts, (1, 8), rounds=rounds, **settings)
+        assert eight.answers == one.answers
+        best = {m.batch_size: max(best[m.batch_size], m.prompts_per_second) for m in (one, eight)}
+        if best[8] >= 2.5 * best[1]:
+            break
+    assert best[8] >= 2.5 * best[1], f"{best[1]:.3g} prompts/s one by one, {best[8]:.3g} in a batch of 8"
 
 
 def test_a_chat_of_the_default_model_is_answered_as_the_model_does_alone(model, tokenizer):
@@ -272,3 +271,45 @@ def test_a_model_that_does_not_see_says_so(tiny, model, tokenizer):
     prompt = Prompt(0, "?", messages=[{"role": "user", "content": "?", "image": "cat.png"}], image="cat.png")
     ((_, answer),) = TransformersEngine(model, tokenizer).generate([prompt], GREEDY)
     assert isinstance(answer, BadInputError) and "does not see" in str(answer)
+
+
+@pytest.fixture(scope="module")
+def glm41(tokenizer):
+    """A random model of GLM-4.1V's architecture, and its processor as far as text needs it: all of it needs
+    torchvision."""
+    from transformers import Glm4vConfig, Glm4vForConditionalGeneration, Glm4vProcessor
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48}
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
+    text = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Glm4vConfig(
+        text_config={**sizes, **text, "rope_parameters": rope, "pad_token_id": 0, "eos_token_id": 2},
+        vision_config={**sizes, "depth": 1, "num_heads": 2, "out_hidden_size": 32, "image_size": 56},
+    )
+    processor = Glm4vProcessor.__new__(Glm4vProcessor)
+    processor.tokenizer, processor.chat_template, processor.image_processor = tokenizer, tokenizer.chat_template, None
+    return Glm4vForConditionalGeneration(config).eval(), processor
+
+
+def test_glm41_answers_text_and_says_that_pictures_are_for_glm4v(glm41, tokenizer):
+    prompts = [Prompt(0, "The sky"), chat(1, "What is the capital of France?"), _looking(2, "?", "cat.png")]
+    with one_thread():
+        together = dict(TransformersEngine(*glm41).generate(iter(prompts), GREEDY))
+        alone = dict(TransformersEngine(*glm41, batch_size=1).generate(iter(prompts[:2]), GREEDY))
+        plain = dict(TransformersEngine(glm41[0], tokenizer).generate(iter(prompts), GREEDY))
+    assert [together[0], together[1]] == [alone[0], alone[1]] == [plain[0], plain[1]]
+    for refused in (together[2], plain[2]):
+        assert isinstance(refused, BadInputError) and "Pictures work with GLM-4V here" in str(refused)
+
+
+def test_glm41_talks_about_text_only(glm41):
+    from helpers.conversation import Conversation
+
+    conversation = Conversation(*glm41)
+    with pytest.raises(BadInputError, match="Pictures work with GLM-4V here"):
+        conversation.ask("?", "cat.png")
+    assert conversation.messages == []
+    with one_thread():
+        conversation.ask("Hello", max_new_tokens=3)
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]

@@ -117,6 +117,15 @@ def test_a_tokenizer_without_a_template_is_named(tokenizer):
         render_chat(bare, CONVERSATIONS[0])
 
 
+def test_of_a_processor_the_tokenizer_is_taken(tokenizer):
+    class Processor:
+        pass
+
+    processor = Processor()
+    processor.tokenizer = tokenizer
+    assert render_chat(processor, CONVERSATIONS[1]) == render_chat(tokenizer, CONVERSATIONS[1])
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_is_taken_as_it_is(any_tokenizer, text):
     ids = prompt_ids(any_tokenizer, text)

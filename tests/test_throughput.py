@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from helpers import throughput
 from helpers.errors import PromptTooLongError
 from helpers.throughput import measure_batch_sizes, peak_memory
 
@@ -26,6 +27,22 @@ def test_each_size_is_measured_on_the_same_prompts_with_the_same_answers(tiny):
     assert (one.batch_size, three.batch_size) == (1, 3)
     assert one.answers == three.answers and len(one.answers) == 3
     assert one.prompts_per_second > 0 and one.peak_bytes >= 0
+
+
+def test_sizes_take_turns_and_the_fastest_round_counts(tiny, monkeypatch):
+    # (seconds, peak) of each run: sizes 1 and 2, three times in turn
+    runs = iter([(4.0, 10), (2.0, 30), (3.0, 20), (1.0, 10), (5.0, 5), (9.0, 10)])
+    order = []
+
+    def measured(engine, prompts, settings):
+        order.append(engine.batch_size)
+        return *next(runs), ["a", "b"]
+
+    monkeypatch.setattr(throughput, "_measure", measured)
+    one, two = measure_batch_sizes(tiny, Numbers(), [[5], [6]], (1, 2), do_sample=False, max_new_tokens=1)
+    assert order == [1, 2, 1, 2, 1, 2]
+    assert (one.prompts_per_second, two.prompts_per_second) == (2 / 3, 2.0)
+    assert (one.peak_bytes, two.peak_bytes) == (20, 30)
 
 
 def test_a_prompt_that_fails_is_no_measurement(tiny):

@@ -47,6 +47,8 @@ def test_slots_wait_or_are_refilled():
     waiting, refilled = plot_slots([5, 1, 1, 1, 4], 2)
     assert waiting.get_title() == "Batches wait: 10 steps"
     assert refilled.get_title() == "Slots are refilled: 7 steps"
+    colours = [{bar.get_facecolor() for bar in ax.patches} for ax in (waiting, refilled)]
+    assert list(map(len, colours)) == [2, 1]  # one batch and the next; no batches where slots are refilled
     given = [plt.subplots()[1] for _ in range(2)]
     assert list(plot_slots([1], 1, axes=given)) == given
 

@@ -68,7 +68,15 @@ def plot_batch_sizes(measures, *, axes=None):
     axes[1].set(title="Memory beyond the weights", ylabel="peak, MB")
     for place, measure in enumerate(measures):
         label = f"×{measure.prompts_per_second / speeds[0]:.2g}"
-        axes[0].annotate(label, (place, speeds[place]), (0, -14), textcoords="offset points", ha="center", color=INK)
+        axes[0].annotate(
+            label,
+            (place, speeds[place]),
+            (0, -14),
+            textcoords="offset points",
+            ha="center",
+            color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
+        )
     for ax in axes:
         ax.set_xticks(list(places), [str(measure.batch_size) for measure in measures])
         ax.set_xlabel("batch size")
@@ -78,7 +86,8 @@ def plot_batch_sizes(measures, *, axes=None):
 def plot_slots(answer_lengths, slots, *, axes=None):
     """Answers as bars in time, `slots` at once: batches that wait for their longest, and slots that are refilled.
 
-    Returns the two Axes. `answer_lengths`: tokens of each answer, in order.
+    Returns the two Axes; where there are batches, one is dark and the next is light. `answer_lengths`: tokens of
+    each answer, in order.
     """
     import matplotlib.pyplot as plt
 
@@ -86,11 +95,12 @@ def plot_slots(answer_lengths, slots, *, axes=None):
         _, axes = plt.subplots(1, 2, figsize=(8.6, 2.6), sharex=True, sharey=True)
     colours = [OKABE_ITO["blue"], OKABE_ITO["sky"]]
     static, refilled = _static_starts(answer_lengths, slots), _refilled_starts(answer_lengths, slots)
-    panels = zip(axes, ("Batches wait", "Slots are refilled"), (static, refilled), strict=True)
-    for ax, title, placed in panels:
+    panels = zip(axes, ("Batches wait", "Slots are refilled"), (static, refilled), (slots, None), strict=True)
+    for ax, title, placed, batch in panels:
         for number, (slot, start) in enumerate(placed):
             length = answer_lengths[number]
-            ax.barh(slot, length, left=start, height=0.8, color=colours[number // slots % 2], edgecolor="white")
+            colour = colours[number // batch % 2] if batch else colours[0]
+            ax.barh(slot, length, left=start, height=0.8, color=colour, edgecolor="white")
         end = max(start + length for (_, start), length in zip(placed, answer_lengths, strict=True))
         ax.axvline(end, color=OKABE_ITO["vermillion"], linewidth=1)
         ax.set(title=f"{title}: {end} steps", xlabel="step")
