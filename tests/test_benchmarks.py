@@ -1,6 +1,7 @@
 """What `make bench` writes, without running it: its tables, ratios, rounds and memory figures."""
 
 import importlib
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_only_what_is_between_the_markers_changes(bench):
     text = table.with_tables(readme, [one], ABOUT)
     assert text.startswith(f"before\n{table.BEGIN}\n") and text.endswith(f"{table.END}\nafter")
     assert "old" not in text and "**Title**" in text and "2026-01-02" in text and "7 interleaved rounds" in text
+    assert f"takes over {bench('measuring').SLOW} s" in text
     assert table.with_tables(text, [one], ABOUT) == text
     assert table.with_tables(text, [], ABOUT) == f"before\n{table.BEGIN}\n{table.END}\nafter"
 
@@ -67,7 +69,20 @@ def test_rounds_are_interleaved_and_slow_ones_run_three_times(bench, monkeypatch
     seconds = measuring.interleaved(contenders, 4)
     assert order == [*"abc", *"abc", *"bca", *"cab", *"abc"]
     assert seconds == {"a": [1] * 4, "b": [1] * 4, "c": [1] * 4}
-    assert {len(times) for times in measuring.interleaved(contenders, 5, slow=0.5).values()} == {3}
+    monkeypatch.setattr(measuring, "SLOW", 0.5)
+    assert {len(times) for times in measuring.interleaved(contenders, 5).values()} == {3}
+
+
+def test_what_does_not_come_to_an_end_is_not_tried_again(bench):
+    measuring, asked = bench("measuring"), []
+
+    def clock(seconds):
+        asked.append(seconds)
+        return seconds
+
+    seconds = measuring.interleaved({"never": math.inf, "broken": math.nan, "fine": 1.0}, 7, clock=clock)
+    assert seconds["never"] == [math.inf] and len(seconds["broken"]) == 1 and seconds["fine"] == [1.0] * 7
+    assert len(asked) == 10
 
 
 def test_a_ratio_is_taken_round_by_round(bench):
@@ -75,6 +90,7 @@ def test_a_ratio_is_taken_round_by_round(bench):
     assert measuring.ratio([2.0, 20.0, 1.0], [1.0, 10.0, 1.0])[1] == 2.0
     assert measuring.ratio_text([1.0], [2.0]) == "0.50 (0.50-0.50)"
     assert measuring.seconds_text([0.1234, 0.1, 9]) == "123 ms" and measuring.seconds_text([1.234]) == "1.23 s"
+    assert measuring.share_text(1, [4.0, 2.0, 0.1]) == "50%" and measuring.share_text(1, [200.0]) == "under 1%"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
+SLOW = 8  # seconds: what takes longer runs three times only
 
 
 @dataclass
@@ -27,20 +29,22 @@ class Table:
         return asdict(self)
 
 
-def interleaved(contenders, rounds, *, slow=8.0):
-    """Name -> seconds of each round, for a dict of name -> function without arguments.
+def interleaved(contenders, rounds, clock=None):
+    """Name -> seconds of each round, for a dict of name -> contender; `clock` gives the seconds of one (`timed`).
 
     Each round runs every contender once, beginning with another one each time, after a round that does not
-    count. A contender that took longer than `slow` seconds in that round is run three times only.
+    count. A contender that took longer than `SLOW` seconds in that round is run three times only, and one that
+    did not come to an end (seconds that are not finite) not again.
     """
-    seconds = {name: [] for name in contenders}
-    first = {name: timed(contender) for name, contender in contenders.items()}
-    names = list(contenders)
+    clock = clock or timed
+    first = {name: clock(contender) for name, contender in contenders.items()}
+    seconds = {name: [] if math.isfinite(taken) else [taken] for name, taken in first.items()}
+    names = [name for name, taken in first.items() if math.isfinite(taken)]
     for turn in range(rounds):
-        shift = turn % len(names)
+        shift = turn % max(1, len(names))
         for name in names[shift:] + names[:shift]:
-            if turn < 3 or first[name] <= slow:
-                seconds[name].append(timed(contenders[name]))
+            if turn < 3 or first[name] <= SLOW:
+                seconds[name].append(clock(contenders[name]))
     return seconds
 
 
@@ -74,10 +78,16 @@ def seconds_text(seconds):
     return f"{middle * 1000:.3g} ms" if middle < 1 else f"{middle:.3g} s"
 
 
+def share_text(limit, seconds):
+    """How much of a median the machine's limit is: near 100%, nothing is left to gain."""
+    share = limit / statistics.median(seconds)
+    return f"{share:.0%}" if share >= 0.01 else "under 1%"
+
+
 def memory_text(growth):
-    """Peak growth beside the size of what was asked for, where there is such a size."""
+    """Peak growth, and how many times the size of what was asked for, where there is such a size."""
     peak, tensors = growth["peak"] / 1e6, growth.get("tensors", 0) / 1e6
-    return f"{peak:.0f} MB" + (f" = {peak / tensors:.2f} x {tensors:.0f}" if tensors else "")
+    return f"{peak:.0f} MB" + (f" ({peak / tensors:.2f} x {tensors:.0f})" if tensors else "")
 
 
 def growths(part, name, sizes, threads):

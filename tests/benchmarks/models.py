@@ -56,6 +56,14 @@ class Models:
         how = {"device_map": "cpu", "dispatch": True, "dtype": torch.float32, "attn_implementation": "sdpa"}
         return TransformersModel(self.folder, task="text-generation", **how)
 
+    def operations(self, length, layers=30):
+        """Floating-point operations of the matrix products of a forward pass: attention's two, and two a weight and
+        token. With all layers `lm_head` is among them (its weights are the embedding's, which does no product)."""
+        config = self.plain.config
+        parts = self.plain if layers == config.num_hidden_layers else self.plain.model.layers[:layers]
+        weights = sum(parameter.numel() for parameter in parts.parameters())
+        return 2 * weights * length + 4 * layers * config.hidden_size * length**2
+
     def ids(self, length):
         """A prompt of this many tokens `[1, length]`: the README of the course, from its beginning."""
         from measuring import HERE

@@ -1,7 +1,7 @@
 """Everything of one run: all hidden states and all attention patterns."""
 
 import torch
-from measuring import Table, growths, interleaved, memory_text, ratio_text, seconds_text
+from measuring import Table, growths, interleaved, memory_text, ratio_text, seconds_text, share_text
 
 from helpers.tracing import trace
 
@@ -43,14 +43,14 @@ def contenders(models, size):
         BASELINE: transformers,
         OURS: lambda: trace(models.plain, models.tokenizer, ids),
         "TransformerLens, these two kinds": lambda: transformer_lens(names_filter=of_two_kinds),
-        "TransformerLens, everything": transformer_lens,
+        "TransformerLens, its whole cache": transformer_lens,
         "nnsight, these two kinds": nnsight,
         "plain forward (sdpa), nothing kept": plain,
     }
 
 
 def kept(name, result):
-    """Bytes of the tensors asked for: what memory has to grow by. (TransformerLens' everything is its own list.)"""
+    """Bytes of the tensors asked for: what memory has to grow by. (TransformerLens' whole cache is its own list.)"""
     if name == OURS:
         return result.nbytes
     if name == BASELINE:
@@ -73,20 +73,13 @@ def run(models, machine, rounds, threads):
         times = [(seconds[size][name], seconds[size][BASELINE]) for size in SIZES]
         shown = [f"{seconds_text(mine)}, {ratio_text(mine, plain)}" for mine, plain in times]
         table.rows.append([name, *shown, *(memory_text(memory[s]) if memory else "" for s in SIZES)])
-    limit = [models_flops(models, size) / machine["matmul float32"] for size in SIZES]
-    shares = [limit[n] / min(seconds[size][OURS]) for n, size in enumerate(SIZES)]
-    table.rows.append(["limit: matrix products alone", *map(_ms, limit), *[""] * len(SIZES)])
-    table.notes.append(f"`trace` reaches {', '.join(f'{s:.0%}' for s in shares)} of the machine's float32 rate.")
-    table.notes.append("Memory: peak growth = ratio x tensors kept, logits among them.")
+    limits = {size: models.operations(size) / machine["matmul float32"] for size in SIZES}
+    shown = [seconds_text([limit]) for limit in limits.values()]
+    table.rows.append(["limit: the matrix products alone, at the machine's float32 rate", *shown, *[""] * len(SIZES)])
+    shares = ", ".join(share_text(limits[size], seconds[size][OURS]) for size in SIZES)
+    table.notes.append(
+        f"Of the time of `trace`, {shares} are these matrix products. Memory: peak growth (times the tensors kept, "
+        "logits among them). TransformerLens' whole cache holds more than was asked for, and is what it keeps when "
+        "nothing is said."
+    )
     return table
-
-
-def models_flops(models, size):
-    """Floating-point operations of a forward pass: two a weight and token, and attention's two products."""
-    config = models.plain.config
-    weights = sum(p.numel() for p in models.plain.parameters())  # lm_head shares the embedding's, which does no product
-    return 2 * weights * size + 4 * config.num_hidden_layers * config.hidden_size * size**2
-
-
-def _ms(seconds):
-    return seconds_text([seconds])

@@ -1,7 +1,7 @@
 """One hidden state, halfway up, without running the layers above it."""
 
 import torch
-from measuring import Table, growths, interleaved, memory_text, ratio_text, seconds_text
+from measuring import Table, growths, interleaved, memory_text, ratio_text, seconds_text, share_text
 
 from helpers.tracing import trace
 
@@ -68,4 +68,9 @@ def run(models, machine, rounds, threads):
         times = [(seconds[size][name], seconds[size][BASELINE]) for size in SIZES]
         shown = [f"{seconds_text(mine)}, {ratio_text(mine, hook)}" for mine, hook in times]
         table.rows.append([name, *shown, memory_text(memory[SIZES[-1]]) if memory else ""])
+    limits = {size: models.operations(size, LAYER) / machine["matmul float32"] for size in SIZES}
+    shown = [seconds_text([limit]) for limit in limits.values()]
+    table.rows.append([f"limit: the matrix products of {LAYER} layers, at the machine's float32 rate", *shown, ""])
+    shares = ", ".join(share_text(limits[size], seconds[size][OURS]) for size in SIZES)
+    table.notes.append(f"Of the time of `trace`, {shares} are these matrix products.")
     return table

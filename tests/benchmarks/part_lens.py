@@ -1,7 +1,7 @@
 """The logit lens: the ten likeliest tokens and their probabilities, of every layer and position."""
 
 import torch
-from measuring import Table, growths, interleaved, memory_text, ratio_text, seconds_text
+from measuring import Table, growths, interleaved, memory_text, ratio_text, seconds_text, share_text
 
 from helpers.lens import logit_lens
 from helpers.tracing import trace
@@ -44,18 +44,19 @@ def contenders(models, size=SIZE):
     def lens_stack():
         bridge = models.bridge
         with torch.no_grad():
-            _, cache = bridge.run_with_cache(ids)
-            stack = cache.apply_ln_to_stack(cache.accumulated_resid(layer=-1)[1:])
-            best = (stack[:, 0] @ bridge.W_U).softmax(-1).topk(TOP, -1)
+            _, cache = bridge.run_with_cache(ids, names_filter=lambda name: "hook_resid_p" in name)
+            # Not `apply_ln_to_stack`: it leaves out the norm's weights and takes the last layer's scale for all layers.
+            states = bridge.ln_final(cache.accumulated_resid(layer=-1)[1:, 0])
+            best = (states @ bridge.W_U).softmax(-1).topk(TOP, -1)
         return list(zip(*best, strict=True))
 
-    def nnsight(probabilities):
+    def nnsight():
         peer = models.nnsight_sdpa
         with torch.no_grad(), peer.trace(ids):
             best = list().save()
             for layer in peer.model.layers:
                 scores = peer.lm_head(peer.model.norm(layer.output))[0]
-                best.append((scores.softmax(-1) if probabilities else scores).topk(TOP, -1))
+                best.append(scores.softmax(-1).topk(TOP, -1))
         return best
 
     return {
@@ -64,8 +65,7 @@ def contenders(models, size=SIZE):
         "transformers, one product": one_product,
         "TransformerLens, a loop over layers": lens_loop,
         "TransformerLens, `accumulated_resid` @ `W_U`": lens_stack,
-        "nnsight": lambda: nnsight(True),
-        "nnsight, top 10 of the scores alone": lambda: nnsight(False),
+        "nnsight, a loop over layers": nnsight,
     }
 
 
@@ -81,10 +81,13 @@ def run(models, machine, rounds, threads):
         table.rows.append([name, *shown, same[name]])
     head = models.plain.lm_head.weight
     limit = 2 * 30 * SIZE * head.numel() / machine["matmul float32"]
-    table.rows.append(["limit: the product with `lm_head` alone", seconds_text([limit]), "", "", ""])
+    row = "limit: the product with `lm_head` alone, at the machine's float32 rate"
+    table.rows.append([row, seconds_text([limit]), "", "", ""])
     table.notes.append(
-        f"The float32 product alone is {limit / min(seconds[BASELINE]):.0%} of our time. In bfloat16 this machine "
-        f"multiplies at {machine['matmul bfloat16'] / machine['matmul float32']:.2f} times its float32 rate."
+        f"Of our time, {share_text(limit, seconds[BASELINE])} are this product. In bfloat16 this machine multiplies "
+        f"at {machine['matmul bfloat16'] / machine['matmul float32']:.2f} times its float32 rate. Same as ours: the "
+        f"share of the {30 * SIZE * TOP:,} tokens that are the same in the same place (where two probabilities are "
+        "nearly equal, the order may differ), and how far their probabilities are apart."
     )
     return table
 
@@ -93,4 +96,4 @@ def agreement(mine, other):
     """Share of the top 10 that is the same, and the largest difference of a probability."""
     same = torch.stack([(a[1] == b[1]).float().mean() for a, b in zip(mine, other, strict=True)]).mean()
     apart = max((a[0] - b[0]).abs().max() for a, b in zip(mine, other, strict=True))
-    return f"{same:.1%}, p within {apart:.0e}" if apart < 1 else f"{same:.1%}"
+    return f"{same:.1%}, p within {apart:.0e}"

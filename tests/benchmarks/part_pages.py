@@ -2,33 +2,36 @@
 
 import base64
 import json
+import math
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import nbformat
-from measuring import Table, interleaved, seconds_text
+from measuring import Table, interleaved, seconds_text, share_text
 
 from helpers.tracing import trace
 from helpers.views.attention import attention_explorer
-from lab import CHROMIUM_FLAGS, chromium, open_notebook, run_all, running_lab
+from lab import CHROMIUM_FLAGS, chromium, open_notebook, run_all, running_lab, wait_idle
 
 SIZES = (16, 64, 128, 256)
 TITLE = "Attention of all 30 layers x 9 heads, drawn in a browser without internet"
 OURS = "**`attention_explorer`**"
-PATIENCE = 60  # seconds to wait for a page; a tool that needed longer is not asked for a longer prompt
-ENOUGH = 20  # seconds after which a peer's page is not opened once more
-DRAWN = {  # what stands in a page once there is something to see
-    "BertViz `head_view`": "#vis svg *",
-    "CircuitsVis `attention_heads`": "[id^=circuits-vis] :is(canvas, svg, img)",
-}
+BERTVIZ, CIRCUITSVIS = "BertViz `head_view`", "CircuitsVis `attention_heads`"
+ONE_LAYER = f"{CIRCUITSVIS}, one layer only"
+PATTERNS = "CircuitsVis `attention_patterns`"
+HEAT_MAP = "[id^=circuits-vis] canvas"
+PEERS = {BERTVIZ: "#vis svg *", CIRCUITSVIS: HEAT_MAP, ONE_LAYER: HEAT_MAP, PATTERNS: HEAT_MAP}  # what they draw with
+PATIENCE = 90  # seconds to wait for a page; a tool that needed longer is not asked for a longer prompt
+MOST_PATTERNS = 128  # tokens; with more it needs minutes
 
 
 def contenders(models, size):
     """Name -> function that builds what is sent to the page: our widget and its still picture, or a page as text."""
-    run = trace(models.plain, models.tokenizer, models.ids(size), hidden_states=False, logits=False)
-    patterns, tokens = run.attentions, list(run.tokens)
+    run, tokens = traced(models, size)
 
     def ours():
         widget = attention_explorer(run)
@@ -37,18 +40,32 @@ def contenders(models, size):
     def bertviz():
         from bertviz import head_view
 
-        return head_view(list(patterns[:, None]), tokens, html_action="return").data
+        return head_view(list(run.attentions[:, None]), tokens, html_action="return").data
 
     def circuitsvis():
         from circuitsvis.attention import attention_heads
 
-        return attention_heads(attention=patterns.flatten(0, 1), tokens=tokens).local_src
+        return attention_heads(attention=run.attentions.flatten(0, 1), tokens=tokens).local_src
 
-    return {
-        OURS: ours,
-        "BertViz `head_view`": bertviz,
-        "CircuitsVis `attention_heads`": circuitsvis,
-    }
+    return {OURS: ours, BERTVIZ: bertviz, CIRCUITSVIS: circuitsvis}
+
+
+def further_pages(models, size):
+    """CircuitsVis in two lighter ways, for the browser alone: name -> page as text."""
+    from circuitsvis.attention import attention_heads, attention_patterns
+
+    run, tokens = traced(models, size)
+    one = attention_heads(attention=run.attentions[15], tokens=tokens).local_src
+    found = {ONE_LAYER: one}
+    if size <= MOST_PATTERNS:
+        every = attention_patterns(attention=run.attentions.flatten(0, 1), tokens=tokens).local_src
+        found[PATTERNS] = every
+    return found
+
+
+def traced(models, size):
+    run = trace(models.plain, models.tokenizer, models.ids(size), hidden_states=False, logits=False)
+    return run, list(run.tokens)
 
 
 def bytes_sent(widget, picture):
@@ -57,13 +74,14 @@ def bytes_sent(widget, picture):
 
     state, _, buffers = _remove_buffers(widget.get_state())
     view = len(json.dumps(state, default=str)) + sum(len(buffer) for buffer in buffers)
-    layers = sum(len(widget.state.do("layer", row=row)[1]) for row in range(len(widget.state.layers)))
-    return view + len(base64.b64encode(picture)), layers
+    # Of a short prompt the first view holds every weight, and no layer travels later.
+    rows = range(len(widget.state.layers)) if widget.view["first"] else ()
+    return view + len(base64.b64encode(picture)), sum(len(widget.state.do("layer", row=row)[1]) for row in rows)
 
 
 def run(models, machine, rounds, threads):
     table = Table(TITLE, ["", *(f"{size} tokens" for size in SIZES)])
-    built, sent, pages = {}, {}, Path(tempfile.mkdtemp())
+    built, sent, seen, pages = {}, {}, {}, Path(tempfile.mkdtemp())
     try:
         for size in SIZES:
             builders = contenders(models, size)
@@ -73,82 +91,121 @@ def run(models, machine, rounds, threads):
                     sent["at once", size], later = bytes_sent(*result)
                     sent[name, size] = sent["at once", size] + later
                 else:
-                    page = "<!doctype html><meta charset=utf-8><body>" + result
-                    sent[name, size] = _page(pages, name, size).write_bytes(page.encode())
+                    sent[name, size] = write(pages, name, size, result)
                 del result
-            built |= {(name, size): times for name, times in interleaved(builders, rounds, slow=4).items()}
-        drawn = in_browser(models, pages, rounds) if chromium() else {}
+            for name, page in further_pages(models, size).items():
+                write(pages, name, size, page)
+            built[size] = interleaved(builders, rounds)
+        if chromium():
+            seen = in_browser(models, pages, rounds)
     finally:
         shutil.rmtree(pages)
     for name in builders:
-        sizes = [f"{sent[name, s] / 1e6:.3g} MB" + _times(name, sent, s) for s in SIZES]
+        sizes = [f"{sent[name, size] / 1e6:.3g} MB" + times_ours(name, sent, size) for size in SIZES]
         table.rows.append([f"{name}: sent", *sizes])
     table.rows.append([f"{OURS}: of this, at once", *(f"{sent['at once', s] / 1e6:.3g} MB" for s in SIZES)])
-    for name in builders:
-        table.rows.append([f"{name}: built in", *(seconds_text(built[name, s]) for s in SIZES)])
-    for what, of_size in drawn.items():
-        table.rows.append([what, *(of_size.get(size, "") for size in SIZES)])
+    table.rows += [[f"{name}: built in", *(seconds_text(built[s][name]) for s in SIZES)] for name in builders]
+    limits = {size: 4 * 30 * 9 * size**2 / machine["reading"] for size in SIZES}
+    shown = [seconds_text([limit]) for limit in limits.values()]
+    table.rows.append(["limit of building: the float32 weights read once from memory", *shown])
+    table.rows += drawn_rows(seen)
     table.notes.append(
-        "`attention_explorer`: sent = script, style, still picture, every layer; built = what the cell sends at once, "
-        "the still picture above all; the first picture counts from the end of the cell, in JupyterLab. The peers' "
-        f"pages are opened from a file, and given up after {PATIENCE} s. BertViz fetches d3, jQuery and require.js "
-        "from another host and draws nothing without them (`model_view` is as large and does the same); neither peer "
-        "sends a layer only when asked for it." + ("" if chromium() else " No browser was there to draw them.")
+        "`attention_explorer`: sent = script, style, still picture and every layer, though a layer travels only when "
+        "it is looked at; of a short prompt, script and still picture are most of it. Built = what the cell sends at "
+        "once, the still picture above all. Its pictures are timed in JupyterLab, from the end of the cell and from "
+        "its start (building included); another layer is one seven further, which has to be sent first (up to 24 "
+        "tokens all are there from the start). The peers' pages are opened from a file, so their building is not in "
+        f"their time; drawn = the first heat map has a pixel. A page is given up after {PATIENCE} s, and its tool is "
+        "not asked for a longer prompt. BertViz fetches d3, jQuery and require.js from another host and stops without "
+        "them; with them it does draw. CircuitsVis is made for the heads of a few layers, hence the row with one; its "
+        "`attention_patterns`, which its authors call deprecated but which draws sooner, is not tried above "
+        f"{MOST_PATTERNS} tokens."
     )
+    near = share_text(limits[SIZES[-1]], built[SIZES[-1]][OURS])
+    table.notes.append(
+        f"Limits: reading the weights once is {near} of our time of building at {SIZES[-1]} tokens; a screen shows "
+        "60 pictures a second, so what a page has drawn is seen up to 17 ms later."
+    )
+    if not seen:
+        table.notes.append("No browser was there to draw the pages.")
     return table
 
 
-def _page(folder, name, size):
+def write(folder, name, size, page):
+    """A peer's page as a file. Returns its bytes."""
+    return page_file(folder, name, size).write_bytes(f"<!doctype html><meta charset=utf-8><body>{page}".encode())
+
+
+def page_file(folder, name, size):
     return folder / f"{''.join(filter(str.isalnum, name))}-{size}.html"
 
 
-def _times(name, sent, size):
+def times_ours(name, sent, size):
     return "" if name == OURS else f" ({sent[name, size] / sent[OURS, size]:.0f} x ours)"
 
 
+def drawn_rows(seen):
+    """Rows of what was seen: size -> name -> seconds, infinite where nothing came, NaN where nothing can come."""
+    names = dict.fromkeys(name for of_size in seen.values() for name in of_size)
+    return [[name, *(drawn_text(of_size.get(name)) for of_size in seen.values())] for name in names]
+
+
+def drawn_text(seconds):
+    if seconds is None:
+        return "not tried"
+    if math.isnan(seconds[0]):
+        return "nothing"
+    return f"not in {PATIENCE} s" if math.inf in seconds else seconds_text(seconds)
+
+
 def in_browser(models, pages, rounds):
-    """What was measured -> size -> text, in Chromium, which may ask no other machine."""
+    """Size -> what was measured -> seconds of each round, in Chromium, which may ask no other machine."""
     from playwright.sync_api import sync_playwright
 
+    seen, given_up = {}, set()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
-        found = our_page(browser, models, rounds)
-        for name, drawn in DRAWN.items():
-            found[f"{name}: first picture"] = peers_page(browser, pages, name, drawn)
+        with our_page(browser, models) as page:
+            for number, size in enumerate(SIZES, start=1):
+                timers = {f"{OURS}: {what}": partial(timer, page, number) for what, timer in OUR_TIMERS.items()}
+                for name, selector in PEERS.items():
+                    file = page_file(pages, name, size)
+                    if name not in given_up and file.exists():
+                        timers[f"{name}: first picture"] = partial(seconds_until_drawn, browser, file, selector)
+                seen[size] = interleaved(timers, rounds, clock=lambda timer: timer())
+                given_up |= {name for name in PEERS if math.inf in seen[size].get(f"{name}: first picture", ())}
         browser.close()
-    return found
+    return seen
 
 
-def peers_page(browser, pages, name, drawn):
-    """Size -> seconds until something is drawn, or that nothing was."""
-    found, given_up = {}, ""
-    for size in SIZES:
-        if given_up:
-            found[size] = given_up
-            continue
-        times = []
-        while sum(times) < ENOUGH and len(times) < 3:
-            times.append(seconds_until_drawn(browser, _page(pages, name, size), drawn))
-        if times[-1] >= PATIENCE:
-            found[size], given_up = f"nothing in {PATIENCE} s", "not tried"
-        else:
-            found[size] = seconds_text(times)
-    return found
+# The first heat map, or whatever a tool draws with, once it has a pixel; "failed" when a script has stopped for good.
+DRAWN = """(selector) => {
+    const node = document.querySelector(selector);
+    if (!node) return window.scriptFailed && document.readyState === "complete" ? "failed" : false;
+    if (node.tagName !== "CANVAS") return "drawn";
+    if (!node.width || !node.height) return false;
+    const small = new OffscreenCanvas(8, 8).getContext("2d", { willReadFrequently: true });
+    small.drawImage(node, 0, 0, 8, 8);
+    return small.getImageData(0, 0, 8, 8).data.some((value) => value) && "drawn";
+}"""
 
 
-def seconds_until_drawn(browser, file, drawn):
-    from playwright.sync_api import Error
+def seconds_until_drawn(browser, file, selector):
+    """Seconds from opening a page to the first thing drawn; infinite when it takes too long, NaN when it never will."""
+    from playwright.sync_api import Error, TimeoutError
 
     page = browser.new_page()
+    page.add_init_script("addEventListener('error', () => { window.scriptFailed = true; })")
     page.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
     start = time.perf_counter()
     try:
         page.goto(file.as_uri(), timeout=PATIENCE * 1000, wait_until="commit")
-        page.wait_for_selector(drawn, state="visible", timeout=PATIENCE * 1000)
-        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        return time.perf_counter() - start
-    except Error:
-        return PATIENCE
+        drawn = page.wait_for_function(DRAWN, arg=selector, timeout=PATIENCE * 1000).json_value() == "drawn"
+        return time.perf_counter() - start if drawn else math.nan
+    except TimeoutError:
+        return math.inf
+    except Error:  # the page has crashed
+        return math.nan
     finally:
         page.close()
 
@@ -159,7 +216,8 @@ model, tokenizer = load_model("smollm2-135m", device="cpu"), load_tokenizer("smo
 runs = {{size: trace(model, tokenizer, {ids}[:size], hidden_states=False, logits=False) for size in {sizes}}}
 attention_explorer(runs[16])"""
 
-# Runs the notebook's cell `number`; milliseconds from its end (the kernel is idle again) to the first picture.
+# Runs the notebook's cell `number`; milliseconds to its first picture, from its start and from its end (the kernel
+# is idle again).
 FIRST_PICTURE = """async (number) => {
     const { content, sessionContext } = jupyterapp.shell.currentWidget;
     content.activeCellIndex = number;
@@ -172,6 +230,7 @@ FIRST_PICTURE = """async (number) => {
         sessionContext.statusChanged.disconnect(idle);
         done(performance.now());
     }));
+    const start = performance.now();
     jupyterapp.commands.execute("notebook:run-cell");
     const small = new OffscreenCanvas(24, 24).getContext("2d", { willReadFrequently: true });
     const drawn = () => ["heads", "matrix"].every((part) => {
@@ -183,11 +242,12 @@ FIRST_PICTURE = """async (number) => {
     });
     do await new Promise(requestAnimationFrame); while (!drawn());
     const seen = performance.now();
-    return Math.max(0, seen - await finished);
+    return [seen - start, Math.max(0, seen - await finished)];
 }"""
 
-# Milliseconds from a choice in one of the explorer's lists (0 layers, 1 heads) to another picture on the screen.
-CHANGE = """async ([number, list]) => {
+# Milliseconds from a choice in one of the explorer's lists (0 layers, 1 heads), some `steps` further, to another
+# picture on the screen, and not a coarse one.
+CHANGE = """async ([number, list, steps]) => {
     const widget = jupyterapp.shell.currentWidget.content.widgets[number].node.querySelector(".hx-attention");
     const matrix = widget.querySelector("canvas.hx-matrix"), select = widget.querySelectorAll("select")[list];
     const small = new OffscreenCanvas(48, 48).getContext("2d", { willReadFrequently: true });
@@ -197,22 +257,44 @@ CHANGE = """async ([number, list]) => {
         return small.getImageData(0, 0, 48, 48).data.join();
     };
     const before = look(), start = performance.now();
-    select.selectedIndex = (select.selectedIndex + 1) % select.options.length;
+    select.selectedIndex = (select.selectedIndex + steps) % select.options.length;
     select.dispatchEvent(new Event("change", { bubbles: true }));
-    do await new Promise(requestAnimationFrame); while (look() === before);
+    const waiting = () => widget.getAttribute("aria-busy") === "true" || look() === before;
+    do await new Promise(requestAnimationFrame); while (waiting());
     return performance.now() - start;
 }"""
 
 
-def our_page(browser, models, rounds):
-    """The explorer in JupyterLab: first picture, another head, a layer that has to be sent first."""
+def first_picture(page, number, since):
+    """Seconds from the start (`since` 0) or the end (1) of a cell to the explorer's first picture."""
+    page.bring_to_front()
+    return page.evaluate(FIRST_PICTURE, number)[since] / 1000
+
+
+def change(page, number, box, steps):
+    """Seconds from another choice to its picture, when the kernel has nothing else to do."""
+    page.bring_to_front()
+    wait_idle(page)
+    return page.evaluate(CHANGE, [number, box, steps]) / 1000
+
+
+OUR_TIMERS = {
+    "first picture after the end of the cell": partial(first_picture, since=1),
+    "first picture after the start of the cell": partial(first_picture, since=0),
+    "another head": partial(change, box=1, steps=1),
+    "another layer": partial(change, box=0, steps=7),  # its neighbours are there already
+}
+
+
+@contextmanager
+def our_page(browser, models):
+    """JupyterLab with the explorer in a cell for each size, all run once."""
     longest = models.ids(SIZES[-1])[0].tolist()
     sources = [SETUP.format(ids=longest, sizes=SIZES), *(f"attention_explorer(runs[{size}])" for size in SIZES)]
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     folder = Path(tempfile.mkdtemp())
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / "pages.ipynb")
-    found = {f"{OURS}: {what}": {} for what in ("first picture", "another head", "another layer")}
     try:
         with running_lab(folder) as lab:
             page = browser.new_context(viewport={"width": 1200, "height": 1000}).new_page()
@@ -221,15 +303,7 @@ def our_page(browser, models, rounds):
             errors = run_all(page)
             if errors:
                 raise RuntimeError(f"The notebook of the benchmark fails: {errors[0]}")
-            for number, size in enumerate(SIZES, start=1):
-                times = [
-                    [page.evaluate(FIRST_PICTURE, number) for _ in range(rounds)],
-                    [page.evaluate(CHANGE, [number, 1]) for _ in range(rounds)],
-                    [page.evaluate(CHANGE, [number, 0]) for _ in range(rounds)],
-                ]
-                for what, taken in zip(found, times, strict=True):
-                    found[what][size] = seconds_text([milliseconds / 1000 for milliseconds in taken])
+            yield page
             page.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return found

@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT), str(ROOT / "tests" / "browser")]
 
-PARTS = ("machine", "capture", "layer", "lens", "generation", "pages", "loading")
+PARTS = ("machine", "capture", "layer", "lens", "generation", "batch", "pages", "loading")
 RESULTS = ROOT / ".bench" / "results"
 
 
@@ -28,9 +28,7 @@ def main():
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--memory", nargs="+", metavar="PART CONTENDER SIZE", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(given.threads)
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)  # of torch, here and in every process started from here
     if given.memory:
         print(json.dumps(memory(*given.memory)))
         return
