@@ -14,6 +14,7 @@ BENCH := .bench
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
 ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requirements.txt)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+READERS_OFFLINE := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
@@ -26,7 +27,8 @@ setup: $(VENV)/.installed  ## Environment and models: does nothing when nothing 
 	@$(BIN)/python -m helpers.sources
 
 lab: setup  ## Everything, then JupyterLab on 127.0.0.1 (BROWSER=0 opens none, PORT=8899 elsewhere)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(if $(filter 0 no,$(BROWSER)),--no-browser) $(AS_ROOT) \
+	env $(if $(READERS_OFFLINE),HF_HUB_OFFLINE=$(READERS_OFFLINE),-u HF_HUB_OFFLINE) \
+	    $(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(if $(filter 0 no,$(BROWSER)),--no-browser) $(AS_ROOT) \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: setup lint unit exercises nbval  ## Everything, then all tests: style, unit tests, every notebook

@@ -116,10 +116,11 @@ def find(name):
 
 
 def is_whole(folder, *, weights=True, thorough=False):
-    """Whether a folder holds all files that its manifest lists, and the weights among them if asked for."""
+    """Whether a folder holds all files that its manifest lists; `weights=False` looks at the others alone."""
     try:
         manifest = sources.read_manifest(folder)
-        return (manifest["weights"] or not weights) and not sources.damaged_files(folder, manifest, thorough)
+        wanted = {name: known for name, known in manifest["files"].items() if weights or not WEIGHTS.fullmatch(name)}
+        return (manifest["weights"] or not weights) and not sources.damaged_files(folder, {"files": wanted}, thorough)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -203,6 +204,7 @@ def _is_wanted(file):
 
 
 def _fetch_missing(listing, folder, weights):
+    weights = weights or all(_is_intact(folder / file.name, file) for file in listing.weights)  # they stay listed
     wanted = listing.small_files + (listing.weights if weights else ())
     missing = [file for file in wanted if not _is_intact(folder / file.name, file)]
     needed = sum(file.bytes for file in missing)

@@ -416,6 +416,39 @@ def test_check_reads_every_byte_and_mends(hub, source):
     assert shard.read_bytes() == hub.files[shard.name]
 
 
+def test_mending_a_small_file_does_not_forget_the_weights(hub, source, monkeypatch):
+    folder = hubs.fetch(REPO, source)
+    (folder / "tokenizer_config.json").write_text("{")
+    hub.requests.clear()
+    hubs.fetch(REPO, source, weights=False)
+    assert (folder / "tokenizer_config.json").read_bytes() == hub.files["tokenizer_config.json"]
+    assert not [name for _, kind, name, _ in hub.requests if kind == "file" and name.endswith(".safetensors")]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hubs.is_whole(folder)
+    loading.load_model(REPO, source=source, device="cpu")
+
+
+def test_mending_a_small_file_does_not_take_damaged_weights_for_whole(hub, source):
+    folder = hubs.fetch(REPO, source)
+    (folder / "tokenizer_config.json").write_text("{")
+    shard = next(folder.glob("*.safetensors"))
+    shard.write_bytes(b"X" + shard.read_bytes()[1:])
+    hubs.fetch(REPO, source, weights=False)
+    assert hubs.is_whole(folder, weights=False)
+    assert not hubs.is_whole(folder)
+
+
+def test_a_missing_shard_keeps_neither_config_nor_tokenizer_from_loading_offline(hub, source, monkeypatch):
+    folder = hubs.fetch(REPO, source)
+    next(folder.glob("*.safetensors")).unlink()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert loading.load_config(REPO, source=source).model_type == "llama"
+    with pytest.raises(HubNotReachableError, match="HF_HUB_OFFLINE is set"):
+        hubs.fetch(REPO, source)
+    (folder / "config.json").unlink()
+    assert not hubs.is_whole(folder, weights=False)
+
+
 def test_the_hubs_own_checksums_are_understood(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"hello\n")

@@ -1,5 +1,6 @@
 """Loading and the memory plan: plain transformers objects, or one clear sentence."""
 
+import gc
 import itertools
 import json
 import subprocess
@@ -100,6 +101,33 @@ def test_a_local_folder_loads_in_the_dtype_asked_for(tiny):
     assert loading.load_model(tiny, device="cpu").dtype == torch.float32
     assert loading.load_model(str(tiny), device="cpu", dtype="bfloat16").dtype == torch.bfloat16
     assert loading.load_model(tiny, device="cpu", dtype=torch.float16, source="folder").dtype == torch.float16
+
+
+@pytest.fixture
+def thresholds(monkeypatch):
+    """What the C library was told about large blocks: the numbers, in order."""
+    told = []
+    call = {"mallopt": lambda parameter, number: parameter == loading.M_MMAP_THRESHOLD and told.append(number)}
+    monkeypatch.setattr(loading, "_call_c", lambda function, *numbers: function in call and call[function](*numbers))
+    return told
+
+
+def test_memory_is_given_back_at_once_while_a_quantized_model_lives_and_no_longer(tiny, thresholds):
+    loading.load_model(tiny, device="cpu", dtype="bfloat16")
+    assert thresholds == []
+    model = loading.load_model(tiny, device="cpu", quantization="8bit")
+    assert thresholds == [loading.MMAP_THRESHOLD_FRUGAL]
+    assert all(parameter.untyped_storage().resizable() for parameter in model.parameters())  # none is in the file
+    del model
+    gc.collect()
+    assert thresholds == [loading.MMAP_THRESHOLD_FRUGAL, loading.MMAP_THRESHOLD_USUAL]
+
+
+def test_the_c_library_is_as_before_when_quantizing_fails(tiny, thresholds):
+    _rewrite(tiny, lambda weights: weights.pop("model.norm.weight"))
+    with pytest.raises(DamagedFilesError):
+        loading.load_model(tiny, device="cpu", quantization="8bit")
+    assert thresholds[-1] == loading.MMAP_THRESHOLD_USUAL
 
 
 @pytest.mark.parametrize(

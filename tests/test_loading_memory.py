@@ -1,11 +1,11 @@
 """What loading and generating really take, measured in processes of their own, against the plan.
 
 "Use" is the highest growth of anonymous memory (RssAnon, read every two milliseconds) plus the pages of the
-weights' file that are mapped (Rss of that file), while `generate` reads 480 tokens at once and writes 32 more.
-A model of a few KB was loaded and asked in the same way before, so that what the libraries themselves take, once
-for any model, is not counted. The C library is told to give back at once what is freed, so that the
-peak is memory in use and not memory kept for later. Pages of a mapped file are shared by all processes that
-map it.
+weights' file that stay mapped (Rss of that file): while `load_model` works, and while `generate` reads 480 tokens
+at once and writes 32 more. A model of a few KB was loaded and asked in the same way before, so that what the
+libraries themselves take, once for any model, is not counted. The process is a normal one: nothing in its
+environment or in this test tells the C library how to allocate. Pages of a mapped file are shared by all
+processes that map it, and the system takes them back when it needs room.
 """
 
 import os
@@ -17,9 +17,8 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 USE = """
-    import ctypes, gc, sys, threading, time
+    import gc, sys, threading, time
     import torch, helpers
     from helpers import loading
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -54,12 +53,8 @@ USE = """
     LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)).save_pretrained(folder)
     ask(helpers.load_model(folder, device="cpu", **settings), 8, 2)
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before = anonymous()
-    model = helpers.load_model("smollm2-135m", device="cpu", **settings)
-    loaded = anonymous() - before + mapped()
-
-    peak, done = before, threading.Event()
+    before = peak = anonymous()
+    done = threading.Event()
 
     def watch():
         global peak
@@ -68,10 +63,12 @@ USE = """
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    model = helpers.load_model("smollm2-135m", device="cpu", **settings)
+    loading_peak, peak = peak - before + mapped(), anonymous()
     ask(model, 480, 32)
     done.set()
     watcher.join()
-    print(loaded, peak - before + mapped())
+    print(loading_peak, peak - before + mapped())
 """
 MODES = {
     "float32": {},
@@ -82,7 +79,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("settings", MODES.values(), ids=MODES)
-def test_the_plan_is_within_a_tenth_of_what_512_tokens_take(settings, tmp_path):
+def test_the_plan_is_within_a_tenth_of_what_loading_and_512_tokens_take(settings, tmp_path):
     from helpers.loading import memory_plan
 
     done = subprocess.run(
@@ -90,13 +87,15 @@ def test_the_plan_is_within_a_tenth_of_what_512_tokens_take(settings, tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | GIVE_BACK,
+        env={name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))},
     )
-    loaded, peak = map(int, done.stdout.split())
+    loading_peak, peak = map(int, done.stdout.split())
     plan = memory_plan("smollm2-135m", device="cpu", context=512, **settings)
-    assert plan.total_bytes == pytest.approx(peak, rel=0.1)
-    # Quantizing at load leaves nothing of the originals behind. (Mapped weights are read as they are needed.)
-    assert loaded <= 1.1 * plan.weights_bytes
+    assert plan.total_bytes == pytest.approx(max(loading_peak, peak), rel=0.1)
+    if settings:  # what is cast or quantized is all here after loading, and at no time much more
+        assert plan.weights_bytes == pytest.approx(loading_peak, rel=0.2)
+    else:  # mapped weights are read as they are needed
+        assert loading_peak < 0.1 * plan.weights_bytes
     assert done.stderr == ""  # no line for every matmul
 
 
