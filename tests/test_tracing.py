@@ -393,9 +393,9 @@ def test_the_model_is_as_before_after_an_interrupted_cell(model, tokenizer):
     trace(model, tokenizer, ids)
     once = time.perf_counter() - start
     for part in (0.1, 0.3, 0.5, 0.7, 0.9):
-        # Two signals: Python swallows one that falls into a destructor.
+        # Several signals: Python swallows those that fall into a destructor.
         timers = [
-            threading.Timer(part * once + later, os.kill, (os.getpid(), signal.SIGINT)) for later in (0, 3 * once)
+            threading.Timer((part + 3 * again) * once, os.kill, (os.getpid(), signal.SIGINT)) for again in range(6)
         ]
         for timer in timers:
             timer.start()
