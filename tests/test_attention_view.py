@@ -1,5 +1,7 @@
 """The attention explorer's Python side: what travels to the page, and the still picture."""
 
+import base64
+import json
 import zlib
 
 import matplotlib
@@ -33,7 +35,7 @@ def explored(run):
 
 
 def unpacked(packed, planes, positions, keys):
-    """What `square` in attention.js makes of a layer: `[plane, query, key]`, 0 in the future."""
+    """What `square` in attention.js makes of a layer, but for the mean: `[plane, query, key]`, 0 in the future."""
     values = numpy.frombuffer(zlib.decompress(packed), dtype=numpy.uint8)
     result = numpy.zeros((planes, len(positions), keys), dtype=numpy.uint8)
     at = 0
@@ -48,13 +50,13 @@ def unpacked(packed, planes, positions, keys):
 def test_a_layer_arrives_as_it_was(run, explored):
     about, packed = explored.do("layer", row=7)
     assert about == {"row": 7}
-    arrived = (unpacked(packed, 11, run.positions, len(run.tokens)).float() / 255) ** 2
+    arrived = (unpacked(packed, 10, run.positions, len(run.tokens)).float() / 255) ** 2
     heads = run.attentions[7]
     assert (arrived[:9] - heads).abs().max() < 0.004, "one byte: off by no more than 1/255 of the largest weight"
     small = heads < 0.01
     assert (arrived[:9] - heads)[small].abs().max() < 0.0005, "small weights are kept finer"
-    assert torch.allclose(arrived[9], heads.mean(0), atol=0.004)
-    assert torch.allclose(arrived[10], attention_rollout(run.attentions)[7], atol=0.004)
+    assert torch.allclose(arrived[:9].mean(0), heads.mean(0), atol=0.004), "the page takes the mean itself"
+    assert torch.allclose(arrived[9], attention_rollout(run.attentions)[7], atol=0.004)
 
 
 def test_bytes_are_bounded_and_keep_the_ends():
@@ -89,12 +91,15 @@ def test_a_short_prompt_travels_once(model, tokenizer):
 
 
 def test_all_layers_take_a_fortieth_of_bertviz(model, tokenizer):
-    """30.7 MB at 64 tokens, for all heads: its own page's size on this model."""
+    """30.7 MB at 64 tokens, for all heads: its own page's size on this model. Counted is what the cell sends
+    (state as JSON, buffers, still picture as base64), and every layer."""
+    from ipywidgets.widgets.widget import _remove_buffers
+
     ids = tokenizer("It was the best of times, it was the worst of times. " * 6)["input_ids"][:64]
-    explored = AttentionMap(trace(model, tokenizer, torch.tensor([ids]), hidden_states=False, logits=False))
-    widget = attention_explorer(explored.trace)
-    sent = len(explored.view()["glance"]) + len(widget._esm) + len(widget._css)
-    sent += sum(len(explored.layer(row)[1]) for row in range(30))
+    widget = attention_explorer(trace(model, tokenizer, torch.tensor([ids]), hidden_states=False, logits=False))
+    state, _, buffers = _remove_buffers(widget.get_state())
+    sent = len(json.dumps(state, default=str)) + sum(map(len, buffers)) + len(base64.b64encode(widget.picture()))
+    sent += sum(len(widget.state.layer(row)[1]) for row in range(30))
     assert sent < 30_700_000 / 40
 
 
@@ -104,6 +109,7 @@ def test_some_layers_and_queries_have_no_rollout(model, tokenizer):
     view = explored.view()
     assert view["planes"][-1] == "mean" and view["layers"] == [3, 8] and view["queries"] == [2, 5]
     packed = pack_layer(explored.weights(1), part.positions)
+    assert len(packed) > len(explored.layer(1)[1])
     arrived = unpacked(packed, 10, part.positions, len(part.tokens))
     assert torch.equal(arrived, as_bytes(explored.weights(1)))
     assert "layer 8, mean over heads" in explored.describe()
@@ -134,7 +140,8 @@ def test_the_widget_sends_a_layer_and_survives_nonsense(run, monkeypatch):
     widget._answer(widget, {"command": "layer"}, [])
     (about, (packed,)), (refused, _), (incomplete, _) = sent
     assert about == {"row": 2} and packed == widget.state.layer(2)[1]
-    assert "no row 99" in refused["error"] and "row" in incomplete["error"]
+    assert "no row 99" in refused["error"] and refused["row"] == 99, "the page knows which wish was refused"
+    assert "row" in incomplete["error"]
 
 
 def test_the_still_picture(explored):
@@ -142,6 +149,7 @@ def test_the_still_picture(explored):
     second = first.figure.axes[1]
     assert "layer" in first.get_xlabel() and second.get_title(loc="left") == "Layer 5, head 3"
     assert "key" in second.get_xlabel() and "query" in second.get_ylabel()
+    assert len(explored.trace.tokens) > 24 and len(second.get_yticklabels()) <= 20, "few enough to be read"
     labels = [label.get_text() for label in first.get_yticklabels()]
     assert labels[-2:] == ["mean", "rollout"]
     shown = second.images[0].get_array()
@@ -168,5 +176,14 @@ def test_with_a_picture():
     view = explored.view()
     assert view["patches"] == run.patch_index.tolist() and view["picture"].startswith(b"\x89PNG")
     assert AttentionMap(run).view()["picture"] is None
+    first, _, seen = explored.figure().figure.axes
+    assert len(AttentionMap(run).figure().figure.axes) == 2
+    assert seen.images and "query" in seen.get_title(loc="left") and len(seen.patches) == 1
+    brightest = int(run.attentions[0, 0, -1, run.patch_index >= 0].argmax())
+    side = round(int((run.patch_index >= 0).sum()) ** 0.5)
+    frame, pixels = seen.patches[0], seen.images[0].get_array()
+    assert frame.get_y() == pytest.approx(brightest // side * len(pixels) / side - 0.5)
+    assert frame.get_x() == pytest.approx(brightest % side * len(pixels) / side - 0.5)
+    assert not first.patches[0].get_clip_on(), "the frame of the last layer has all its edges"
     with pytest.raises(BadImageError, match="is not there"):
         AttentionMap(run, picture="nowhere.png")

@@ -171,9 +171,70 @@ def test_the_model_is_bit_for_bit_as_before(model, tokenizer, panel, monkeypatch
 def test_a_long_prompt_shows_its_end(model, tokenizer):
     states = HiddenStates(model, tokenizer, list(range(100, 100 + MOST_POSITIONS + 20)))
     grid = states.view()["grids"][0]
-    assert grid["first"] == 20 and len(grid["tokens"]) == MOST_POSITIONS
+    assert grid["first"] == 20 and len(grid["tokens"]) == MOST_POSITIONS and grid["length"] == MOST_POSITIONS + 20
     with pytest.raises(BadInputError, match="no cell at layer 3, position 19"):
         states.look(0, 3, 19)
+
+
+@pytest.fixture(scope="module")
+def long(model, tokenizer):
+    return HiddenStates(model, tokenizer, list(range(100, 120 + MOST_POSITIONS)))
+
+
+def test_earlier_positions_of_a_long_prompt(model, tokenizer, long):
+    assert long.view()["window"] == {"size": MOST_POSITIONS, "after": 0, "farthest": 20}
+    best, candidates = long.run.best, long.view()["candidates"]
+    long.do("window", after=15)
+    view, whole = long.view(), trace(model, tokenizer, list(range(100, 120 + MOST_POSITIONS)), attentions=False)
+    grid = view["grids"][0]
+    assert grid["first"] == 5 and grid["tokens"] == list(whole.tokens[5 : 5 + MOST_POSITIONS])
+    assert all(len(row) == MOST_POSITIONS for row in grid["says"])
+    assert torch.allclose(long.run.stream[7], whole.hidden_states[7, 5 : 5 + MOST_POSITIONS], atol=1e-3)
+    assert torch.allclose(long.run.best, best, atol=1e-3), "the next token is still that of the whole prompt"
+    assert [row["id"] for row in view["candidates"]] == [row["id"] for row in candidates]
+    assert long.cell[2] == 100, "the cell looked at is the nearest that is shown"
+    long.look(0, 3, 5)
+    long.do("compare_with", text=list(range(100, 110 + MOST_POSITIONS)))  # shorter by 10: as far back as it reaches
+    view = long.view()
+    assert [grid["first"] for grid in view["grids"]] == [5, 0]
+    apart = torch.tensor(view["apart"])
+    assert apart.shape[1] == MOST_POSITIONS - 5, "only what both show, matched from the end"
+    one, two = trace(model, tokenizer, long.run.input_ids).hidden_states, long.other.stream
+    far = (one[4, 10] - two[4, 0]).norm() / ((one[4, 10].norm() + two[4, 0].norm()) / 2)
+    assert apart[4, 0] == pytest.approx(float(far), rel=0.01)
+    long.do("skip", layer=2)
+    assert long.view()["grids"][1]["first"] == 5, "a change keeps the part that is shown"
+    for after in (21, -1, True, "3", None):
+        with pytest.raises(BadInputError, match="from 0 to 20"):
+            long.window(after)
+    long.do("type", text="short")
+    view = long.view()
+    assert view["window"]["after"] == 0 and view["window"]["farthest"] == 10, "the second prompt is still long"
+    long.do("beside", what="other")
+    assert long.view()["grids"][1]["first"] == 10
+    long.do("window", after=10)
+    assert [grid["first"] for grid in long.view()["grids"]] == [0, 0]
+    assert len(long.view()["apart"][0]) == 0, "these parts do not meet"
+
+
+def test_a_patch_goes_opposite_the_cell_whatever_the_lengths(model, tokenizer):
+    longer = "I ask you: the capital of Germany is"
+    for prompt, other in ((longer, FRANCE), (FRANCE, longer)):
+        states = HiddenStates(model, tokenizer, prompt, other=other)
+        end, end_of_other = len(states.run.labels) - 1, len(states.other.labels) - 1
+        states.look(1, 10, end_of_other)
+        place = states.view()["cell"]["patch"]
+        assert place == {"position": end, "token": "·is"}
+        states.do("patch", layer=10, position=place["position"])
+        assert torch.equal(states.changes[0].vector, states.other.stream[10, -1])
+        states.look(0, 10, end)
+        assert states.view()["cell"]["patch"]["position"] == end
+        states.clear()
+    assert states.view()["grids"][1]["length"] > states.view()["grids"][0]["length"]
+    states.look(1, 10, 0)
+    assert states.view()["cell"]["patch"] is None, "nothing of the prompt is opposite the longer one's beginning"
+    states.compare_with("")
+    assert states.view()["cell"]["patch"] is None
 
 
 @pytest.mark.parametrize(
@@ -210,6 +271,8 @@ def test_a_sentence_in_the_panel_instead_of_a_traceback(panel):
     panel._answer(panel, {"command": "type", "text": "word " * 9000}, [])
     assert "the model's context is 8192" in panel.view["message"]
     assert panel.view["turn"] == turn + 1 and panel.view["prompt"] == prompt
+    panel._answer(panel, {"command": "look", "grid": 0}, [])
+    assert "missing" in panel.view["message"] and panel.view["turn"] == turn + 2, "an incomplete wish has its answer"
     with pytest.raises(PromptTooLongError):
         panel.do("type", text="word " * 9000)
     with pytest.raises(HelpersError):
@@ -221,6 +284,9 @@ def test_chinese_fragments_and_markup_are_labels(panel):
     tokens = panel.view["grids"][0]["tokens"]
     assert any(token.endswith("1/2") for token in tokens) and "<" in tokens[0]
     assert "\ufffd" not in json.dumps(panel.view, ensure_ascii=False)
+    panel.do("type", text="a\x1b[0mb\x0c\nc")
+    assert panel.view["prompt"] == "a\x1b[0mb\x0c\nc", "what is typed comes back as it is"
+    assert panel.view["title"] == "a<U+001B>[0mb<U+000C>⏎c", "no XML can hold control characters"
 
 
 def test_without_a_kernel_there_is_a_picture(panel):

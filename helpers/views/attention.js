@@ -44,8 +44,9 @@ function render({ model, el }) {
     "aria-label": name, "data-lm-suppress-shortcuts": "true", onchange: (event) => pick(event.target.selectedIndex),
   }, ...entries.map((entry) => make("option", {}, entry)));
   const button = (text, act, more = {}) => make("button", { type: "button", onclick: act, ...more }, text);
-  const canvas = (name, label, more = {}) =>
-    make("canvas", { class: `hx-${name}`, tabindex: 0, role: "img", "aria-label": label, ...more });
+  const canvas = (name, what, label, more = {}) => make("canvas", { // takes keys, so it is more than an image
+    class: `hx-${name}`, tabindex: 0, role: "application", "aria-roledescription": what, "aria-label": label, ...more,
+  });
 
   const layerBox = choose("Layer", layers.map((n) => `layer ${n}`), (at) => select(at, state.plane));
   const planeBox = choose("Head", planes.map(nameOf), (at) => select(state.row, at));
@@ -53,14 +54,14 @@ function render({ model, el }) {
   const toQueries = button("key ← queries", () => turn("key"), { class: "hx-toqueries", title: "who looks at the key chosen" });
   const all = button("whole matrix", () => enlarge(whole()), { class: "hx-whole" });
   const pointed = make("span", { class: "hx-where hx-pointed" });
-  const heads = canvas("heads", `All heads at a glance: ${layers.length} layers by ${planes.length}. Arrow keys choose.`, {
+  const heads = canvas("heads", "map of layers by heads", `All heads at a glance: ${layers.length} layers by ${planes.length}. Arrow keys choose.`, {
     onkeydown: chooseByKey, onpointermove: pointAtHead, onpointerleave: () => pointAtHead(null), onpointerdown: clickHead,
   });
-  const lines = canvas("lines", "", { onkeydown: moveByKey, onpointermove: pointAtLine, onpointerleave: leave,
+  const lines = canvas("lines", "lines between tokens", "", { onkeydown: moveByKey, onpointermove: pointAtLine, onpointerleave: leave,
     onpointerdown: pin });
-  const matrix = canvas("matrix", "", { onkeydown: moveByKey, onpointermove: pointAtCell, onpointerleave: leave,
+  const matrix = canvas("matrix", "matrix of weights", "", { onkeydown: moveByKey, onpointermove: pointAtCell, onpointerleave: leave,
     onpointerdown: startDrag, onpointerup: endDrag, ondblclick: () => enlarge(whole()) });
-  const onPicture = canvas("picture", "", { onpointermove: pointAtPatch, onpointerleave: leave, onpointerdown: pin,
+  const onPicture = canvas("picture", "picture in patches", "", { onpointermove: pointAtPatch, onpointerleave: leave, onpointerdown: pin,
     onkeydown: moveByKey });
   const share = make("div", { class: "hx-where" });
   const pictureBox = make("div", { class: "hx-panel" }, onPicture, share);
@@ -124,12 +125,14 @@ function render({ model, el }) {
   }
 
   async function arrive(content, buffers) {
+    clearTimeout(asked.get(content.row));
     if (content.error) {
+      asked.delete(content.row);
+      root.setAttribute("aria-busy", "false");
       message.textContent = content.error;
       return;
     }
     const bytes = square(await inflate(buffers[0]));
-    clearTimeout(asked.get(content.row));
     asked.delete(content.row);
     known.set(content.row, bytes);
     message.textContent = "";
@@ -145,14 +148,24 @@ function render({ model, el }) {
     }
   }
 
-  // From one row a query, as long as what it may see, to [plane, query, key].
+  // From one row a query, as long as what it may see, to [plane, query, key]; the mean over heads is taken here.
   function square(packed) {
-    const result = new Uint8Array(planes.length * Q * K);
+    const size = Q * K;
+    const mean = planes.indexOf("mean"); // the planes before it are the heads
+    const result = new Uint8Array(planes.length * size);
     let from = 0;
-    for (let row = 0; row < planes.length * Q; row++) {
-      const count = queries[row % Q] + 1;
-      result.set(packed.subarray(from, from + count), row * K);
-      from += count;
+    for (let plane = 0; plane < planes.length; plane++) {
+      if (plane === mean) continue;
+      for (let q = 0; q < Q; q++) {
+        const count = queries[q] + 1;
+        result.set(packed.subarray(from, from + count), plane * size + q * K);
+        from += count;
+      }
+    }
+    for (let at = 0; at < size; at++) {
+      let squares = 0;
+      for (let head = 0; head < mean; head++) squares += result[head * size + at] ** 2;
+      result[mean * size + at] = Math.round(Math.sqrt(squares / mean));
     }
     return result;
   }
@@ -596,7 +609,7 @@ function render({ model, el }) {
       const { side: wide } = pictureGrid();
       paintPicture(penOf(onPicture, wide, wide), colors);
     }
-    root.setAttribute("aria-busy", String(!exact));
+    root.setAttribute("aria-busy", String(asked.has(state.row)));
     toKeys.setAttribute("aria-pressed", String(state.side === "query"));
     toQueries.setAttribute("aria-pressed", String(state.side === "key"));
     all.disabled = area.q1 - area.q0 === Q && area.k1 - area.k0 === K;
@@ -605,6 +618,7 @@ function render({ model, el }) {
       ends.push(side === "query" ? [weightOf(bytes[query * K + at]), at] : [weightOf(bytes[at * K + key]), queries[at]]);
     }
     const mine = here();
+    const stop = chipOf.has(mine) ? mine : chipOf.keys().next().value; // a patch has no chip: Tab comes to the first
     const weightAt = new Map(ends.map(([weight, position]) => [position, weight]));
     for (const [position, chip] of chipOf) {
       const weight = weightAt.get(position) ?? 0;
@@ -612,7 +626,7 @@ function render({ model, el }) {
         ? `color-mix(in srgb, var(--${side}) ${Math.round(75 * Math.sqrt(weight))}%, var(--paper))` : "";
       const chosen = position === mine;
       if (chip.classList.contains("hx-here") !== chosen) chip.classList.toggle("hx-here", chosen);
-      chip.tabIndex = chosen ? 0 : -1;
+      chip.tabIndex = position === stop ? 0 : -1;
     }
     const best = ends.sort((a, b) => b[0] - a[0]).slice(0, KEYS).filter(([weight]) => weight > 0.0005)
       .map(([weight, position]) => `${tokens[position]} (${position}) ${written(weight)}`).join(", ");

@@ -1,7 +1,8 @@
 """Every attention pattern of a run under the reader's hands: all heads at a glance, one of them in detail.
 
 A weight travels to the page as one byte, the square root of it (so that small ones keep their digits),
-and only where a query may look: the causal triangle. Layers are sent when the page asks for them.
+and only where a query may look: the causal triangle. Layers are sent when the page asks for them, without
+the mean over heads, which the page takes itself.
 """
 
 import io
@@ -12,12 +13,14 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from helpers.errors import BadInputError
 from helpers.heads import attention_rollout, check_attentions
+from helpers.views.heads import plot_attention_on_picture
 from helpers.views.plots import MOST_LABELS, numbered
 from helpers.views.style import INK, MUTED, OKABE_ITO, WEIGHTS_COLORMAP, drawable
 from helpers.views.widget import HERE, Commands, CourseWidget, front
 
 GLANCE = 24  # queries and keys of a small picture: of a longer prompt, the largest weight of a field
 PICTURE_SIDE = 336  # pixels of a picture on its way to the page
+STILL_SIDE = 72  # of the same in the still picture
 
 
 class AttentionMap(Commands):
@@ -62,10 +65,11 @@ class AttentionMap(Commands):
         return torch.cat(parts)
 
     def layer(self, row):
-        """What the page asks for: the row's number, and its weights packed."""
+        """What the page asks for: the row's number, and its weights packed, all planes but the mean."""
         if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.layers):
             raise BadInputError(f"There is no row {row!r}: this trace has {len(self.layers)} layers.")
-        return {"row": row}, pack_layer(self.weights(row), self.trace.positions)
+        sent = [name != "mean" for name in self.planes]
+        return {"row": row}, pack_layer(self.weights(row)[sent], self.trace.positions)
 
     def glance(self, most=GLANCE):
         """Small pictures of all planes of all layers, bytes `[layer, plane, query, key]` of at most `most` a side."""
@@ -113,9 +117,12 @@ def as_bytes(weights):
 
 
 def pack_layer(weights, positions):
-    """`weights [plane, query, key]` as bytes for the page, deflated: of the query at position p, keys 0 to p."""
+    """`weights [plane, query, key]` as bytes for the page, deflated: of the query at position p, keys 0 to p.
+
+    Short prompts are deflated harder: there it takes a few milliseconds a layer.
+    """
     sees = torch.arange(weights.shape[-1]) <= torch.tensor(positions)[:, None]
-    return zlib.compress(as_bytes(weights)[:, sees].numpy().tobytes(), 1)
+    return zlib.compress(as_bytes(weights)[:, sees].numpy().tobytes(), 6 if weights.shape[-1] <= 128 else 1)
 
 
 def colors():
@@ -150,12 +157,13 @@ def _square(picture):
 def plot_heads_at_a_glance(attention_map, *, axes=None):
     """All planes of all layers as small pictures, and the plane it starts with beside them. Returns the first Axes.
 
-    `attention_map` is an `AttentionMap`; colours run over the square root of the weight.
+    `attention_map` is an `AttentionMap`; colours run over the square root of the weight. With a picture, a third
+    part shows where on it the last query looks in that plane. `axes`: two Axes, or three.
     """
     import numpy
     from matplotlib import colormaps, pyplot
 
-    small = attention_map.glance(14).numpy() // 12 * 12  # fewer colours: a smaller file
+    small = attention_map.glance(14).numpy() // 24 * 24  # fewer colours: a smaller file
     layers, planes, *side = small.shape
     shade = colormaps[WEIGHTS_COLORMAP](small)
     hidden = numpy.triu(numpy.ones(side, dtype=bool), 1) & (small == 0).all(axis=(0, 1))
@@ -164,8 +172,9 @@ def plot_heads_at_a_glance(attention_map, *, axes=None):
     height, width = side[0] + 2, side[1] + 2
     sheet = tiles.transpose(1, 2, 0, 3, 4).reshape(planes * height, layers * width, 4)
     if axes is None:
-        _, axes = pyplot.subplots(1, 2, figsize=(10.4, 3.7), width_ratios=(1.65, 1), layout="constrained", squeeze=True)
-    first, second = axes
+        widths = (1.65, 1) if attention_map.picture is None else (1.15, 1, 0.6)
+        _, axes = pyplot.subplots(1, len(widths), figsize=(10.4, 3.7), width_ratios=widths, layout="constrained")
+    first, second, *third = axes
     first.imshow(sheet, aspect="auto", interpolation="nearest")
     every = max(1, layers // 15)
     places = range(0, layers, every)
@@ -175,9 +184,12 @@ def plot_heads_at_a_glance(attention_map, *, axes=None):
     first.spines[:].set_visible(False)
     first.set(xlabel="layer", ylabel="head", title="All heads at a glance")
     row, plane = attention_map.start
-    frame = pyplot.Rectangle((row * width, plane * height), width, height, fill=False, ec=OKABE_ITO["vermillion"], lw=2)
+    corner = (row * width - 0.5, plane * height - 0.5)
+    frame = pyplot.Rectangle(corner, width, height, fill=False, ec=OKABE_ITO["vermillion"], lw=2, clip_on=False)
     first.add_patch(frame)
     _plot_plane(second, attention_map, row, plane)
+    if third and attention_map.picture is not None:
+        _plot_on_picture(third[0], attention_map, row, plane)
     return first
 
 
@@ -187,17 +199,28 @@ def _plot_plane(ax, attention_map, row, plane):
     hidden = torch.arange(weights.shape[1]) > torch.tensor(trace.positions)[:, None]
     shown = as_bytes(weights).float().masked_fill(hidden, float("nan"))
     ax.imshow(shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
-    labels = [drawable(label) for label in numbered(trace.tokens)]
-    size = 7.5 if len(labels) <= 24 else 5.5
-    every = -(-len(labels) // MOST_LABELS)
+    labels = [drawable(label if len(label) <= 14 else f"{label[:13]}…") for label in numbered(trace.tokens)]
+    size, most = (7.5, MOST_LABELS) if len(labels) <= 24 else (6.5, 20)
+    every = -(-len(labels) // most)
     ax.set_xticks(range(0, len(labels), every), labels[::every], rotation=90, fontsize=size, color=INK)
-    some = range(0, len(trace.positions), -(-len(trace.positions) // MOST_LABELS))
+    some = range(0, len(trace.positions), -(-len(trace.positions) // most))
     ax.set_yticks(some, [labels[trace.positions[n]] for n in some], fontsize=size)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title(f"Layer {attention_map.layers[row]}, {_name(attention_map.planes[plane])}")
     ax.set_xlabel("key (attended to); colour: square root of the weight", color=MUTED)
     ax.set_ylabel("query (attends)")
+
+
+def _plot_on_picture(ax, attention_map, row, plane):
+    from PIL import Image
+
+    trace = attention_map.trace
+    weights = attention_map.weights(row)[plane, -1]
+    order = trace.patch_index[trace.patch_index >= 0].argsort()
+    picture = Image.open(io.BytesIO(attention_map.picture)).convert("RGB").resize((STILL_SIDE, STILL_SIDE))
+    label = drawable(trace.tokens[trace.positions[-1]][:14])
+    plot_attention_on_picture(weights[trace.patch_index >= 0][order], picture, title=f"query: {label}", ax=ax)
 
 
 class AttentionWidget(CourseWidget):
@@ -211,7 +234,7 @@ class AttentionWidget(CourseWidget):
         try:
             about, packed = self.state.do(**wish)
         except (BadInputError, TypeError) as error:
-            self.send({"error": str(error)})
+            self.send({"error": str(error), "row": wish.get("row")})
         else:
             self.send(about, [packed])
 

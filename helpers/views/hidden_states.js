@@ -30,6 +30,10 @@ function render({ model, el }) {
   const colors = make("select", { class: "hx-coloring", ...quiet, onchange: () => { coloring = colors.value; draw(); } },
     ...Object.entries(COLORINGS).map(([value, text]) => make("option", { value }, text)));
   const beside = make("select", { class: "hx-beside", ...quiet, onchange: () => send("beside", { what: beside.value }) });
+  const earlier = make("button", { type: "button", class: "hx-earlier", onclick: () => moveWindow(1) }, "← earlier");
+  const later = make("button", { type: "button", class: "hx-later", onclick: () => moveWindow(-1) }, "later →");
+  const part = make("span", { class: "hx-where" });
+  const windowBar = make("div", { class: "hx-bar", role: "group", "aria-label": "Part of the prompt" }, earlier, part, later);
   const grids = make("div", { class: "hx-grids" });
   const legend = make("div", { class: "hx-legend" });
   const reading = make("div", { class: "hx-reading", "aria-live": "polite" });
@@ -67,7 +71,7 @@ function render({ model, el }) {
     typed.row, second.row, message,
     make("div", { class: "hx-bar" }, make("label", {}, "colour: ", colors), make("label", {}, "beside it: ", beside),
       make("span", { class: "hx-space" }), ...saving),
-    grids, legend, reading,
+    windowBar, grids, legend, reading,
     make("div", { class: "hx-columns" },
       make("section", {}, cellName, top),
       make("section", {}, wroteName, make("div", { class: "hx-who" }, wrote, wroteBest), wroteReading),
@@ -80,17 +84,59 @@ function render({ model, el }) {
   link.page = { root, message };
   el.append(root);
 
+  // One row for each line, up to six. A text that nobody changed is sent as it came: boxes rewrite a "\r".
   function field(name, label, placeholder, run) {
-    const input = make("input", { type: "text", class: `hx-typed ${name}`, "aria-label": label, placeholder });
-    const go = () => run(input.value);
+    const input = make("textarea", {
+      class: `hx-typed ${name}`, rows: 1, "aria-label": label, placeholder, title: "Enter runs, Shift+Enter begins a line",
+      ...quiet, oninput: fit, onkeydown: breakLine,
+    });
+    let came = "";
+    let shown = "";
+    function fit() {
+      input.rows = Math.min(6, input.value.split("\n").length);
+    }
+    function breakLine(event) { // by hand: Lab calls off what Shift+Enter would put in
+      if (event.key !== "Enter" || !event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      input.setRangeText("\n", input.selectionStart, input.selectionEnd, "end");
+      fit();
+    }
+    function fill(text) {
+      input.value = text;
+      [came, shown] = [text, input.value];
+      fit();
+    }
+    const go = () => run(input.value === shown ? came : input.value);
     onEnter(input, go);
     const button = make("button", { type: "button", class: `${name}-run`, onclick: go }, name === "hx-prompt" ? "Run" : "Set beside");
-    return { input, row: make("div", { class: "hx-write" }, input, button) };
+    return { fill, row: make("div", { class: "hx-write" }, input, button) };
   }
 
   function onEnter(input, act) {
     // While an input method composes (Chinese), Enter belongs to it.
-    input.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.isComposing) act(); });
+    input.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      act();
+    });
+  }
+
+  // ------------------------------------------------------------------ which positions are shown
+
+  function moveWindow(way) {
+    const { size, after, farthest } = view().window;
+    const step = Math.floor((2 * size) / 3); // a third stays in sight
+    send("window", { after: Math.max(0, Math.min(farthest, after + way * step)) });
+  }
+
+  function drawWindow(v) {
+    const { after, farthest } = v.window;
+    windowBar.style.display = farthest ? "" : "none";
+    const words = ({ name, first, tokens, length }) =>
+      `${v.grids.length > 1 ? `${name}: ` : ""}positions ${first} to ${first + tokens.length - 1} of ${length}`;
+    part.textContent = v.grids.map(words).join("; ");
+    earlier.disabled = after >= farthest;
+    later.disabled = after === 0;
   }
 
   // ------------------------------------------------------------------ grids
@@ -104,21 +150,25 @@ function render({ model, el }) {
     }));
     if (shown.length < 2) return shown;
     const [a, b] = v.grids;
-    const count = Math.min(a.tokens.length, b.tokens.length);
-    const last = (rows) => rows.map((row) => row.slice(row.length - count));
-    const [saysA, saysB] = [last(a.says), last(b.says)];
-    const difference = (one, two, far) => last(two).map((row, layer) => row.map((value, at) => {
-      const other = last(one)[layer][at];
-      return value === null || other === null ? null : far(value, other);
-    }));
+    const shift = b.length - a.length; // matched from the end
+    const from = Math.max(a.first, b.first - shift);
+    const until = Math.min(a.first + a.tokens.length, b.first + b.tokens.length - shift);
+    if (until <= from) return shown;
+    const ofA = (row) => row.slice(from - a.first, until - a.first);
+    const ofB = (row) => row.slice(from + shift - b.first, until + shift - b.first);
+    const [saysA, saysB] = [a.says.map(ofA), b.says.map(ofB)];
+    const difference = (one, two, far) => two.map((row, layer) => {
+      const others = ofA(one[layer]);
+      return ofB(row).map((value, at) => (value === null || others[at] === null ? null : far(value, others[at])));
+    });
     const values = coloring === "token" ? v.apart : difference(...shown.map((grid) => grid.values),
       coloring === "norm" ? (value, other) => Math.log2(value / other) : (value, other) => value - other);
-    const tokens = b.tokens.slice(-count).map((token, at) => {
-      const other = a.tokens[a.tokens.length - count + at];
+    const tokens = ofB(b.tokens).map((token, at) => {
+      const other = ofA(a.tokens)[at];
       return token === other ? token : `${cut(other, 6)}→${cut(token, 6)}`;
     });
     return [...shown, {
-      name: "difference", grid: 1, first: b.first + b.tokens.length - count, tokens, kind: coloring === "token" ? "apart" : "difference",
+      name: "difference", grid: 1, first: from + shift, tokens, kind: coloring === "token" ? "apart" : "difference",
       texts: saysB.map((row, layer) => row.map((text, at) => (text === saysA[layer][at] ? "=" : text))), values,
     }];
   }
@@ -319,7 +369,7 @@ function render({ model, el }) {
   const format = (value) => (value === null ? "–" : Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3));
 
   function legends(v, scale, tints) {
-    const notes = panels.length > 1 ? [make("span", { class: "hx-note" },
+    const notes = panels.length > 2 ? [make("span", { class: "hx-note" },
       coloring === "token" ? "difference: distance of the two states over their norm, 0 to 1; = where both say the same"
         : coloring === "norm" ? "difference: log2 of the ratio, red where the right one is larger"
           : "difference: right minus left, red above 0; matched from the end")] : [];
@@ -467,14 +517,15 @@ function render({ model, el }) {
   }
 
   function drawActions(v) {
-    const { layer, position, token } = v.cell;
+    const { layer, patch } = v.cell;
     const writer = Math.max(0, layer - 1); // the layer whose output this row is
     const act = (text, command, values, name) => make("button", { type: "button", class: name, onclick: () => send(command, values) }, text);
     actions.replaceChildren(
       act(`Skip layer ${writer}`, "skip", { layer: writer, part: "layer" }, "hx-skip-layer"),
       act("its attention", "skip", { layer: writer, part: "attention" }, "hx-skip-attention"),
       act("its MLP", "skip", { layer: writer, part: "mlp" }, "hx-skip-mlp"),
-      ...(v.other ? [act(`Patch ${token} at layer ${layer} from the second prompt`, "patch", { layer, position }, "hx-patch")] : []),
+      ...(patch ? [act(`Patch ${patch.token} (${patch.position}) at layer ${layer} from the second prompt`, "patch",
+        { layer, position: patch.position }, "hx-patch")] : []),
     );
     steer.textContent = `Steer at layer ${layer}`;
   }
@@ -534,7 +585,7 @@ function render({ model, el }) {
     const whole = drawing("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}` });
     whole.append(drawing("rect", { width, height, fill: "var(--paper)" }), drawing("text", {
       x: gap, y: 18, "font-size": 13, "font-family": "sans-serif", fill: "var(--ink)",
-    }, cut(`${view().prompt} (colour: ${COLORINGS[coloring]})`, Math.floor(width / 7))));
+    }, cut(`${view().title} (colour: ${COLORINGS[coloring]})`, Math.floor(width / 7))));
     let x = gap;
     for (const panel of panels) {
       const copy = panel.svg.cloneNode(true);
@@ -593,8 +644,8 @@ function render({ model, el }) {
     const v = view();
     message.textContent = v.message;
     if (!v.message) { // what cannot be run stays where it was typed
-      typed.input.value = v.prompt;
-      second.input.value = v.other;
+      typed.fill(v.prompt);
+      second.fill(v.other);
     }
     beside.replaceChildren(...v.choices.map((value) => make("option", { value }, NAMES[value])));
     beside.value = v.beside;
@@ -604,6 +655,7 @@ function render({ model, el }) {
     drawChanges(v);
     code.textContent = v.code;
     drawNext(v);
+    drawWindow(v);
     draw();
     spoken.textContent = `Next: ${v.candidates[0].label} ${v.candidates[0].text.join(", with the changes ")}.`;
     link.goOn();

@@ -19,7 +19,7 @@ from helpers.views.plots import percent, plot_logit_lens
 from helpers.views.style import DIFFERENCES_COLORMAP, drawable
 from helpers.views.widget import HERE, Commands, CourseWidget, front
 
-MOST_POSITIONS = 96  # positions the grid shows of a long prompt: the last ones
+MOST_POSITIONS = 96  # positions the grid shows of a long prompt at a time: first the last ones
 TOP = 10
 NEIGHBOURS = 6
 STRENGTH = 4  # a steering slider runs from minus this to this
@@ -29,10 +29,11 @@ SKIPS = {"layer": skip_layer, "attention": skip_attention, "mlp": skip_mlp}
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One prompt through the model, as the grid shows it: the last `MOST_POSITIONS` positions at the most.
+    """One prompt through the model, as the grid shows it: `MOST_POSITIONS` positions at the most.
 
     `labels` are those of the whole prompt; `first` is the first position shown. `stream [layer+1, position, hidden]`
-    is the residual stream, its last row before the final norm. `best [vocab]` are the logits of the next token.
+    and `lens` are of the positions shown: the residual stream, its last row before the final norm, and what it says.
+    `best [vocab]` are the logits of the next token.
     """
 
     input_ids: torch.Tensor
@@ -41,6 +42,11 @@ class Run:
     stream: torch.Tensor
     lens: Lens
     best: torch.Tensor
+
+    @property
+    def shown(self):
+        """The positions shown, a range."""
+        return range(self.first, self.first + self.stream.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +108,7 @@ class HiddenStates(Commands):
         "type",
         "compare_with",
         "beside",
+        "window",
         "look",
         "toggle_head",
         "skip",
@@ -118,6 +125,7 @@ class HiddenStates(Commands):
         self.layers = len(decoder(model).layers)
         self.changes, self.shown_beside, self.texts = (), "", None
         self.other = self.changed = None
+        self.after = 0  # positions out of sight after those shown
         self._labels = {}
         self.run = self._forward(self._ids(prompt))
         self.cell = (0, self.layers, len(self.run.labels) - 1, None)
@@ -130,13 +138,16 @@ class HiddenStates(Commands):
         """Another prompt in the place of the first. Patches go: their values belonged to the old prompt's positions."""
         ids = self._ids(text)
         changes = tuple(change for change in self.changes if change.kind != "patch")
-        run = self._forward(ids)
-        self._take(run=run, changes=changes, changed=self._forward(ids, changes) if changes else None)
+        run, other = self._forward(ids), self.other
+        if other and self.after:
+            other = self._forward(other.input_ids)
+        changed = self._forward(ids, changes) if changes else None
+        self._take(run=run, other=other, changes=changes, changed=changed, after=0)
         self.cell = (0, self.layers, len(run.labels) - 1, None)
 
     def compare_with(self, text):
         """Another prompt beside the first one; an empty text takes it away."""
-        other = self._forward(self._ids(text)) if not isinstance(text, str) or text else None
+        other = self._forward(self._ids(text), after=self.after) if not isinstance(text, str) or text else None
         self.other, self.shown_beside = other, "other" if other else ""
         self._keep_cell()
 
@@ -148,16 +159,27 @@ class HiddenStates(Commands):
         self.shown_beside = what
         self._keep_cell()
 
+    def window(self, after):
+        """Another part of a prompt of more than `MOST_POSITIONS` positions: `after` of its last positions stay out of
+        sight. All grids move together, matched from the end, as far as each reaches."""
+        if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= self._farthest():
+            raise BadInputError(f"after is a number of positions from 0 to {self._farthest()}, not {after!r}.")
+        run = self._forward(self.run.input_ids, after=after)
+        other = self._forward(self.other.input_ids, after=after) if self.other else None
+        changed = self._forward(self.run.input_ids, self.changes, after=after) if self.changes else None
+        vars(self).update(run=run, other=other, changed=changed, after=after)
+        self._keep_cell()
+
     def look(self, grid, layer, position, token_id=None):
         """Look into one cell: `grid` 0 is the prompt, 1 what is beside it. `token_id` is the token that "who wrote
         here" is asked about, by default the one this cell says."""
         if grid not in range(len(self._grids())):
             raise BadInputError(f"There is no grid {grid!r}: 0 is the prompt, 1 what is shown beside it.")
         run = self._grids()[grid]
-        if layer not in range(self.layers + 1) or position not in range(run.first, len(run.labels)):
+        if layer not in range(self.layers + 1) or position not in run.shown:
             raise BadInputError(
                 f"There is no cell at layer {layer!r}, position {position!r}: layers run from 0 to {self.layers}, "
-                f"positions from {run.first} to {len(run.labels) - 1}."
+                f"positions shown from {run.first} to {run.shown[-1]}."
             )
         if token_id is not None and token_id not in range(len(run.best)):
             raise BadInputError(f"There is no token id {token_id!r}: ids run from 0 to {len(run.best) - 1}.")
@@ -186,8 +208,11 @@ class HiddenStates(Commands):
             if self.other is None:
                 raise BadInputError("A patch comes from another prompt: set a second prompt first.")
             at = position - len(self.run.labels) + len(self.other.labels)
-            if layer not in range(self.layers + 1) or at not in range(self.other.first, len(self.other.labels)):
-                raise BadInputError(f"The second prompt has nothing at layer {layer!r} opposite position {position!r}.")
+            if layer not in range(self.layers + 1) or at not in self.other.shown:
+                raise BadInputError(
+                    f"The second prompt shows nothing at layer {layer!r} opposite position {position!r}: both are "
+                    f"counted from the end, and its positions {self.other.first} to {self.other.shown[-1]} are shown."
+                )
             value, about = (
                 self.other.stream[layer, at - self.other.first],
                 f"{self.other.labels[at]} of the second prompt",
@@ -250,14 +275,21 @@ class HiddenStates(Commands):
     def _ids(self, prompt):
         return prompt_ids(self.tokenizer, prompt, context=decoder(self.model).config.max_position_embeddings)
 
-    def _forward(self, ids, changes=()):
+    def _forward(self, ids, changes=(), after=0):
         length = ids.shape[1]
-        first = max(0, length - MOST_POSITIONS)
+        stop = max(min(MOST_POSITIONS, length), length - after)
+        first = max(0, stop - MOST_POSITIONS)
+        positions = [*range(first, stop), *([length - 1] if stop < length else [])]  # the last one says what comes next
         with _all(self.model, changes):
-            traced = trace(self.model, self.tokenizer, ids, attentions=False, positions=range(first, length))
+            traced = trace(self.model, self.tokenizer, ids, attentions=False, positions=positions)
         stream = torch.cat([traced.hidden_states[:-1], traced.last_residual[None]]).float()
         lens = logit_lens(self.model, traced, top_k=min(TOP, traced.logits.shape[-1]))
-        return Run(ids, traced.tokens, first, stream, lens, traced.logits[-1].float())
+        best = traced.logits[-1].float()
+        return Run(ids, traced.tokens, first, stream[:, : stop - first], _part(lens, stop - first), best)
+
+    def _farthest(self):
+        """How far `window` can go back."""
+        return max(0, *(len(run.labels) - MOST_POSITIONS for run in (self.run, self.other) if run))
 
     def _continuation(self, changes):
         with _all(self.model, changes):
@@ -266,7 +298,7 @@ class HiddenStates(Commands):
         return text.replace("\ufffd", "…").replace("\n", "⏎")
 
     def _apply(self, changes):
-        changed = self._forward(self.run.input_ids, changes) if changes else None
+        changed = self._forward(self.run.input_ids, changes, self.after) if changes else None
         self._take(changes=changes, changed=changed)
 
     def _take(self, **new):
@@ -285,7 +317,7 @@ class HiddenStates(Commands):
         grid, layer, position, token_id = self.cell
         grid = min(grid, len(self._grids()) - 1)
         run = self._grids()[grid]
-        self.cell = (grid, layer, min(max(position, run.first), len(run.labels) - 1), token_id)
+        self.cell = (grid, layer, min(max(position, run.first), run.shown[-1]), token_id)
 
     def _change(self, index):
         if isinstance(index, bool) or index not in range(len(self.changes)):
@@ -305,12 +337,14 @@ class HiddenStates(Commands):
         return {
             "kind": "hidden states",
             "prompt": self._text(self.run),
+            "title": visible(self._text(self.run)),
             "other": self._text(self.other) if self.other else "",
             "beside": self.shown_beside,
             "choices": ["", *(["other"] if self.other else []), *(["changed"] if self.changed else [])],
             "layers": self.layers,
             "heads": head_count(self.model),
             "grids": [{"name": name, **self._grid(run)} for name, run in zip(names, grids, strict=False)],
+            "window": {"size": MOST_POSITIONS, "after": self.after, "farthest": self._farthest()},
             "apart": _rounded(_apart(*grids)) if len(grids) == 2 else None,
             "most_entropy": log(len(self.run.best)),
             "cell": self._cell(),
@@ -338,7 +372,8 @@ class HiddenStates(Commands):
         ids = run.lens.token_ids[..., 0]
         return {
             "first": run.first,
-            "tokens": list(run.labels[run.first :]),
+            "length": len(run.labels),
+            "tokens": [run.labels[position] for position in run.shown],
             "says": [[self._label(run, at, token) for at, token in enumerate(row)] for row in ids.tolist()],
             "probability": _rounded(run.lens.probabilities[..., 0]),
             "entropy": _rounded(run.lens.entropy),
@@ -370,6 +405,7 @@ class HiddenStates(Commands):
             "layer": layer,
             "position": position,
             "token": run.labels[position],
+            "patch": self._patch_place(run, position),
             "top": [
                 {"id": token, "label": self._label(run, column, token), "p": round(p, 5), "text": percent(p)}
                 for token, p in zip(ids, probabilities, strict=True)
@@ -380,10 +416,19 @@ class HiddenStates(Commands):
             "writers": self._writers(grid, layer, position, asked),
         }
 
+    def _patch_place(self, run, position):
+        """Where in the prompt a patch from the second one would go: opposite this cell, counted from the end."""
+        if self.other is None:
+            return None
+        back = len(run.labels) - position
+        place, opposite = len(self.run.labels) - back, len(self.other.labels) - back
+        there = place in self.run.shown and opposite in self.other.shown
+        return {"position": place, "token": self.run.labels[place]} if there else None
+
     def _neighbours(self, grid, layer, position):
         """The most similar other positions of the same layer, in all grids shown. `centred` is the cosine after the
         layer's mean over all of them is taken off: what they share with everyone no longer counts."""
-        rows = [(n, run, at) for n, run in enumerate(self._grids()) for at in range(run.first, len(run.labels))]
+        rows = [(n, run, at) for n, run in enumerate(self._grids()) for at in run.shown]
         states = torch.stack([run.stream[layer, at - run.first] for _, run, at in rows])
         mine = next(i for i, (n, _, at) in enumerate(rows) if (n, at) == (grid, position))
         plain, centred = _cosine(states, states[mine]), _cosine(states - states.mean(0), states[mine] - states.mean(0))
@@ -434,9 +479,9 @@ class HiddenStates(Commands):
         ]
 
     def figure(self):
-        """The still picture: what each layer says at the last positions."""
+        """The still picture: what each layer says at the positions shown."""
         run = self.run
-        ax = plot_logit_lens(run.lens, self.tokenizer, run.labels[run.first :])
+        ax = plot_logit_lens(run.lens, self.tokenizer, [run.labels[position] for position in run.shown])
         text = visible(self._text(run))
         ax.set_title(drawable(f"{'…' * (len(text) > 44)}{text[-44:]} ▸ what each layer says"))
         return ax
@@ -463,10 +508,19 @@ def _cosine(states, state):
     return torch.nn.functional.cosine_similarity(states, state.expand_as(states), dim=-1)
 
 
+def _part(lens, count):
+    """The first `count` positions of a lens."""
+    cut = {name: getattr(lens, name)[:, :count] for name in ("token_ids", "probabilities", "entropy")}
+    return replace(lens, positions=lens.positions[:count], **cut)
+
+
 def _apart(run, beside):
     """How far two runs are apart, `[layer+1, position]`, matched from the end: their distance over their mean norm."""
-    count = min(run.stream.shape[1], beside.stream.shape[1])
-    a, b = run.stream[:, -count:], beside.stream[:, -count:]
+    shift = len(beside.labels) - len(run.labels)
+    start = max(run.first, beside.first - shift)
+    stop = max(start, min(run.shown.stop, beside.shown.stop - shift))
+    a = run.stream[:, start - run.first : stop - run.first]
+    b = beside.stream[:, start + shift - beside.first : stop + shift - beside.first]
     return (a - b).norm(dim=-1) / ((a.norm(dim=-1) + b.norm(dim=-1)) / 2).clamp(min=1e-9)
 
 
@@ -503,6 +557,7 @@ class HiddenStateWidget(CourseWidget):
 def hidden_state_explorer(model, tokenizer, prompt, *, other=None):
     """A panel with every hidden state of a prompt: layers by positions, what each says, what wrote it, what changes.
 
+    Of a prompt of more than 96 positions the last 96 are shown at first; "earlier" and "later" move on.
     The grid is coloured by the logit lens's best token, its probability, the entropy, the norm, the change from the
     layer below, or the cosine to a chosen cell. A cell shows its ten best tokens, its neighbours and the heads and
     MLPs that wrote there. `other` is a second prompt to set beside the first. Heads, layers and MLPs can be switched

@@ -43,7 +43,7 @@ class CourseWidget(anywidget.AnyWidget):
         message = ""
         try:
             self.state.do(**wish)
-        except HelpersError as error:
+        except (HelpersError, TypeError) as error:  # a wish with a part missing is a TypeError
             message = str(error)
         self.view = {**self.state.view(), "turn": self.view["turn"] + 1, "message": message}
 

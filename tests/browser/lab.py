@@ -123,6 +123,18 @@ def run_all(page):
     }""")
 
 
+def in_kernel(page, code):
+    """Run code in the notebook's kernel. Returns its error, None when there is none."""
+    return page.evaluate(
+        """async (code) => {
+            const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+            const reply = await kernel.requestExecute({ code }).done;
+            return reply.content.status === "ok" ? null : `${reply.content.ename}: ${reply.content.evalue}`;
+        }""",
+        code,
+    )
+
+
 def wait_idle(page):
     """Wait until the kernel has nothing to do and every widget has its answer."""
     page.wait_for_function(

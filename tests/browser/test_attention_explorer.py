@@ -1,11 +1,15 @@
 """The attention explorer in a real JupyterLab: seen, pointed at, clicked, dragged, moved by keys, saved."""
 
+import time
+from math import log10
+from statistics import median
 from xml.etree import ElementTree
 
 import nbformat
 import pytest
 
-from lab import ROOT, change_theme, contrast, open_notebook, run_all, running_lab, save, wait_idle
+from helpers.views.sharpen import COLDEST, HOTTEST
+from lab import ROOT, change_theme, contrast, in_kernel, open_notebook, run_all, running_lab, save, wait_idle
 
 SETUP = """\
 from helpers import attention_explorer, load_model, load_tokenizer, trace, use_course_style
@@ -15,7 +19,8 @@ def explorer(prompt, **start):
     return attention_explorer(trace(model, tokenizer, prompt, hidden_states=False, logits=False), **start)"""
 HOSTILE = """\
 explorer("<img src=x onerror=document.title='caught'></script> 中国的首都是北京。" * 2, layer=2, head=1)"""
-LONG = 'explorer(("The capital of France is Paris, as we know. " * 60)[:1250])'
+IDS = 'ids = tokenizer("The capital of France is Paris, as we know. " * 60)["input_ids"]'
+LONG, LONGEST = "long = explorer(ids[:256])\nlong", "explorer(ids[:512])"
 PICTURE = """\
 import sys
 sys.path.insert(0, {tests!r})
@@ -37,15 +42,45 @@ CHANGE_HEADS = """(box) => [1, 2, 3, 4, 5, 6, 7, 8].map((head) => {
 })"""  # milliseconds; drawing is done when the event has been handled
 
 
+# Runs cell `number` again; milliseconds from its end (the kernel is idle) until its explorer has drawn something.
+FIRST_PICTURE = """async (number) => {
+    const { content, sessionContext } = jupyterapp.shell.currentWidget;
+    content.activeCellIndex = number;
+    content.deselectAll();
+    jupyterapp.commands.execute("notebook:clear-cell-output");
+    const cell = content.widgets[number].node;
+    const frame = () => new Promise(requestAnimationFrame);
+    while (cell.querySelector(".hx-attention")) await frame();
+    const ended = new Promise((done) => sessionContext.statusChanged.connect(function idle(_, status) {
+        if (status !== "idle") return;
+        sessionContext.statusChanged.disconnect(idle);
+        done(performance.now());
+    }));
+    jupyterapp.commands.execute("notebook:run-cell");
+    while (!cell.querySelector(".hx-attention .hx-reading")?.textContent) await frame(); // written after drawing
+    await frame();
+    const seen = performance.now();
+    return Math.max(0, seen - await ended);
+}"""
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}  # else Lab asks which
-    sources = (SETUP, HOSTILE, LONG, PICTURE.format(tests=str(ROOT / "tests")), SLIDER)
+    sources = (f"{SETUP}\n{IDS}", HOSTILE, LONG, PICTURE.format(tests=str(ROOT / "tests")), SLIDER, LONGEST)
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / "heads.ipynb")
     with running_lab(folder) as lab:
         yield lab
+
+
+def slowdown(seconds=0.3):
+    """How much longer than alone a process takes now, beside the others on this machine: 1 when nothing else runs."""
+    start, used = time.perf_counter(), time.process_time()
+    while time.process_time() - used < seconds:
+        pass
+    return (time.perf_counter() - start) / seconds
 
 
 def pixels(widget, part):
@@ -159,15 +194,37 @@ def test_a_reader_explores(lab, page):
     long.scroll_into_view_if_needed()
     assert long.locator(".hx-chip").count() > 240
     matrix = pixels(long, "matrix")
+    busy = slowdown()
     times = long.locator("select").nth(1).evaluate(CHANGE_HEADS)
     assert pixels(long, "matrix") != matrix
-    assert min(times) < 50, f"a change of head at {long.locator('.hx-chip').count()} tokens takes {times} ms"
+    assert median(times) < 50 * busy, f"a change of head at {long.locator('.hx-chip').count()} tokens takes {times} ms"
     matrix = pixels(long, "matrix")
     long.locator("select").nth(0).select_option("layer 20")
     assert pixels(long, "matrix") != matrix, "something shows at once, if coarse"
     wait_idle(page)
     assert "coarse" not in reading(long)
     page.screenshot(path=lab.folder / "long.png")
+
+    # The mean over heads is taken in the page: it is that of the heads it shows.
+    weights = []
+    for plane in [*(f"head {head}" for head in range(9)), "mean over heads"]:
+        long.locator("select").nth(1).select_option(plane)
+        weights.append(float(reading(long).rpartition(": ")[2]))
+    assert weights[-1] == pytest.approx(sum(weights[:-1]) / 9, abs=0.015)
+
+    # What the kernel refuses is said, and the wait for it is over.
+    assert in_kernel(page, "layers, long.state.layers = long.state.layers, (0, 1)") is None
+    long.locator("select").nth(0).select_option("layer 27")
+    wait_idle(page)
+    assert "no row 27" in long.locator(".hx-message").inner_text() and "coarse" in reading(long)
+    page.mouse.move(*at(long, "matrix", 0.4, 0.6))
+    assert long.get_attribute("aria-busy") == "false"
+    assert in_kernel(page, "long.state.layers = layers") is None
+    long.locator("select").nth(0).select_option("layer 13")
+    wait_idle(page)
+    assert long.locator(".hx-message").inner_text() == ""
+    for canvas in long.locator("canvas").all():
+        assert canvas.get_attribute("role") == "application" and canvas.get_attribute("aria-roledescription")
 
     # With a picture: attention is drawn over it, and its patches can be pointed at.
     seen = page.locator(".hx-attention").nth(2)
@@ -182,6 +239,12 @@ def test_a_reader_explores(lab, page):
     assert pixels(seen, "picture") != drawn
     page.screenshot(path=lab.folder / "picture.png")
 
+    # A patch has no chip: Tab comes to the tokens all the same.
+    page.mouse.click(*at(seen, "picture", 0.3, 0.3))
+    page.mouse.move(5, 5)
+    assert seen.locator(".hx-chip.hx-here").count() == 0
+    assert seen.locator(".hx-chip[tabindex='0']").count() == 1
+
     # One head's temperature.
     panel = page.get_by_role("region", name="Temperature of attention heads")
     panel.scroll_into_view_if_needed()
@@ -193,15 +256,44 @@ def test_a_reader_explores(lab, page):
     wait_idle(page)
     assert float(panel.locator("output").inner_text()) > 2 and panel.inner_text() != before
     assert page.locator(".jp-Cell").count() == cells
+    before, warm, box = panel.inner_text(), slider.evaluate("input => input.valueAsNumber"), slider.bounding_box()
+    place = box["x"] + box["width"] * (warm - log10(COLDEST)) / log10(HOTTEST / COLDEST)  # where the thumb is, about
+    page.mouse.move(place, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] / 2, steps=6)
+    page.mouse.up()
+    wait_idle(page)
+    page.wait_for_function(
+        "(before) => [...document.querySelectorAll('.hx')].some((panel) => "
+        "panel.ariaLabel === 'Temperature of attention heads' && panel.innerText !== before)",
+        arg=before,
+    )
+    assert float(panel.locator("output").inner_text()) < 0.5, "dragged to the cold end"
     page.screenshot(path=lab.folder / "slider.png")
+
+    # 512 tokens, where other tools build no page: opened, another head, a layer from far away.
+    longest = page.locator(".hx-attention").nth(3)
+    longest.scroll_into_view_if_needed()
+    assert longest.locator(".hx-chip").count() == 512
+    matrix = pixels(longest, "matrix")
+    longest.locator("select").nth(1).select_option("head 4")
+    other = pixels(longest, "matrix")
+    assert other != matrix and "coarse" not in reading(longest)
+    longest.locator("select").nth(0).select_option("layer 23")
+    wait_idle(page)
+    assert pixels(longest, "matrix") not in (matrix, other)
+    assert "layer 23, head 4" in reading(longest) and "coarse" not in reading(longest)
+
+    times = [page.evaluate(FIRST_PICTURE, 2) / slowdown() for _ in range(5)]
+    assert median(times) < 1000, f"the first picture at 256 tokens takes {times} ms"
     save(page)
     page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
 
 
 def test_a_saved_notebook_shows_the_pictures(lab, page):
     lab.trust("heads.ipynb")
-    page.set_viewport_size({"width": 1200, "height": 2400})  # Lab draws what is in sight
+    page.set_viewport_size({"width": 1200, "height": 3000})  # Lab draws what is in sight
     open_notebook(page, lab, "heads.ipynb", kernel=False)
-    page.wait_for_function("document.querySelectorAll('.jp-RenderedImage img').length === 4")
-    assert page.locator(".jp-RenderedImage:visible").count() == 4
+    page.wait_for_function("document.querySelectorAll('.jp-RenderedImage img').length === 5")
+    assert page.locator(".jp-RenderedImage:visible").count() == 5
     assert page.locator(".hx").count() == 0

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
-from lab import change_theme, contrast, open_notebook, run_all, running_lab, wait_idle
+from lab import change_theme, contrast, in_kernel, open_notebook, run_all, running_lab, save, wait_idle
 
 HOSTILE = "<img src=x onerror=document.title='caught'></script> 你好"
 CELLS = [
@@ -17,6 +17,7 @@ CELLS = [
     'panel = hidden_state_explorer(model, tokenizer, "The capital of Germany is")\n'
     "panel",
 ]
+LONGER = "I ask you: the capital of Germany is"
 CHECK = """\
 assert (trace(model, tokenizer, "The capital of Germany is").logits == before).all()
 assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -33,21 +34,15 @@ def lab(tmp_path_factory):
         yield lab
 
 
+def tokens(widget, grid):
+    """The tokens under a grid, as far as they are written out."""
+    texts = widget.locator("svg.hx-map").nth(grid).locator("> text[transform]")
+    return texts.all_text_contents()
+
+
 def pixels(page, part):
     part.scroll_into_view_if_needed()
     return part.screenshot()
-
-
-def in_kernel(page, code):
-    """Run code in the notebook's kernel. Returns its error, None when there is none."""
-    return page.evaluate(
-        """async (code) => {
-            const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
-            const reply = await kernel.requestExecute({ code }).done;
-            return reply.content.status === "ok" ? null : `${reply.content.ename}: ${reply.content.evalue}`;
-        }""",
-        code,
-    )
 
 
 def test_a_reader_looks_changes_and_compares(lab, page):
@@ -124,10 +119,49 @@ def test_a_reader_looks_changes_and_compares(lab, page):
     wait_idle(page)
     widget.locator(".hx-patch").click()
     wait_idle(page)
-    assert "·Paris" in widget.locator(".hx-candidates .hx-line").nth(0).inner_text() or "·Paris" in (
-        widget.locator(".hx-candidates").inner_text()
-    )
+    paris = widget.locator(".hx-candidates .hx-line").filter(has_text="·Paris")
+    before, after = (float(text.inner_text().rstrip("%")) for text in paris.locator(".hx-number").all())
+    assert after > 50 > before, "what was patched in is what it says"
+    best = widget.locator("svg.hx-map").nth(1)
+    assert "·Paris" in best.text_content()
     shot("4-patched")
+
+    # What stands beside it can be chosen, and a layer or a part of it skipped.
+    for what in ("other", "changed", ""):
+        widget.locator(".hx-beside").select_option(what)
+        wait_idle(page)
+        assert widget.locator("svg.hx-map").count() == (3 if what else 1)
+        name = {"other": "second prompt", "changed": "with the changes"}.get(what, "prompt")
+        assert name in widget.locator("svg.hx-map").nth(1 if what else 0).text_content()
+    widget.locator(".hx-beside").select_option("other")
+    wait_idle(page)
+    shown = widget.locator(".hx-candidates").inner_text()
+    for part, words in (("layer", "skipped: layer"), ("attention", "'s attention"), ("mlp", "'s MLP")):
+        widget.locator(f".hx-skip-{part}").click()
+        wait_idle(page)
+        assert words in widget.locator(".hx-changes").inner_text()
+        assert widget.locator(".hx-candidates").inner_text() != shown
+        widget.locator(".hx-changed", has_text=words).locator(".hx-remove").click()
+        wait_idle(page)
+        assert widget.locator(".hx-candidates").inner_text() == shown
+
+    # Prompts of unequal lengths: a patch goes opposite the cell, counted from the end.
+    for prompt, second in (("The capital of France is", LONGER), (LONGER, "The capital of France is")):
+        for box, text in ((".hx-prompt", prompt), (".hx-second", second)):
+            widget.locator(box).fill(text)
+            page.keyboard.press("Enter")
+            wait_idle(page)
+        widget.locator("svg.hx-map").nth(1).focus()
+        for key in ("End", "Enter"):
+            page.keyboard.press(key)
+        wait_idle(page)
+        end = len(tokens(widget, 0)) - 1
+        assert f"·is ({end})" in widget.locator(".hx-patch").inner_text()
+        widget.locator(".hx-patch").click()
+        wait_idle(page)
+        assert widget.locator(".hx-message").inner_text() == ""
+        assert f"position {end}, from ·is" in widget.locator(".hx-changes").inner_text()
+        assert widget.locator(".hx-changed").count() == 1
 
     # Steering, with a slider that is dragged.
     widget.locator(".hx-steering input").nth(0).fill("I love it, 真好")
@@ -181,6 +215,53 @@ def test_a_reader_looks_changes_and_compares(lab, page):
         assert widget.locator(".hx-candidates").inner_text() == shown
         assert widget.locator(".hx-changed").count() == 2
 
+    # A prompt of several lines stays one, Enter runs it and Shift+Enter begins a line.
+    assert in_kernel(page, 'panel.do("type", text="one\\ntwo")') is None
+    page.wait_for_function("document.querySelector('.hx-prompt').value === 'one\\ntwo'")
+    widget.locator(".hx-prompt-run").click()
+    wait_idle(page)
+    assert tokens(widget, 0) == ["one", "⏎", "two"]
+    widget.locator(".hx-prompt").focus()
+    for key in ("Control+End", "Shift+Enter", "x", "Enter"):
+        page.keyboard.press(key)
+    wait_idle(page)
+    assert tokens(widget, 0) == ["one", "⏎", "two", "⏎", "x"]
+    assert page.locator(".jp-Cell").count() == cells
+
+    # Control characters can be saved, too: in an SVG they would be unreadable.
+    assert in_kernel(page, r'panel.do("type", text="a\x1b[0mb\x0c")') is None
+    page.wait_for_function("document.querySelector('.hx-prompt').value.includes('[0mb')")
+    wait_idle(page)
+    for kind in ("svg", "png"):
+        with page.expect_download() as saved:
+            widget.locator(f".hx-bar .hx-{kind}").click()
+        saved.value.save_as(lab.folder / f"control.{kind}")
+    assert "<U+001B>" in "".join(ElementTree.parse(lab.folder / "control.svg").getroot().itertext())
+    assert (lab.folder / "control.png").read_bytes().startswith(b"\x89PNG")
+
+    # Of a long prompt the end is shown, and the rest can be.
+    widget.locator(".hx-prompt").fill("one two three " * 60)
+    page.keyboard.press("Enter")
+    wait_idle(page)
+    part = widget.get_by_role("group", name="Part of the prompt")
+    assert part.is_visible() and widget.locator(".hx-later").is_disabled()
+    said, drawn = part.inner_text(), pixels(page, grid)
+    for _ in range(2):
+        widget.locator(".hx-earlier").click()
+        wait_idle(page)
+    assert "positions 0 to 95 of 18" in part.inner_text() and part.inner_text() != said
+    assert widget.locator(".hx-earlier").is_disabled() and pixels(page, grid) != drawn
+    grid.focus()
+    page.keyboard.press("Home")
+    assert "position 0 one" in reading.inner_text()
+    shot("8-earlier")
+    change_theme(page, "JupyterLab Dark")
+    shot("9-earlier-dark")
+    change_theme(page, "JupyterLab Light")
+    widget.locator(".hx-later").click()
+    wait_idle(page)
+    assert widget.locator(".hx-earlier").is_enabled()
+
     # Text is data. The model was touched during the panel's own runs only, and the panel can be used from code.
     widget.locator(".hx-prompt").fill(HOSTILE)
     page.keyboard.press("Enter")
@@ -194,3 +275,13 @@ def test_a_reader_looks_changes_and_compares(lab, page):
     shot("7-hostile")
     assert in_kernel(page, CHECK) is None
     page.wait_for_function("document.querySelector('.hx-changes').innerText.includes('skipped: layer 5')")
+    save(page)
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+
+
+def test_a_saved_notebook_shows_the_picture(lab, page):
+    lab.trust("states.ipynb")
+    open_notebook(page, lab, "states.ipynb", kernel=False)
+    page.wait_for_function("document.querySelectorAll('.jp-RenderedImage img').length === 1")
+    assert page.locator(".jp-RenderedImage:visible").count() == 1
+    assert page.locator(".hx").count() == 0
