@@ -62,8 +62,9 @@ lock: $(VENV)/.installed  ## Resolve pyproject.toml anew into requirements.lock
 
 engines: $(ENGINES)/.installed  ## An environment with vLLM and Ray, apart from the course's own (5 GB)
 
+# Without pytest's log: it keeps Ray's errors with their tracebacks, and those keep workers that should have ended.
 test-engines: setup engines  ## Tests of vLLM, its server and Ray, then their speeds into data/engines.json
-	$(ENGINES)/bin/python -m pytest tests/engines $(ARGS)
+	$(ENGINES)/bin/python -m pytest tests/engines -p no:logging $(ARGS)
 	$(ENGINES)/bin/python tests/engines/measure.py
 
 test-latest: setup  ## What would break with the newest transformers

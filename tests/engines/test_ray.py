@@ -114,12 +114,13 @@ def _is_whole(report, folder, texts):
     assert answers == [{"Input": text, "Output": text.upper()} for text in texts]
 
 
-def test_a_prompt_that_kills_its_workers_fails_and_the_others_go_on(slow, settings):
-    prompts = [Prompt(n, "poison" if n == 5 else f"prompt {n}") for n in range(12)]
+@pytest.mark.parametrize("poisoned", [(5,), (2, 5, 9)])
+def test_a_prompt_that_kills_its_workers_fails_and_the_others_go_on(slow, settings, poisoned):
+    prompts = [Prompt(n, "poison" if n in poisoned else f"prompt {n}") for n in range(12)]
     answers = list(slow(batch_size=4).generate(iter(prompts), settings))
     assert sorted(index for index, _ in answers) == list(range(12))
     answers = dict(answers)
-    assert isinstance(answers.pop(5), HelpersError)
+    assert all(isinstance(answers.pop(index), HelpersError) for index in poisoned)
     assert answers == {n: f"PROMPT {n}" for n in answers}
 
 
