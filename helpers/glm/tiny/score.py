@@ -177,7 +177,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=600, help="pictures, each asked about in both languages")
+    parser.add_argument("--count", type=int, default=750, help="pictures, each asked about in both languages")
     parser.add_argument("--wrong", action="store_true", help="print each wrong answer")
     parser.add_argument("--card", action="store_true", help="write scores.json and the table in README.md")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
-"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. About two hours on a core.
+"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. Two to three hours on a core.
 
-Three stages, one after the other, all by one seed:
+Four stages, one after the other, all by one seed:
 
 1. "see": the tower alone. For each patch it sends to the language model: which kind of thing covers it, in
    which colour, in which region that thing has its centre, whether the centre is here, what its whole
@@ -9,6 +9,8 @@ Three stages, one after the other, all by one seed:
 2. "look closer": the same on other pictures, most of them with a digit: ten digits take longer than four shapes.
 3. "speak": the language model alone learns to talk about what the tower, left as it is, sees. It takes long
    until an answer about one of several shapes finds the right one.
+4. "refer back": a little more of the same, mostly on pictures where two shapes are of a kind. There "Where is it?"
+   has to go back to the colour that was asked for.
 
 The weights after each stage are kept in `FOLDER/stages`, so a training that was stopped goes on with the
 stage it was in. The end result is saved in bfloat16, in the layout of the original checkpoints.
@@ -431,11 +433,19 @@ def looked_at(vision, pictures, batch=64):
     return torch.cat([vision(pictures.batch(chosen)[0]).last_hidden_state for chosen in indices])
 
 
-def talks_about(pictures, encoder, *, batch, several, dice):
+def several(scene):
+    return len(scene.things) > 1
+
+
+def twins(scene):
+    return len({thing.kind for thing in scene.things}) < len(scene.things)
+
+
+def talks_about(pictures, encoder, *, batch, hard, share, dice):
     """Without end: (numbers of pictures, talks about them), talks of about one length together: less padding."""
-    crowded = [index for index, scene in enumerate(pictures.scenes) if len(scene.things) > 1]
+    hard_ones = [index for index, scene in enumerate(pictures.scenes) if hard(scene)]
     while True:
-        chosen = dice.choices(crowded, k=round(several * 8 * batch))
+        chosen = dice.choices(hard_ones, k=round(share * 8 * batch))
         chosen += dice.choices(range(len(pictures.scenes)), k=8 * batch - len(chosen))
         talks = [(index, conversation(dice, pictures.scenes[index])) for index in chosen]
         talks.sort(key=lambda talk: len(encoder.turns(talk[1], True)[0]))
@@ -444,14 +454,14 @@ def talks_about(pictures, encoder, *, batch, several, dice):
             yield list(indices), encoder.batch(turns, True)
 
 
-def speak(model, pictures, encoder, *, steps, batch, seed, log, peak, several):
-    """Stage 3: answers about pictures, by the language model alone; every eighth step is talk without a picture.
+def speak(model, pictures, encoder, *, steps, batch, seed, log, peak, hard, share):
+    """Stages 3 and 4: answers about pictures, by the language model alone; each eighth step is talk without a picture.
 
-    `several` is the share of pictures taken from those that hold several things, beside those that do by chance.
+    `share` of the pictures are taken from those whose scene is `hard`, beside those that are so by chance.
     """
     dice = random.Random(seed)
     features = looked_at(model.model.vision, pictures)
-    talks = talks_about(pictures, encoder, batch=batch, several=several, dice=dice)
+    talks = talks_about(pictures, encoder, batch=batch, hard=hard, share=share, dice=dice)
     training = Training(
         [*model.model.layers, model.model.embed_tokens, model.model.norm, model.lm_head], steps=steps, peak=peak
     )
@@ -498,6 +508,7 @@ def main(arguments=None):
     parser.add_argument("--see-steps", type=int, default=5000)
     parser.add_argument("--closer-steps", type=int, default=4000)
     parser.add_argument("--speak-steps", type=int, default=8000)
+    parser.add_argument("--refer-steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args(arguments)
     folder, log = options.folder, Log()
@@ -538,10 +549,22 @@ def main(arguments=None):
             model,
             Pictures(seed, count),
             encoder,
-            several=0.5,
+            hard=several,
+            share=0.5,
             peak=2e-3,
             steps=options.speak_steps,
             seed=seed + 3,
+            **common,
+        ),
+        "refer back": lambda: speak(
+            model,
+            Pictures(seed, count),
+            encoder,
+            hard=twins,
+            share=0.7,
+            peak=5e-4,
+            steps=options.refer_steps,
+            seed=seed + 4,
             **common,
         ),
     }
