@@ -23,7 +23,7 @@ def browser():
 
 
 def _labs_own(error):
-    """Now and then JupyterLab takes a node away twice. We call no removeChild, and our code runs from blob:."""
+    """Now and then JupyterLab takes its splash screen away twice. We call no removeChild; our code runs from blob:."""
     return "'removeChild' on 'Node'" in error.message and "blob:" not in (error.stack or "")
 
 
