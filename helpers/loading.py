@@ -30,14 +30,16 @@ SOURCES = ("wheel", "folder", "modelscope", "huggingface")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in the GNU C library's malloc.h
 MMAP_THRESHOLD_FRUGAL = 64 * 1024
 MMAP_THRESHOLD_USUAL = 32 * 2**20  # as far as that library by itself raises it, by what it sees freed
+OVERHEAD_BYTES = 8_000_000  # measured with the default model on Linux: 5 to 10 MB, in whatever precision
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """What a model will need and what there is, in bytes; `advice` is one sentence.
 
-    total_bytes is weights_bytes + kv_cache_bytes + working_bytes, the last being what a forward pass over the
-    whole context holds at its widest moment (see `memory_plan`). Loading alone takes little more than weights_bytes.
+    total_bytes is weights_bytes + kv_cache_bytes + working_bytes + overhead_bytes: working_bytes is what a forward
+    pass over the whole context holds at its widest moment, overhead_bytes what a model takes beside its tensors (see
+    `memory_plan`). Loading alone takes little more than weights_bytes.
     """
 
     name: str
@@ -47,6 +49,7 @@ class MemoryPlan:
     weights_bytes: int
     kv_cache_bytes: int
     working_bytes: int
+    overhead_bytes: int
     total_bytes: int
     available_bytes: int
     fits: bool
@@ -126,7 +129,8 @@ def memory_plan(
     numbers, else (for another hub id whose config was fetched) the size of its weights there.
     `device_map="auto"` counts all GPUs together. Raises `ModelNotFoundError` and `BadInputError`.
 
-    Counted are the weights (once, however many processes share them), the KV cache, and the working memory of
+    Counted are the weights (once, however many processes share them), the KV cache, `OVERHEAD_BYTES` for the
+    model's Python objects, the kernels' own buffers and the rounding of the allocator, and the working memory of
     a forward pass that reads all positions at once, as `generate` reads a prompt: at the widest moment, inside
     an MLP, each position holds three vectors of intermediate_size (the activated gate, up, their product) and
     four of hidden_size (the embeddings, the layer's input, the residual stream after attention, its norm),
@@ -156,16 +160,17 @@ def memory_plan(
     available = sum(map(available_bytes, devices))
 
     def needs(dtype, quantization):
-        """Bytes of weights, KV cache and working memory."""
+        """Bytes of weights, KV cache, working memory and the rest."""
         width = BYTES_PER_VALUE[dtype]
         return (
             math.ceil(quantizable * QUANTIZED_BYTES.get(quantization, width) + others * width),
             kv_cache_bytes(config, context, batch=batch, dtype=dtype),
             _working_bytes(config, context * batch, width),
+            OVERHEAD_BYTES,
         )
 
-    weights, cache, working = needs(dtype, quantization)
-    total = weights + cache + working
+    weights, cache, working, overhead = needs(dtype, quantization)
+    total = weights + cache + working + overhead
     options = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")]
     smaller = [option for option in options if sum(needs(*option)) <= available and needs(*option)[0] < weights]
     return MemoryPlan(
@@ -176,6 +181,7 @@ def memory_plan(
         weights_bytes=weights,
         kv_cache_bytes=cache,
         working_bytes=working,
+        overhead_bytes=overhead,
         total_bytes=total,
         available_bytes=available,
         fits=total <= available,

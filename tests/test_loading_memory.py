@@ -93,7 +93,7 @@ def test_the_plan_is_within_a_tenth_of_what_loading_and_512_tokens_take(settings
     plan = memory_plan("smollm2-135m", device="cpu", context=512, **settings)
     assert plan.total_bytes == pytest.approx(max(loading_peak, peak), rel=0.1)
     if settings:  # what is cast or quantized is all here after loading, and at no time much more
-        assert plan.weights_bytes == pytest.approx(loading_peak, rel=0.2)
+        assert plan.weights_bytes + plan.overhead_bytes == pytest.approx(loading_peak, rel=0.2)
     else:  # mapped weights are read as they are needed
         assert loading_peak < 0.1 * plan.weights_bytes
     assert done.stderr == ""  # no line for every matmul
