@@ -8,10 +8,13 @@ kept as long as a new prompt begins as the last one did, so a turn costs its own
 import codecs
 import hashlib
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from helpers.generation import generate_steps
 from helpers.kv_cache import branch_cache, common_prefix
+from helpers.pictures import check_sees, picture_inputs
 from helpers.prompts import check_messages, render_chat, token_bytes
 
 
@@ -76,8 +79,7 @@ class Conversation:
         if image is not None:
             message["image"] = self._opened(image)
         messages = [*self.messages, message]
-        chat = render_chat(self.tokenizer, messages)
-        inputs, seen = self._model_inputs(messages, chat)
+        chat, inputs, seen = self._model_inputs(messages)
         settings = {"max_new_tokens": 256, **generation}
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         steps = generate_steps(self.model, tokenizer, chat, **settings, **inputs)
@@ -87,39 +89,43 @@ class Conversation:
 
     def _opened(self, image):
         """The picture, read now: a file that changes or goes later does not change what was said."""
-        from helpers.engines import check_sees
         from helpers.glm.processing import open_picture
 
         check_sees(self.model, self.tokenizer)
         return open_picture(image)
 
-    def _model_inputs(self, messages, chat):
-        """The cache, cut to what this prompt shares with it; pixels where a message has a picture; and what the
+    def _model_inputs(self, messages):
+        """The prompt; the cache, cut to what this prompt shares with it, and what goes with a picture; and what the
         model sees at each position, to compare the next prompt with."""
         from transformers import DynamicCache
 
-        inputs, seen = {}, chat.input_ids
-        if any(message.get("image") is not None for message in messages):
-            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
-            inputs["pixel_values"] = encoded["pixel_values"].to(self.model.device)
-            seen = self._with_picture(chat, inputs["pixel_values"])
-        # At least one position has to be run, since its logits are what comes next.
-        self.reused = min(common_prefix(self._cached, seen), len(seen) - 1)
+        chat, inputs = render_chat(self.tokenizer, messages), {}
+        seen = chat.input_ids
+        if pictures := [message["image"] for message in messages if message.get("image") is not None]:
+            (ids,), inputs = picture_inputs(self.model, self.tokenizer, [chat.input_ids], pictures)
+            chat = replace(chat, input_ids=ids)
+            inputs = {name: torch.as_tensor(values, device=self.model.device) for name, values in inputs.items()}
+            seen = self._with_picture(ids, inputs)
+        # At least one position has to be run, since its logits are what comes next. A model that keeps a picture's
+        # shift of positions in itself (GLM-4.1V's `rope_deltas`) would take another conversation's for this one's.
+        shifts = hasattr(getattr(self.model, "model", None), "rope_deltas")
+        self.reused = 0 if shifts else min(common_prefix(self._cached, seen), len(seen) - 1)
         if self.reused:
             cache = branch_cache(self._cache, self.reused)
         else:
             cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
-        return inputs | {"past_key_values": cache}, seen
+        return chat, inputs | {"past_key_values": cache}, seen
 
-    def _with_picture(self, chat, pixel_values):
-        """Ids as the model sees them; at the picture's positions its pixels' digest, so that another picture
+    def _with_picture(self, ids, inputs):
+        """Ids as the model sees them; at a picture's positions its pixels' digest, so that another picture
         in the same place is not taken for this one."""
-        import torch
-
-        expanded = self.model.expand_inputs(torch.tensor([chat.input_ids], device=self.model.device), pixel_values)
-        digest = hashlib.sha256(pixel_values.cpu().numpy().tobytes()).hexdigest()
-        pairs = zip(expanded.input_ids[0].tolist(), expanded.picture_mask[0].tolist(), strict=True)
-        return [digest if is_picture else token_id for token_id, is_picture in pairs]
+        digest = hashlib.sha256(inputs["pixel_values"].cpu().numpy().tobytes()).hexdigest()
+        if "mm_token_type_ids" in inputs:
+            is_picture = inputs["mm_token_type_ids"][0].tolist()
+        else:
+            expanded = self.model.expand_inputs(torch.tensor([ids], device=self.model.device), inputs["pixel_values"])
+            ids, is_picture = expanded.input_ids[0].tolist(), expanded.picture_mask[0].tolist()
+        return [digest if a_patch else token_id for token_id, a_patch in zip(ids, is_picture, strict=True)]
 
     def _turn(self, steps, messages, chat, tokenizer, cache, seen):
         output_ids, pieces, stopped_by = [], [], "reader"

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from helpers.errors import BadInputError, PromptTooLongError
+from helpers.pictures import picture_inputs
 from helpers.prompts import RenderedChat, prompt_ids, render_chat
 
 TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"  # of `PreTrainedTokenizerBase`
@@ -82,12 +83,16 @@ def prompt_token_ids(tokenizer, prompt, *, context=None, max_new_tokens=0):
         ids = render_chat(tokenizer, prompt.messages).input_ids
     else:
         ids = prompt_ids(plain, prompt.text)[0].tolist()
+    _check_length(ids, context, max_new_tokens)
+    return ids
+
+
+def _check_length(ids, context, max_new_tokens):
     if context is not None and len(ids) + max_new_tokens > context:
         raise PromptTooLongError(
             f"The prompt has {len(ids)} tokens and up to {max_new_tokens} new ones are asked for: more than the "
             f"model's context of {context}."
         )
-    return ids
 
 
 def terminator_ids(tokenizer, model=None):
@@ -144,16 +149,16 @@ class TransformersEngine:
         self.batch_size, self.window = batch_size, window
         self.model_name = f"{Path(model.name_or_path).name or type(model).__name__} in {_numbers_of(model)}"
         self.terminators = terminator_ids(tokenizer, model)
+        self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def generate(self, prompts, settings):
         """An iterator of (index, text or exception), the longest prompts of each window first."""
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for window in in_windows(prompts, self.batch_size * self.window):
             encoded = []
             for prompt in window:
                 try:
                     ids = prompt_token_ids(
-                        self.tokenizer, prompt, context=context, max_new_tokens=settings.max_new_tokens
+                        self.tokenizer, prompt, context=self.context, max_new_tokens=settings.max_new_tokens
                     )
                     encoded.append((prompt, ids))
                 except Exception as error:
@@ -178,20 +183,21 @@ class TransformersEngine:
         """The texts of one batch: `[(Prompt, ids), …]`."""
         import torch
 
-        input_ids, attention_mask = left_padded([ids for _, ids in batch])
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask} | self._pixels(batch)
+        rows, pictures = [ids for _, ids in batch], [prompt.image for prompt, _ in batch if prompt.image is not None]
+        seen = {}
+        if pictures:
+            rows, seen = picture_inputs(self.model, self.tokenizer, rows, pictures)
+            for row in rows:
+                _check_length(row, self.context, settings.max_new_tokens)
+        input_ids, attention_mask = left_padded(rows)
+        if "mm_token_type_ids" in seen:  # as long as the ids, and 0 at each row's first, which pads it
+            seen["mm_token_type_ids"] = left_padded(seen["mm_token_type_ids"])[0]
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask} | seen
         inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
         with torch.inference_mode():
             output_ids = self.model.generate(**inputs, **self._generate_settings(settings))
         answers = output_ids[:, input_ids.shape[1] :].tolist()
         return [answer_text(self.tokenizer, answer, self.terminators) for answer in answers]
-
-    def _pixels(self, batch):
-        pictures = [prompt.image for prompt, _ in batch if prompt.image is not None]
-        if not pictures:
-            return {}
-        check_sees(self.model, self.tokenizer)
-        return {"pixel_values": self.tokenizer.image_processor(pictures)["pixel_values"]}
 
     def _generate_settings(self, settings):
         """All of them by name, since `generate` fills what is missing from the model's generation_config."""
@@ -202,23 +208,6 @@ class TransformersEngine:
             "eos_token_id": self.terminators,
             "pad_token_id": self.terminators[0] if self.terminators else 0,
         }
-
-
-def check_sees(model, tokenizer):
-    """`BadInputError` unless pictures can be given to this model: `tokenizer` is a GLM-4V's processor then.
-
-    Other models that see, such as GLM-4.1V, give a picture a place in the prompt in ways of their own.
-    """
-    if getattr(model.config, "vision_config", None) is not None and not hasattr(model, "expand_inputs"):
-        raise BadInputError(
-            "Pictures work with GLM-4V here (glm-4v-9b, tiny-glm4v); this model is asked with text alone: leave the "
-            "picture away."
-        )
-    if not hasattr(tokenizer, "image_processor"):
-        raise BadInputError(
-            "This model does not see: leave the picture away, or load one that does, such as glm-4v-9b, with its "
-            "processor."
-        )
 
 
 def _numbers_of(model):

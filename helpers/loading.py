@@ -307,10 +307,23 @@ def load_tokenizer(name=catalog.DEFAULT_MODEL, *, source=None):
 
 
 def load_processor(name, *, source=None):
-    """The processor (pictures and text) of a model that sees. Raises like `load_model`."""
-    from transformers import AutoProcessor
+    """The processor (pictures and text) of a model that sees. Raises like `load_model`.
 
-    processor = _from_pretrained(AutoProcessor, _folder(name, source, weights=False))
+    Where the model's own processor cannot be had because its part for videos needs torchvision (GLM-4.1V's), it is
+    a `PictureProcessor` of its tokenizer and image processor.
+    """
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+    folder = _folder(name, source, weights=False)
+    try:
+        processor = _from_pretrained(AutoProcessor, folder)
+    except BadInputError as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
+        from helpers.pictures import PictureProcessor
+
+        image_processor = _from_pretrained(AutoImageProcessor, folder, backend="pil")
+        processor = PictureProcessor(image_processor, _from_pretrained(AutoTokenizer, folder))
     if not hasattr(processor, "image_processor"):
         raise BadInputError(f"{name} does not see: it has a tokenizer and no picture processor. Use load_tokenizer.")
     return processor

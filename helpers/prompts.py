@@ -120,7 +120,8 @@ def render_chat(tokenizer, messages, *, add_generation_prompt=True):
     `messages` is a list of `{"role": ..., "content": ...}`. The ids equal those of
     `tokenizer.apply_chat_template` unless a content holds a control string such as `<|im_end|>`:
     that stays text here. A tokenizer that builds its prompt itself (GLM-4's does) is asked to, by
-    its method `encode_chat`. Of another processor the tokenizer is taken: a picture has no place then.
+    its method `encode_chat`. Any other gives a message's "image" one token before the text, where its template
+    knows pictures (GLM-4.1V's does); `picture_inputs` of helpers.pictures makes room for all of it.
 
     Raises `BadInputError` when a message is malformed or the tokenizer has no chat template.
     """
@@ -140,6 +141,8 @@ def render_chat(tokenizer, messages, *, add_generation_prompt=True):
         core = content.strip()
         if core:  # marks sit inside the white space, so that a template that trims still trims
             content = content.replace(core, opens + core + closes, 1)
+        if message.get("image") is not None:
+            content = [{"type": "image"}, {"type": "text", "text": content}]
         guarded.append({**message, "content": content})
     rendered = _apply_template(tokenizer, guarded, add_generation_prompt)
     return _encode_guarded(tokenizer, rendered, messages, (guard, opens, closes), control)
@@ -229,10 +232,9 @@ def token_table(tokenizer, ids):
     `transformers`), which Llama-3, SmolLM2, Qwen and GLM-4 share.
     """
     ids = [int(i) for i in (ids.reshape(-1) if hasattr(ids, "reshape") else ids)]
-    special = set(tokenizer.all_special_ids) | {
-        i for i, added in tokenizer.added_tokens_decoder.items() if added.special
-    }
-    raws = [token_bytes(tokenizer, i) for i in ids]
+    added = tokenizer.added_tokens_decoder
+    special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+    raws = [token_bytes(tokenizer, i, added) for i in ids]
     labels = byte_labels(raws, [i in special for i in ids])
     return [
         TokenRow(position, i, raw, label, i in special)
@@ -240,10 +242,11 @@ def token_table(tokenizer, ids):
     ]
 
 
-def token_bytes(tokenizer, token_id):
-    """The raw bytes of one token."""
-    if token_id in tokenizer.added_tokens_decoder:
-        return tokenizer.added_tokens_decoder[token_id].content.encode()
+def token_bytes(tokenizer, token_id, added=None):
+    """The raw bytes of one token. `added` is `tokenizer.added_tokens_decoder`, which takes long to ask for each time."""
+    added = tokenizer.added_tokens_decoder if added is None else added
+    if token_id in added:
+        return added[token_id].content.encode()
     token = tokenizer.convert_ids_to_tokens(token_id)
     if token is None:  # a row of the embedding matrix that no token uses
         return b""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from glm_fixtures import FOLDER, VISION, glm, glm_processor, one_thread
 
+from helpers.conversation import Conversation
 from helpers.engines import (
     GenerationSettings,
     Prompt,
@@ -18,7 +19,7 @@ from helpers.engines import (
     prompt_token_ids,
     terminator_ids,
 )
-from helpers.errors import BadInputError, PromptTooLongError
+from helpers.errors import BadImageError, BadInputError, PromptTooLongError
 from helpers.generation import generate_steps
 from helpers.prompts import load_prompts, render_chat
 from helpers.throughput import measure_batch_sizes
@@ -273,43 +274,114 @@ def test_a_model_that_does_not_see_says_so(tiny, model, tokenizer):
     assert isinstance(answer, BadInputError) and "does not see" in str(answer)
 
 
-@pytest.fixture(scope="module")
-def glm41(tokenizer):
-    """A random model of GLM-4.1V's architecture, and its processor as far as text needs it: all of it needs
-    torchvision."""
-    from transformers import Glm4vConfig, Glm4vForConditionalGeneration, Glm4vProcessor
+GLM41_TOKENS = ["<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
+GLM41_TEMPLATE = """{%- for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}
+{%- if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}
+{%- if part.type == 'image' %}{{ '<|begin_of_image|><|image|><|end_of_image|>' }}{% else %}{{ part.text }}{% endif %}
+{%- endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
+
+@pytest.fixture(scope="module")
+def glm41(tmp_path_factory):
+    """A random model of GLM-4.1V's architecture and its processor, loaded from a folder with the files of its kind."""
+    from transformers import Glm4vConfig, Glm4vForConditionalGeneration
+    from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+
+    from helpers.loading import load_model, load_processor, load_tokenizer
+
+    folder = tmp_path_factory.mktemp("glm-4.1v")
+    tokenizer = load_tokenizer("smollm2-135m")
+    tokenizer.add_special_tokens({"additional_special_tokens": GLM41_TOKENS})
+    tokenizer.chat_template = GLM41_TEMPLATE
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48}
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
     text = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    places = tokenizer.convert_tokens_to_ids(GLM41_TOKENS)
+    names = ("image_start_token_id", "image_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
     config = Glm4vConfig(
         text_config={**sizes, **text, "rope_parameters": rope, "pad_token_id": 0, "eos_token_id": 2},
         vision_config={**sizes, "depth": 1, "num_heads": 2, "out_hidden_size": 32, "image_size": 56},
+        **dict(zip(names, places, strict=True)),
     )
-    processor = Glm4vProcessor.__new__(Glm4vProcessor)
-    processor.tokenizer, processor.chat_template, processor.image_processor = tokenizer, tokenizer.chat_template, None
-    return Glm4vForConditionalGeneration(config).eval(), processor
+    model = Glm4vForConditionalGeneration(config)
+    for parameter in model.parameters():  # pictures that make a difference
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    Glm4vImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112}).save_pretrained(folder)
+    return load_model(str(folder), device="cpu"), load_processor(str(folder))
 
 
-def test_glm41_answers_text_and_says_that_pictures_are_for_glm4v(glm41, tokenizer):
-    prompts = [Prompt(0, "The sky"), chat(1, "What is the capital of France?"), _looking(2, "?", "cat.png")]
+def _glm41_by_hand(glm41, ids, picture, **settings):
+    """One prompt through `generate`, its picture's places counted from the picture's size."""
+    from helpers.glm.processing import open_picture
+
+    model, processor = glm41
+    pixels = processor.image_processor(images=[open_picture(picture)], return_tensors="pt")
+    _, height, width = pixels["image_grid_thw"][0].tolist()
+    place = model.config.image_token_id
+    at = ids.index(place)
+    ids = torch.tensor([ids[:at] + [place] * (height // 2 * (width // 2)) + ids[at + 1 :]])
+    written = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == place).long(), **pixels,
+        pad_token_id=0, eos_token_id=terminator_ids(processor, model), **settings | {"do_sample": False},
+    )  # fmt: skip
+    return written[0, ids.shape[1] :].tolist()
+
+
+def test_glm41_answers_text_and_pictures_in_a_batch_as_alone(glm41):
+    model, processor = glm41
+    names = sorted(path.name for path in (FOLDER / VISION / "images").iterdir())[:4]
+    prompts = [_looking(i, "Describe it." * (i + 1), name) for i, name in enumerate(names)]
+    prompts += [Prompt(4, "The sky"), chat(5, "What is the capital of France?"), _looking(6, "?", "missing.png")]
     with one_thread():
-        together = dict(TransformersEngine(*glm41).generate(iter(prompts), GREEDY))
-        alone = dict(TransformersEngine(*glm41, batch_size=1).generate(iter(prompts[:2]), GREEDY))
-        plain = dict(TransformersEngine(glm41[0], tokenizer).generate(iter(prompts), GREEDY))
-    assert [together[0], together[1]] == [alone[0], alone[1]] == [plain[0], plain[1]]
-    for refused in (together[2], plain[2]):
-        assert isinstance(refused, BadInputError) and "Pictures work with GLM-4V here" in str(refused)
+        together = dict(TransformersEngine(model, processor).generate(iter(prompts), GREEDY))
+        alone = dict(TransformersEngine(model, processor, batch_size=1).generate(iter(prompts), GREEDY))
+        plain = dict(TransformersEngine(model, processor.tokenizer).generate(iter(prompts), GREEDY))
+        for index, prompt in enumerate(prompts[:4]):
+            ids = prompt_token_ids(processor, prompt)
+            assert ids.count(model.config.image_token_id) == 1
+            by_hand = _glm41_by_hand(glm41, ids, prompt.messages[0]["image"], **GREEDY.in_use())
+            assert together[index] == answer_text(processor, by_hand, terminator_ids(processor, model))
+    assert [together[i] for i in range(6)] == [alone[i] for i in range(6)]
+    assert len({together[i] for i in range(4)}) > 1  # the pictures make a difference
+    assert [together[4], together[5]] == [plain[4], plain[5]]
+    assert "missing.png" in str(together[6])
+    assert isinstance(plain[0], BadInputError) and "load_processor" in str(plain[0])
 
 
-def test_glm41_talks_about_text_only(glm41):
-    from helpers.conversation import Conversation
+def test_glm41_says_what_is_too_long_with_its_picture(glm41, monkeypatch):
+    model, processor = glm41
+    prompt = _looking(0, "?", "rgb_wide.png")
+    length = len(prompt_token_ids(processor, prompt))
+    monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", length + GREEDY.max_new_tokens)
+    ((_, answer),) = TransformersEngine(model, processor).generate([prompt], GREEDY)
+    assert isinstance(answer, PromptTooLongError)
 
-    conversation = Conversation(*glm41)
-    with pytest.raises(BadInputError, match="Pictures work with GLM-4V here"):
-        conversation.ask("?", "cat.png")
-    assert conversation.messages == []
+
+def test_glm41_wants_a_picture_asked_for_through_its_template(glm41):
+    prompt = Prompt(0, "What is this?", image=str(FOLDER / VISION / "images" / "rgb_wide.png"))
+    ((_, answer),) = TransformersEngine(*glm41).generate([prompt], GREEDY)
+    assert isinstance(answer, BadInputError) and "0 places for 1 pictures" in str(answer)
+
+
+def test_glm41_talks_about_pictures_over_several_turns(glm41):
+    """Each turn's prompt through `generate` with all pictures so far: the same tokens."""
+    model, processor = glm41
+    folder = FOLDER / VISION / "images"
+    conversation = Conversation(model, processor)
     with one_thread():
-        conversation.ask("Hello", max_new_tokens=3)
-    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+        first = conversation.ask("What is this?", str(folder / "rgb_wide.png"), max_new_tokens=4)
+        ids = render_chat(processor, conversation.messages[:1]).input_ids
+        assert first.output_ids == _glm41_by_hand(glm41, ids, folder / "rgb_wide.png", max_new_tokens=4)
+        second = conversation.ask("And why?", max_new_tokens=4)
+        ids = render_chat(processor, conversation.messages[:3]).input_ids
+        assert second.output_ids == _glm41_by_hand(glm41, ids, folder / "rgb_wide.png", max_new_tokens=4)
+        third = conversation.ask("And this?", str(folder / "rgba.png"), max_new_tokens=4)
+    assert third.input_ids.count(model.config.image_token_id) > second.input_ids.count(model.config.image_token_id)
+    assert conversation.reused == 0
+    with pytest.raises(BadImageError):
+        conversation.ask("?", "missing.png")
+    assert len(conversation.messages) == 6
