@@ -243,7 +243,7 @@ def token_table(tokenizer, ids):
 
 
 def token_bytes(tokenizer, token_id, added=None):
-    """The raw bytes of one token. `added` is `tokenizer.added_tokens_decoder`, which takes long to ask for each time."""
+    """The raw bytes of one token. `added`: the tokenizer's `added_tokens_decoder`, which is slow to ask for."""
     added = tokenizer.added_tokens_decoder if added is None else added
     if token_id in added:
         return added[token_id].content.encode()

@@ -300,7 +300,7 @@ def glm41(tmp_path_factory):
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
     text = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     places = tokenizer.convert_tokens_to_ids(GLM41_TOKENS)
-    names = ("image_start_token_id", "image_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
+    names = [f"{name}_token_id" for name in ("image_start", "image", "image_end", "video_start", "video_end")]
     config = Glm4vConfig(
         text_config={**sizes, **text, "rope_parameters": rope, "pad_token_id": 0, "eos_token_id": 2},
         vision_config={**sizes, "depth": 1, "num_heads": 2, "out_hidden_size": 32, "image_size": 56},
