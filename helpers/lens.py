@@ -18,7 +18,7 @@ import torch
 from helpers.anatomy import decoder
 from helpers.errors import BadInputError
 
-BUFFER_BYTES = 48_000_000  # scores in memory at a time
+BUFFER_BYTES = 101_000_000  # scores in memory at a time: 512 rows of 49,152
 ROWS = 512  # hidden states at a time, at the most
 SLICE = 2048  # scores of one hidden state at a time: times 512 rows they stay in a processor's cache
 GROUP = 64  # scores that share a maximum; the best scores are searched in the groups with the best maxima
@@ -44,7 +44,7 @@ class Lens:
 def logit_lens(model, trace, *, top_k=5):
     """The `Lens` of a `Trace` made with hidden states.
 
-    Beyond its result it takes at most twice `BUFFER_BYTES` (about 100 MB) of memory, for any number of
+    Beyond its result it takes at most 1.5 times `BUFFER_BYTES` (about 150 MB) of memory, for any number of
     positions and a vocabulary of any size (up to `BUFFER_BYTES // 4`). The last row is the model's own prediction.
 
     Raises `BadInputError` for a trace without hidden states, one of another model, and for a `top_k` that

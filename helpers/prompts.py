@@ -283,6 +283,11 @@ def byte_labels(raws, special):
     parts = [[] for _ in raws]
     at = 0
     while at < total:
+        token = owner[at]
+        if at == starts[token] and not special[token] and (text := _as_text(raws[token])) is not None:
+            parts[token].append(visible(text))  # whole characters, as nearly always
+            at += len(raws[token])
+            continue
         character = None if special[owner[at]] else _character_at(whole, at)
         if special[owner[at]]:
             length = len(raws[owner[at]])
@@ -301,9 +306,11 @@ def byte_labels(raws, special):
 
 
 def _character_at(data, at):
-    for length in (1, 2, 3, 4):
-        try:
-            return data[at : at + length].decode()
-        except UnicodeDecodeError:
-            continue
-    return None
+    return next((text for length in (1, 2, 3, 4) if (text := _as_text(data[at : at + length])) is not None), None)
+
+
+def _as_text(data):
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None

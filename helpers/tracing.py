@@ -266,24 +266,26 @@ class _Recorder:
         wanted = ("attention", layer) in self.pending
         for start, probabilities in blocks:
             if wanted:
-                self._write_attention(layer, start, probabilities)
+                self._write_attention(layer, start, probabilities, key.shape[2])
         if wanted:
             self._done(("attention", layer))
         return output, None
 
-    def _write_attention(self, layer, start, probabilities):
-        """`probabilities [head, block, key]` are those of the queries from `start` on."""
-        heads, count, keys = probabilities.shape
+    def _write_attention(self, layer, start, probabilities, keys):
+        """`probabilities [head, block, seen]` are those of the queries from `start` on, 0 for the keys not seen."""
+        heads, count, seen = probabilities.shape
         if self.results["attentions"] is None:
             rows = sum(layer < len(self.base.layers) for layer in self.layers)
             shape = rows, heads, self.length if self.positions is None else len(self.positions), keys
             self.results["attentions"] = torch.empty(shape, dtype=probabilities.dtype, device="cpu")
         place = self.results["attentions"][self.layers.index(layer)]
         if self.positions is None:
-            place[:, start : start + count] = probabilities
+            place[:, start : start + count, :seen] = probabilities
+            place[:, start : start + count, seen:] = 0
         else:
             inside = (self.positions >= start) & (self.positions < start + count)
-            place[:, inside] = probabilities[:, self.positions[inside] - start].to("cpu")
+            place[:, inside, :seen] = probabilities[:, self.positions[inside] - start].to("cpu")
+            place[:, inside, seen:] = 0
 
     def _see_state(self, layer):
         return lambda module, args, kwargs: self._write_state(layer, _first_tensor((args, kwargs)))
@@ -332,7 +334,8 @@ class _Recorder:
 
 
 def _eager_blocks(query, key, value, attention_mask, causal, scaling, output):
-    """Softmax attention, `BLOCK` queries at a time: yields (first query, probabilities [head, block, key]).
+    """Softmax attention, `BLOCK` queries at a time: yields (first query, probabilities [head, block, seen]), where
+    the keys after the first `seen` are hidden from all queries of the block.
 
     Fills `output [1, query, head, head_dim]` on the way. Query heads that share a key/value head stand
     together, so that keys need not be repeated. The numbers are those of `eager_attention_forward`.
@@ -347,8 +350,7 @@ def _eager_blocks(query, key, value, attention_mask, causal, scaling, output):
         scores = torch.bmm(queries, key[0, :, :seen].transpose(1, 2)).view(heads, stop - start, seen).mul_(scaling)
         _hide(scores, start, attention_mask, causal)
         probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-        probabilities = torch.nn.functional.pad(probabilities, (0, keys - seen))
-        mixed = torch.bmm(probabilities.view(groups, -1, keys), value[0])
+        mixed = torch.bmm(probabilities.view(groups, -1, seen), value[0, :, :seen])
         output[0, start:stop] = mixed.view(heads, stop - start, -1).transpose(0, 1)
         yield start, probabilities
 

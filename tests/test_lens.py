@@ -130,7 +130,7 @@ def test_a_trace_without_hidden_states(model, tokenizer):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_stays_within_its_bound_at_2000_positions_and_128256_ids():
-    """4,000 rows of 128,256 scores would take 2 GB; the peak has to stay within two buffers and some slack."""
+    """4,000 rows of 128,256 scores would take 2 GB; the peak has to stay within one buffer and a half."""
     program = """
 import resource, torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -149,4 +149,4 @@ logit_lens(model, trace)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / BUFFER_BYTES)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 2.5
+    assert float(done.stdout) < 1.6

@@ -9,7 +9,7 @@ from helpers.kv_cache import KVCacheNorms, kv_cache_bytes, kv_cache_norms
 from helpers.prompts import prompt_ids, token_table
 from helpers.views.plots import MOST_LABELS, _axes
 from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, drawable
-from helpers.views.widget import HERE, Commands, CourseWidget, front
+from helpers.views.widget import HERE, CourseWidget, StepByStep, front
 
 MOST_POSITIONS = 160  # positions the page gets of a long text: the last ones
 
@@ -57,14 +57,12 @@ def plot_kv_cache(past_key_values, *, tokens=None, ax=None):
     return ax
 
 
-class CacheSteps(Commands):
+class CacheSteps(StepByStep):
     """A generation whose cache can be looked at after each step; `kv_cache_explorer` draws it.
 
     `steps` are the `GenerationStep`s made so far, `index` the one looked at and `norms` the `KVCacheNorms` of all
     positions so far. A cache only grows at its end, so an earlier step is the left part of it.
     """
-
-    commands = ("forward", "back", "go_to")
 
     def __init__(self, model, tokenizer, prompt, **generation):
         self.tokenizer, self.config = tokenizer, model.config.get_text_config()
@@ -75,39 +73,12 @@ class CacheSteps(Commands):
         settings = {"max_new_tokens": 40, **generation}
         self._iterator = generate_steps(model, tokenizer, self.prompt_ids, past_key_values=self._cache, **settings)
         self.steps, self.index, self.norms = [], 0, None
-        self._run()
+        self._make_step()
 
-    def _run(self):
-        """One step more."""
+    def _make_step(self):
+        """One step more, which adds a position to every layer of the cache."""
         self.steps.append(next(self._iterator))
         self.norms = kv_cache_norms(self._cache)
-
-    @property
-    def step(self):
-        """The `GenerationStep` looked at."""
-        return self.steps[self.index]
-
-    @property
-    def can_go_forward(self):
-        """Whether there is a step after this one."""
-        return self.step.stopped_by is None
-
-    def forward(self):
-        """Feed this step's token, which adds a position to every layer; at the end, stay."""
-        if self.can_go_forward:
-            if self.index + 1 == len(self.steps):
-                self._run()
-            self.index += 1
-
-    def back(self):
-        """Look at the cache one step earlier; at the beginning, stay."""
-        self.index = max(0, self.index - 1)
-
-    def go_to(self, index):
-        """Look at a step that has been made already."""
-        if not isinstance(index, int) or not 0 <= index < len(self.steps):
-            raise BadInputError(f"There is no step {index}: steps 0 to {len(self.steps) - 1} have been made.")
-        self.index = index
 
     def _rows(self):
         """The `TokenRow`s of the positions that the cache holds in this step."""

@@ -8,12 +8,12 @@ from helpers.prompts import prompt_ids, token_table, visible
 from helpers.views.plots import plot_next_token, plot_processors
 from helpers.views.sampling import SETTINGS, candidate_rows, sliders, stage_names
 from helpers.views.style import drawable
-from helpers.views.widget import Commands, CourseWidget
+from helpers.views.widget import CourseWidget, StepByStep
 
 MOST_CHIPS = 80  # tokens shown of a long text: the last ones
 
 
-class Stepper(Commands):
+class Stepper(StepByStep):
     """A generation that can go forward, back, and another way; `generation_stepper` draws it.
 
     `steps` are the `GenerationStep`s so far and `index` the one looked at. A step's token can be
@@ -21,7 +21,7 @@ class Stepper(Commands):
     was chosen, the steps equal `generate_steps(…, forced_ids=the tokens so far)`.
     """
 
-    commands = ("forward", "back", "go_to", "choose", "write", "change", "draw_again")
+    commands = (*StepByStep.commands, "choose", "write", "change", "draw_again")
 
     def __init__(self, model, tokenizer, prompt, *, top=10, max_new_tokens=40, seed=0, **generation):
         self.model, self.tokenizer, self.top = model, tokenizer, top
@@ -36,36 +36,12 @@ class Stepper(Commands):
         self._run([])
 
     @property
-    def step(self):
-        """The `GenerationStep` looked at."""
-        return self.steps[self.index]
-
-    @property
     def token_ids(self):
         """The ids chosen before the step looked at."""
         return [step.token_id for step in self.steps[: self.index]]
 
-    @property
-    def can_go_forward(self):
-        """Whether there is a step after this one."""
-        return self.step.stopped_by is None
-
-    def forward(self):
-        """Take this step's token and look at the next step; at the end, stay."""
-        if self.can_go_forward:
-            if self.index + 1 == len(self.steps):
-                self.steps.append(next(self._iterator))
-            self.index += 1
-
-    def back(self):
-        """Look at the step before; at the beginning, stay."""
-        self.index = max(0, self.index - 1)
-
-    def go_to(self, index):
-        """Look at a step that has been made already."""
-        if not isinstance(index, int) or not 0 <= index < len(self.steps):
-            raise BadInputError(f"There is no step {index}: steps 0 to {len(self.steps) - 1} have been made.")
-        self.index = index
+    def _make_step(self):
+        self.steps.append(next(self._iterator))
 
     def choose(self, token_id):
         """Take another token in this step, and go on from there."""

@@ -75,3 +75,37 @@ class Commands:
             known = ", ".join(self.commands)
             raise BadInputError(f"There is no command {command!r} here; there are: {known}.")
         return getattr(self, command)(**arguments)
+
+
+class StepByStep(Commands):
+    """Base of the states that walk through a generation: `steps` are the `GenerationStep`s made so far, `index` the
+    one looked at. `_make_step()` appends the next one."""
+
+    commands = ("forward", "back", "go_to")
+
+    @property
+    def step(self):
+        """The `GenerationStep` looked at."""
+        return self.steps[self.index]
+
+    @property
+    def can_go_forward(self):
+        """Whether there is a step after this one."""
+        return self.step.stopped_by is None
+
+    def forward(self):
+        """Take this step's token and look at the next step; at the end, stay."""
+        if self.can_go_forward:
+            if self.index + 1 == len(self.steps):
+                self._make_step()
+            self.index += 1
+
+    def back(self):
+        """Look at the step before; at the beginning, stay."""
+        self.index = max(0, self.index - 1)
+
+    def go_to(self, index):
+        """Look at a step that has been made already."""
+        if not isinstance(index, int) or not 0 <= index < len(self.steps):
+            raise BadInputError(f"There is no step {index}: steps 0 to {len(self.steps) - 1} have been made.")
+        self.index = index

@@ -27,7 +27,8 @@ def method(about):
         f"threads, in {about['rounds']} interleaved rounds, each beginning with another side, after a round that does "
         f"not count (what takes over {SLOW} s in that one runs 3 times only). Times are medians; a ratio is the median "
         "of the ratios within each round, its quartiles in brackets: where 1.00 lies between them, no difference is "
-        "resolved. Memory is the peak growth of a fresh process. The rows and notes on limits say what the machine "
+        "resolved. Memory is the peak growth of a fresh process in its second run (in the first, buffers that "
+        "stay are set up). The rows and notes on limits say what the machine "
         "itself would allow, at the rates of the first table."
     )
 
