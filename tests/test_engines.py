@@ -385,3 +385,15 @@ def test_glm41_talks_about_pictures_over_several_turns(glm41):
     with pytest.raises(BadImageError):
         conversation.ask("?", "missing.png")
     assert len(conversation.messages) == 6
+
+
+def test_glm41_answers_in_the_picture_chat_where_no_word_can_be_picked(glm41):
+    from helpers.views.image_chat import ImageChat
+
+    chat = ImageChat(*glm41, picture=str(FOLDER / VISION / "images" / "rgb_wide.png"), pictures={}, max_new_tokens=4)
+    with one_thread():
+        chat.ask("What is this?")
+        assert "".join(chat.answer()) and not chat.trouble
+    assert chat.turns[-1].words and not any(word["pick"] for word in chat.view()["turns"][-1]["words"])
+    with pytest.raises(BadInputError):
+        chat.pick(0, 0)

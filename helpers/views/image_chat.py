@@ -202,7 +202,10 @@ class ImageChat(Commands):
         if turn not in turns or word not in range(len(self.turns[turn].words)):
             raise BadInputError(f"There is no word {word} in turn {turn}.")
         if not self._can_pick(self.turns[turn], word):
-            raise BadInputError("No picture was in the conversation when this was said, so no word looked at one.")
+            raise BadInputError(
+                "No picture was in the conversation when this was said, so no word looked at one (or this is no GLM-4V, "
+                "whose looks alone can be shown)."
+            )
         self.weights = self._attention(self.turns[turn], word)
         self.picked = (turn, word)
 
@@ -284,7 +287,9 @@ class ImageChat(Commands):
         return words
 
     def _can_pick(self, turn, word):
-        return turn.picture is not None and any(c.isalnum() for c in turn.words[word][0])
+        """Where a word looked can be shown of GLM-4V: other models have grids that change with the picture."""
+        is_glm4v = hasattr(self.model, "expand_inputs")
+        return is_glm4v and turn.picture is not None and any(c.isalnum() for c in turn.words[word][0])
 
     @torch.no_grad()
     def _attention(self, turn, word):
