@@ -203,8 +203,8 @@ class ImageChat(Commands):
             raise BadInputError(f"There is no word {word} in turn {turn}.")
         if not self._can_pick(self.turns[turn], word):
             raise BadInputError(
-                "No picture was in the conversation when this was said, so no word looked at one (or this is no GLM-4V, "
-                "whose looks alone can be shown)."
+                "No picture was in the conversation when this was said, so no word looked at one. (Of models other "
+                "than GLM-4V it cannot be shown.)"
             )
         self.weights = self._attention(self.turns[turn], word)
         self.picked = (turn, word)
