@@ -2,7 +2,8 @@
 
 What `model.chat` of the original GLM-4 gave, on any chat model of `transformers`: the history, streaming,
 a picture in any turn. Beyond it: a reply that was cut says so, no token is lost, and the KV cache is
-kept as long as a new prompt begins as the last one did, so a turn costs its own tokens only.
+kept as long as a new prompt begins as the last one did, so a turn costs its own tokens only (not with GLM-4.1V,
+which reads each prompt from its beginning).
 """
 
 import codecs
@@ -102,30 +103,32 @@ class Conversation:
         chat, inputs = render_chat(self.tokenizer, messages), {}
         seen = chat.input_ids
         if pictures := [message["image"] for message in messages if message.get("image") is not None]:
-            (ids,), inputs = picture_inputs(self.model, self.tokenizer, [chat.input_ids], pictures)
+            (ids,), inputs = picture_inputs(self.model, self.tokenizer, [chat.input_ids], [pictures])
             chat = replace(chat, input_ids=ids)
             inputs = {name: torch.as_tensor(values, device=self.model.device) for name, values in inputs.items()}
-            seen = self._with_picture(ids, inputs)
-        # At least one position has to be run, since its logits are what comes next. A model that keeps a picture's
-        # shift of positions in itself (GLM-4.1V's `rope_deltas`) would take another conversation's for this one's.
-        shifts = hasattr(getattr(self.model, "model", None), "rope_deltas")
-        self.reused = 0 if shifts else min(common_prefix(self._cached, seen), len(seen) - 1)
+            if not self._begins_afresh:
+                seen = self._with_picture(ids, inputs["pixel_values"])
+        # At least one position has to be run, since its logits are what comes next.
+        self.reused = 0 if self._begins_afresh else min(common_prefix(self._cached, seen), len(seen) - 1)
         if self.reused:
             cache = branch_cache(self._cache, self.reused)
         else:
             cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
         return chat, inputs | {"past_key_values": cache}, seen
 
-    def _with_picture(self, ids, inputs):
-        """Ids as the model sees them; at a picture's positions its pixels' digest, so that another picture
+    @property
+    def _begins_afresh(self):
+        """A model that keeps the shift of positions after a picture in itself (GLM-4.1V's `rope_deltas`) would take
+        another conversation's for this one's: it reads every prompt from its beginning."""
+        return hasattr(getattr(self.model, "model", None), "rope_deltas")
+
+    def _with_picture(self, ids, pixel_values):
+        """Ids as the model sees them; at the picture's positions its pixels' digest, so that another picture
         in the same place is not taken for this one."""
-        digest = hashlib.sha256(inputs["pixel_values"].cpu().numpy().tobytes()).hexdigest()
-        if "mm_token_type_ids" in inputs:
-            is_picture = inputs["mm_token_type_ids"][0].tolist()
-        else:
-            expanded = self.model.expand_inputs(torch.tensor([ids], device=self.model.device), inputs["pixel_values"])
-            ids, is_picture = expanded.input_ids[0].tolist(), expanded.picture_mask[0].tolist()
-        return [digest if a_patch else token_id for token_id, a_patch in zip(ids, is_picture, strict=True)]
+        expanded = self.model.expand_inputs(torch.tensor([ids], device=self.model.device), pixel_values)
+        digest = hashlib.sha256(pixel_values.cpu().numpy().tobytes()).hexdigest()
+        pairs = zip(expanded.input_ids[0].tolist(), expanded.picture_mask[0].tolist(), strict=True)
+        return [digest if is_picture else token_id for token_id, is_picture in pairs]
 
     def _turn(self, steps, messages, chat, tokenizer, cache, seen):
         output_ids, pieces, stopped_by = [], [], "reader"

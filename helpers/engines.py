@@ -87,6 +87,12 @@ def prompt_token_ids(tokenizer, prompt, *, context=None, max_new_tokens=0):
     return ids
 
 
+def pictures_of(prompt):
+    """The pictures of a `Prompt`, in the order of its messages."""
+    in_messages = [message["image"] for message in prompt.messages or () if message.get("image") is not None]
+    return in_messages or ([] if prompt.image is None else [prompt.image])
+
+
 def _check_length(ids, context, max_new_tokens):
     if context is not None and len(ids) + max_new_tokens > context:
         raise PromptTooLongError(
@@ -183,9 +189,9 @@ class TransformersEngine:
         """The texts of one batch: `[(Prompt, ids), …]`."""
         import torch
 
-        rows, pictures = [ids for _, ids in batch], [prompt.image for prompt, _ in batch if prompt.image is not None]
+        rows, pictures = [ids for _, ids in batch], [pictures_of(prompt) for prompt, _ in batch]
         seen = {}
-        if pictures:
+        if any(pictures):
             rows, seen = picture_inputs(self.model, self.tokenizer, rows, pictures)
             for row in rows:
                 _check_length(row, self.context, settings.max_new_tokens)
@@ -224,7 +230,7 @@ def batches_by_length(encoded, batch_size):
     The longest come first: what does not fit in memory shows at once.
     """
     for with_image in (False, True):
-        group = [pair for pair in encoded if (pair[0].image is not None) == with_image]
+        group = [pair for pair in encoded if bool(pictures_of(pair[0])) == with_image]
         yield from in_windows(sorted(group, key=lambda pair: -len(pair[1])), batch_size)
 
 

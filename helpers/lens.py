@@ -45,7 +45,8 @@ def logit_lens(model, trace, *, top_k=5):
     """The `Lens` of a `Trace` made with hidden states.
 
     Beyond its result it takes at most 1.5 times `BUFFER_BYTES` (about 150 MB) of memory, for any number of
-    positions and a vocabulary of any size (up to `BUFFER_BYTES // 4`). The last row is the model's own prediction.
+    positions, a `top_k` of up to 100 and a vocabulary of any size (up to `BUFFER_BYTES // 4`). The last row is the
+    model's own prediction.
 
     Raises `BadInputError` for a trace without hidden states, one of another model, and for a `top_k` that
     is not between 1 and the size of the vocabulary.

@@ -318,7 +318,7 @@ def load_processor(name, *, source=None):
     try:
         processor = _from_pretrained(AutoProcessor, folder)
     except BadInputError as error:
-        if not isinstance(error.__cause__, ImportError):
+        if not isinstance(error.__cause__, ImportError) or "torchvision" not in str(error).lower():
             raise
         from helpers.pictures import PictureProcessor
 

@@ -13,7 +13,6 @@ class PictureProcessor:
 
     def __init__(self, image_processor, tokenizer):
         self.image_processor, self.tokenizer = image_processor, tokenizer
-        self.chat_template = tokenizer.chat_template
 
 
 def check_sees(model, processor):
@@ -35,10 +34,11 @@ def check_sees(model, processor):
 def picture_inputs(model, processor, rows, pictures):
     """(ids of each row, what `forward` takes besides) for prompts with pictures.
 
-    `rows` are lists of ids in which each picture has one token, `pictures` (what `open_picture` of helpers.glm
-    takes) all of theirs in reading order. What comes back has, for GLM-4V, `pixel_values [picture, channel, height,
-    width]`; for the others `pixel_values [patch, numbers]` of all pictures, their `image_grid_thw [picture, 3]`
-    (frames, rows and columns of patches), and `mm_token_type_ids`, a list for each row: 1 where a picture is.
+    `rows` are lists of ids in which each picture has one token, `pictures` the list of each row's pictures in
+    reading order (what `open_picture` of helpers.glm takes). What comes back has, for GLM-4V, `pixel_values
+    [picture, channel, height, width]`; for the others `pixel_values [patch, numbers]` of all pictures, their
+    `image_grid_thw [picture, 3]` (frames, rows and columns of patches), and `mm_token_type_ids`, a list for each row:
+    1 where a picture is.
 
     Raises `BadImageError` for a picture that cannot be read, and `BadInputError` for a model that takes none, or a
     prompt with more or fewer places than pictures.
@@ -46,15 +46,16 @@ def picture_inputs(model, processor, rows, pictures):
     from helpers.glm.processing import open_picture
 
     check_sees(model, processor)
-    opened = [open_picture(picture) for picture in pictures]
+    opened = [open_picture(picture) for of_row in pictures for picture in of_row]
     if _places_its_own(model):
         return rows, {"pixel_values": processor.image_processor(opened)["pixel_values"]}
     place = model.config.image_token_id
-    if sum(row.count(place) for row in rows) != len(opened):
-        raise BadInputError(
-            f"The prompt has {sum(row.count(place) for row in rows)} places for {len(opened)} pictures: this model's "
-            "chat template gives each picture one, so ask through it (messages, not a plain text)."
-        )
+    for row, of_row in zip(rows, pictures, strict=True):
+        if row.count(place) != len(of_row):
+            raise BadInputError(
+                f"The prompt has {row.count(place)} places for {len(of_row)} pictures: this model's chat template "
+                "gives each picture one, so ask through it (messages, not a plain text)."
+            )
     encoded = processor.image_processor(opened, return_tensors="pt")
     sizes = iter((encoded["image_grid_thw"].prod(dim=-1) // processor.image_processor.merge_size**2).tolist())
     rows = [[token for one in row for token in ([one] * next(sizes) if one == place else [one])] for row in rows]

@@ -120,14 +120,15 @@ def render_chat(tokenizer, messages, *, add_generation_prompt=True):
     `messages` is a list of `{"role": ..., "content": ...}`. The ids equal those of
     `tokenizer.apply_chat_template` unless a content holds a control string such as `<|im_end|>`:
     that stays text here. A tokenizer that builds its prompt itself (GLM-4's does) is asked to, by
-    its method `encode_chat`. Any other gives a message's "image" one token before the text, where its template
-    knows pictures (GLM-4.1V's does); `picture_inputs` of helpers.pictures makes room for all of it.
+    its method `encode_chat`. With another processor (GLM-4.1V's) a message's "image" gets one token before the text;
+    `picture_inputs` of helpers.pictures makes room for all of it. A tokenizer alone leaves pictures out.
 
     Raises `BadInputError` when a message is malformed or the tokenizer has no chat template.
     """
     check_messages(messages)
     if hasattr(tokenizer, "encode_chat"):
         return tokenizer.encode_chat(messages, add_generation_prompt=add_generation_prompt)
+    takes_pictures = getattr(tokenizer, "image_processor", None) is not None
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not tokenizer.chat_template:
         raise BadInputError(
@@ -141,7 +142,7 @@ def render_chat(tokenizer, messages, *, add_generation_prompt=True):
         core = content.strip()
         if core:  # marks sit inside the white space, so that a template that trims still trims
             content = content.replace(core, opens + core + closes, 1)
-        if message.get("image") is not None:
+        if takes_pictures and message.get("image") is not None:
             content = [{"type": "image"}, {"type": "text", "text": content}]
         guarded.append({**message, "content": content})
     rendered = _apply_template(tokenizer, guarded, add_generation_prompt)
@@ -175,7 +176,7 @@ def _apply_template(tokenizer, messages, add_generation_prompt):
 
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:  # a TypeError: one that adds texts is given a picture
         raise BadInputError(f"This model's chat template does not accept these messages: {error}.") from None
 
 

@@ -279,6 +279,11 @@ class _Recorder:
             shape = rows, heads, self.length if self.positions is None else len(self.positions), keys
             self.results["attentions"] = torch.empty(shape, dtype=probabilities.dtype, device="cpu")
         place = self.results["attentions"][self.layers.index(layer)]
+        if place.shape[-1] != keys:
+            raise BadInputError(
+                f"Layer {layer} looks at {keys} keys, an earlier one at {place.shape[-1]} (a cache with sliding "
+                "windows): ask for layers of one kind, with layers=."
+            )
         if self.positions is None:
             place[:, start : start + count, :seen] = probabilities
             place[:, start : start + count, seen:] = 0

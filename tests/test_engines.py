@@ -365,6 +365,10 @@ def test_glm41_wants_a_picture_asked_for_through_its_template(glm41):
     prompt = Prompt(0, "What is this?", image=str(FOLDER / VISION / "images" / "rgb_wide.png"))
     ((_, answer),) = TransformersEngine(*glm41).generate([prompt], GREEDY)
     assert isinstance(answer, BadInputError) and "0 places for 1 pictures" in str(answer)
+    two = _looking(1, "?", "rgb_wide.png")
+    two.messages.insert(0, two.messages[0])  # a place too many here does not take the other prompt's picture
+    both = dict(TransformersEngine(*glm41).generate([prompt, two], GREEDY))
+    assert isinstance(both[0], BadInputError) and isinstance(both[1], str)
 
 
 def test_glm41_talks_about_pictures_over_several_turns(glm41):
@@ -380,6 +384,11 @@ def test_glm41_talks_about_pictures_over_several_turns(glm41):
         ids = render_chat(processor, conversation.messages[:3]).input_ids
         assert second.output_ids == _glm41_by_hand(glm41, ids, folder / "rgb_wide.png", max_new_tokens=4)
         third = conversation.ask("And this?", str(folder / "rgba.png"), max_new_tokens=4)
+        settings = GenerationSettings(do_sample=False, max_new_tokens=4, repetition_penalty=1.0)
+        for reply, end in ((first, 1), (second, 3), (third, 5)):  # pictures of earlier messages count as well
+            prompt = Prompt(0, "", messages=conversation.messages[:end])
+            ((_, answer),) = TransformersEngine(model, processor).generate([prompt], settings)
+            assert answer == reply.text
     assert third.input_ids.count(model.config.image_token_id) > second.input_ids.count(model.config.image_token_id)
     assert conversation.reused == 0
     with pytest.raises(BadImageError):

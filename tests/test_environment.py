@@ -136,7 +136,7 @@ def test_models_that_fit_and_models_that_do_not(monkeypatch):
     found = _by_name(report)
     assert list(found) == [card.name for card in catalog.list_models() if card.parameters]
     assert found["smollm2-135m"].verdict == "fits"
-    assert found["smollm2-135m"].value == "0.689 GB in float32"
+    assert found["smollm2-135m"].value == "0.697 GB in float32"
     assert found["llama-3-8b-instruct"].verdict == "too big"
     assert found["llama-3-8b-instruct"].hint == 'It would fit with dtype="bfloat16", quantization="8bit".'
     assert report.ok  # too big is no fault

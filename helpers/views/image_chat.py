@@ -273,7 +273,8 @@ class ImageChat(Commands):
             picture = open_picture(source, name=name if isinstance(source, bytes) else None)
         if self._holds_picture():
             self.restart()
-            self.notice = "Another picture: this is a new conversation. (GLM-4V takes one picture in each.)"
+            takes_one = " (GLM-4V takes one picture in each.)" if hasattr(self.model, "expand_inputs") else ""
+            self.notice = f"Another picture: this is a new conversation.{takes_one}"
         self.picture, self.picture_name = picture, str(name)
 
     def _holds_picture(self):

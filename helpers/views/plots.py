@@ -178,7 +178,8 @@ def plot_bars(values, *, unit="", title="", ax=None):
 def plot_memory_plan(plans, *, ax=None):
     """What each plan needs (weights, KV cache, working memory) against the memory there is. Returns the Axes.
 
-    `plans` maps a name to a `MemoryPlan`, or is a list of them. GB are 10**9 bytes.
+    `plans` maps a name to a `MemoryPlan`, or is a list of them. GB are 10**9 bytes. The `overhead_bytes` (8 MB) are in
+    the number beside the bar, but too few to be drawn.
     """
     if not isinstance(plans, Mapping):
         plans = {plan.name: plan for plan in plans}
