@@ -182,7 +182,7 @@ def test_logit_lens_writes_each_layers_best_token(tokenizer):
     ids = torch.tensor([[[7042], [282]], [[314], [504]], [[30], [28]]])
     lens = SimpleNamespace(token_ids=ids, probabilities=torch.full(ids.shape, 0.5))
     ax = plot_logit_lens(lens, tokenizer, ["·is", "·the"])
-    assert rows(ax) == ["embedding", "layer 1", "layer 2"]
+    assert rows(ax) == ["embedding", "row 1", "row 2"]
     assert texts(ax) == ["·Paris", "·of", "·is", "The", ".", ","]
     assert texts(plot_logit_lens(lens, tokenizer, ["·is", "·the"], positions=[-1])) == ["·of", "The", ","]
 

@@ -284,7 +284,7 @@ def plot_logit_lens(lens, tokenizer, tokens, *, positions=None, ax=None):
                 color="black" if bright else "white",
             )
     ax.set_xticks(range(len(positions)), [drawable(tokens[p]) for p in positions], fontsize=8, color=INK)
-    ax.set_yticks(range(layers), ["embedding", *(f"layer {n}" for n in range(1, layers))], fontsize=7)
+    ax.set_yticks(range(layers), ["embedding", *(f"row {n}" for n in range(1, layers))], fontsize=7)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="position (what it has just read)", title="Logit lens: the best next token after each layer")

@@ -21,7 +21,8 @@ def plot_patching(sweep, *, title="", ax=None):
     ticks = range(0, rows, max(1, -(-rows // 10)))
     ax.set_yticks(ticks, [str(sweep.layers[row]) for row in ticks], fontsize=8)
     what = {"hidden_states": "hidden state", "attention": "attention's output", "mlp": "MLP's output"}[sweep.part]
-    ax.set(xlabel="position", ylabel="layer", title=title or f"Patching one {what}: how far the answer moves over")
+    rows_are = "row (after so many layers)" if sweep.part == "hidden_states" else "layer"
+    ax.set(xlabel="position", ylabel=rows_are, title=title or f"Patching one {what}: how far the answer moves over")
     ax.figure.colorbar(picture, ax=ax, shrink=0.75, label="moved").outline.set_visible(False)
     return ax
 
