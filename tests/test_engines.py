@@ -21,6 +21,7 @@ from helpers.engines import (
 )
 from helpers.errors import BadImageError, BadInputError, PromptTooLongError
 from helpers.generation import generate_steps
+from helpers.pictures import PictureProcessor
 from helpers.prompts import load_prompts, render_chat
 from helpers.throughput import measure_batch_sizes
 
@@ -406,3 +407,18 @@ def test_glm41_answers_in_the_picture_chat_where_no_word_can_be_picked(glm41):
     assert chat.turns[-1].words and not any(word["pick"] for word in chat.view()["turns"][-1]["words"])
     with pytest.raises(BadInputError):
         chat.pick(0, 0)
+
+
+def test_glm41_talks_about_text_alone(glm41):
+    conversation = Conversation(*glm41)
+    with one_thread():
+        reply = conversation.ask("Hello", max_new_tokens=3)
+        again = Conversation(*glm41).ask("Hello", max_new_tokens=3)
+    assert reply.output_ids == again.output_ids
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+
+
+def test_a_template_that_knows_no_pictures_says_so(tokenizer):
+    processor = PictureProcessor(object(), tokenizer)
+    with pytest.raises(BadInputError, match="does not accept these messages"):
+        render_chat(processor, [{"role": "user", "content": "?", "image": "cat.png"}])
