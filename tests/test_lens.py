@@ -51,10 +51,12 @@ def test_some_layers_and_positions_are_the_same_rows(model, tokenizer, traced):
 
 def test_blocks_of_rows_change_nothing(model, traced, monkeypatch):
     whole = logit_lens(model, traced)
-    monkeypatch.setattr(lens_module, "BUFFER_BYTES", 7 * 4 * 49_152)
+    monkeypatch.setattr(lens_module, "BUFFER_BYTES", 200_000)
+    assert lens_module._rows_at_a_time((49_152, 576), top_k=5) < 20
     blocks = logit_lens(model, traced)
     assert torch.equal(blocks.token_ids, whole.token_ids)
     assert torch.allclose(blocks.probabilities, whole.probabilities, atol=1e-5)
+    assert max(whole.probabilities.max(), blocks.probabilities.max()) <= 1
 
 
 def _random_lens(dtype, bias=False, scale=3.0, top_k=7, vocab=5001, rows=530):
@@ -83,9 +85,11 @@ def _random_lens(dtype, bias=False, scale=3.0, top_k=7, vocab=5001, rows=530):
 
 @pytest.mark.parametrize("scale", [0.001, 3.0, 30.0])
 @pytest.mark.parametrize("bias", [False, True])
-def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias):
-    """More rows than one block, several slices, the last group not full; flat, usual and extreme distributions."""
-    assert lens_module.ROWS < 530 and 5001 % lens_module.GROUP and 2 * lens_module.SLICE < 5001
+def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias, monkeypatch):
+    """Several blocks of rows, chunks and slices, the last group not full; flat, usual and extreme distributions."""
+    monkeypatch.setattr(lens_module, "BUFFER_BYTES", 4_000_000)
+    rows = lens_module._rows_at_a_time((5001, 32), top_k=7)
+    assert lens_module.CHUNK < rows < 530 and 5001 % lens_module.GROUP and 2 * lens_module.SLICE < 5001
     found, exact = _random_lens(torch.float32, bias, scale)
     best = exact.topk(7, dim=-1)
     assert torch.allclose(found.probabilities[0].double(), best.values, rtol=2e-4, atol=1e-9)
@@ -136,10 +140,10 @@ import resource, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from helpers.lens import BUFFER_BYTES, logit_lens
 from helpers.tracing import Trace
-config = LlamaConfig(vocab_size=128256, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+config = LlamaConfig(vocab_size=128256, hidden_size=576, intermediate_size=16, num_hidden_layers=1,
                      num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True)
 model = LlamaForCausalLM(config).eval()
-states = torch.randn(2, 2000, 16)
+states = torch.randn(2, 2000, 576)
 trace = Trace(tokens=(), input_ids=None, hidden_states=states, attentions=None, logits=None, last_residual=None,
               layers=(0, 1), positions=tuple(range(2000)))
 small = Trace(**{**vars(trace), "hidden_states": states[:, :1], "positions": (0,)})
