@@ -57,6 +57,26 @@ def _(answer):
     return "One other token at the beginning, and another sentence: true, and of no use."
 
 
+@exercise("00.4", expects=int)
+def _(answer):
+    import torch
+
+    from helpers.loading import load_model, load_tokenizer
+
+    tokenizer, model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m", device="cpu")
+    with torch.inference_mode():
+        logits = model(tokenizer("The capital of France is", return_tensors="pt").input_ids).logits[0, -1]
+    reached = logits.softmax(-1).sort(descending=True).values.cumsum(0)
+    count = int((reached < 0.99).sum()) + 1
+    require(answer > 0, "it takes at least one.")
+    require(answer != count - 1, "with so many it is still a little less than 99%. One more.")
+    require(answer <= len(reached), f"the vocabulary has {len(reached):,} entries.")
+    together = f"{answer:,} entries come to {reached[answer - 1]:.1%}"
+    require(answer >= count, f"{together}: that is less than 99%.")
+    require(answer == count, f"{together}, but fewer would do.")
+    return "A long tail: most of these are nearly impossible, and together they count."
+
+
 def _continued(model, ids, places):
     """Ids [1, length + rounds]: in each round the token in that place of the ranking, 0 for the best."""
     import torch

@@ -21,4 +21,11 @@ WRONG_ANSWERS = {
         ('answer_3 = "The capital of France is Lyon."', "The second most likely token first"),
         ("answer_3 = 8", "should be a text"),
     ],
+    "00.4": [
+        ("answer_4 = 5", "that is less than 99%"),
+        ("answer_4 = 49_152", "fewer would do"),
+        ("answer_4 = 49_153", "the vocabulary has"),
+        ("answer_4 = 0", "at least one"),
+        ("answer_4 = 0.99", "should be a whole number"),
+    ],
 }
