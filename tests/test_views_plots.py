@@ -162,6 +162,14 @@ def test_attention_has_its_axes_named_and_runs_from_0_to_1():
     assert torch.equal(torch.tensor(ax.images[0].get_array().data), weights)
 
 
+def test_only_what_a_causal_mask_shuts_off_stays_white():
+    causal = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.3, 0.3, 0.4]])
+    shown = plot_attention(causal, ["a", "b", "c"]).images[0].get_array().mask
+    assert shown.tolist() == [[False, True, True], [False, False, True], [False, False, False]]
+    both_ways = torch.full((3, 3), 1 / 3)
+    assert not plot_attention(both_ways, ["a", "b", "c"]).images[0].get_array().mask.any()
+
+
 def test_attention_of_many_tokens_labels_every_nth():
     count = 3 * MOST_LABELS
     ax = plot_attention(torch.eye(count), [f"t{n}" for n in range(count)])

@@ -11,6 +11,7 @@ from matplotlib import pyplot
 from helpers.errors import BadInputError
 from helpers.patching import PatchingSweep
 from helpers.views.residual import plot_against_controls, plot_heads, plot_patching
+from helpers.views.style import use_course_style
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,16 @@ def test_a_sweep():
     assert [text.get_text() for text in ax.get_yticklabels()] == ["0", "4", "7"]
     assert "attention's output" in ax.get_title() + ax.get_title(loc="left")
     ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "angle"), [(("首都", "是", "、"), 0), (("首都" * 4, "是", "、"), 45), (("·capital",) * 3, 45)]
+)
+def test_short_labels_stand_upright(tokens, angle):
+    with matplotlib.rc_context():
+        use_course_style()
+        ax = plot_patching(PatchingSweep(torch.zeros(2, 3), (0, 1), "mlp", tokens, tokens, -1.0, 1.0))
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {angle}
 
 
 def test_heads_and_mlps_share_their_colours():

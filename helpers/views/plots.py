@@ -231,10 +231,14 @@ def plot_attention(attention, tokens, *, title="Attention", ax=None):
     """Attention weights `[query, key]` of one head (or a mean over heads) as a picture. Returns the Axes.
 
     `tokens` are the labels of the positions, as in `Trace.tokens`. Colours run from 0 to 1 always, so
-    that two pictures compare. A label that occurs again gets its number: `·the (2)`.
+    that two pictures compare. What the causal mask shuts off, right of the diagonal, stays white when there
+    is nothing but zeros. A label that occurs again gets its number: `·the (2)`.
 
     Raises `BadInputError` when the shape is not `[len(tokens), len(tokens)]`.
     """
+    import numpy as np
+    from matplotlib import colormaps
+
     if tuple(attention.shape) != (len(tokens), len(tokens)):
         raise BadInputError(
             f"attention has the shape {list(attention.shape)}, {len(tokens)} tokens need "
@@ -242,9 +246,11 @@ def plot_attention(attention, tokens, *, title="Attention", ax=None):
         )
     side = min(7.0, 2.0 + 0.24 * len(tokens))
     ax = _axes(ax, side + 0.8, side)
-    picture = ax.imshow(
-        attention.float().numpy(force=True), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, interpolation="nearest"
-    )
+    weights = attention.float().numpy(force=True)
+    later = np.triu(np.ones_like(weights, dtype=bool), k=1)
+    weights = np.ma.masked_array(weights, later & (not weights[later].any()))
+    colours = colormaps[WEIGHTS_COLORMAP].with_extremes(bad="white")
+    picture = ax.imshow(weights, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     every = -(-len(tokens) // MOST_LABELS)
     labels = [drawable(label) for label in numbered(tokens)]
     size = 8 if len(tokens) <= 24 else 6.5

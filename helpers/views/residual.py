@@ -1,8 +1,12 @@
 """Pictures of what is written into the residual stream, and of what happens when it is changed."""
 
+from unicodedata import east_asian_width
+
 from helpers.errors import BadInputError
 from helpers.views.plots import MOST_LABELS, _axes
 from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, drawable
+
+COLUMN_WIDTH = 7  # Latin letters that fit under a column of a heat map
 
 
 def plot_patching(sweep, *, title="", ax=None):
@@ -17,7 +21,9 @@ def plot_patching(sweep, *, title="", ax=None):
     labels = [a if a == b else f"{a} ← {b}" for a, b in zip(sweep.tokens, sweep.source_tokens, strict=True)]
     every = -(-length // MOST_LABELS)
     places = range(0, length, every)
-    ax.set_xticks(places, [drawable(labels[p]) for p in places], rotation=45, ha="right", fontsize=8, color=INK)
+    shown = [drawable(labels[p]) for p in places]
+    slanted = {"rotation": 45, "ha": "right"} if max(map(_width, shown)) > COLUMN_WIDTH else {}
+    ax.set_xticks(places, shown, fontsize=8, color=INK, **slanted)
     ticks = range(0, rows, max(1, -(-rows // 10)))
     ax.set_yticks(ticks, [str(sweep.layers[row]) for row in ticks], fontsize=8)
     what = {"hidden_states": "hidden state", "attention": "attention's output", "mlp": "MLP's output"}[sweep.part]
@@ -79,6 +85,11 @@ def plot_against_controls(measured, controls, *, before=None, label="", title=""
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel=label, title=title)
     return ax
+
+
+def _width(label):
+    """In Latin letters: a Chinese character takes the room of two."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in label)
 
 
 def _heat(ax, values, limit, *, extent=None):
