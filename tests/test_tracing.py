@@ -290,6 +290,18 @@ def test_a_cached_step(llama, make, new):
     assert torch.allclose(result.logits, whole.logits[-new:], atol=1e-5)
 
 
+def test_a_cache_of_sliding_and_full_layers():
+    """Layers that keep other numbers of keys do not fit into one tensor; those of one kind do, after the refusal too."""
+    gemma = tiny("gemma2, softcap", "eager")
+    cache = DynamicCache(config=gemma.config)
+    with torch.no_grad():
+        gemma(random_ids(12), past_key_values=cache)
+    with pytest.raises(BadInputError, match=r"Layer 1 looks at 14 keys, an earlier one at 7.*layers="):
+        trace(gemma, Letters(), random_ids(2), past_key_values=cache)
+    sliding = trace(gemma, Letters(), random_ids(2), past_key_values=cache, layers=[0, 2], hidden_states=False)
+    assert sliding.attentions.shape[:3] == (2, 4, 2)
+
+
 def test_a_prompt_into_an_empty_static_cache(llama):
     cache = StaticCache(llama.config, max_cache_len=20)
     result = trace(llama, Letters(), random_ids(12), past_key_values=cache)
