@@ -291,7 +291,7 @@ def test_a_cached_step(llama, make, new):
 
 
 def test_a_cache_of_sliding_and_full_layers():
-    """Layers that keep other numbers of keys do not fit into one tensor; those of one kind do, after the refusal too."""
+    """Layers that keep other numbers of keys do not fit into one tensor; those of one kind do, then too."""
     gemma = tiny("gemma2, softcap", "eager")
     cache = DynamicCache(config=gemma.config)
     with torch.no_grad():

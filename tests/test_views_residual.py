@@ -25,14 +25,14 @@ def test_a_sweep():
     sweep = PatchingSweep(moved, (0, 4, 7), "attention", ("·a", "$b"), ("·a", "·<b>"), -1.0, 1.0)
     ax = plot_patching(sweep)
     assert ax.images[0].get_array().tolist() == moved.tolist() and ax.images[0].get_clim() == (-1, 1)
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["·a", r"\$b ← ·<b>"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["·a", "\\$b\n← ·<b>"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["0", "4", "7"]
     assert "attention's output" in ax.get_title() + ax.get_title(loc="left")
     ax.figure.canvas.draw()
 
 
 @pytest.mark.parametrize(
-    ("tokens", "angle"), [(("首都", "是", "、"), 0), (("首都" * 4, "是", "、"), 45), (("·capital",) * 3, 45)]
+    ("tokens", "angle"), [(("首都", "是", "、"), 0), (("首都" * 4, "是", "、"), 45), (("·Australia",) * 3, 45)]
 )
 def test_short_labels_stand_upright(tokens, angle):
     with matplotlib.rc_context():

@@ -1,12 +1,11 @@
 """Pictures of what is written into the residual stream, and of what happens when it is changed."""
 
-from unicodedata import east_asian_width
-
 from helpers.errors import BadInputError
 from helpers.views.plots import MOST_LABELS, _axes
-from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, drawable
+from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, columns, drawable
 
-COLUMN_WIDTH = 7  # Latin letters that fit under a column of a heat map
+COLUMN_WIDTH = 8  # Latin letters that fit under a column of a heat map
+WIDE_COLUMNS = 13  # with more columns they become narrower
 
 
 def plot_patching(sweep, *, title="", ax=None):
@@ -18,11 +17,13 @@ def plot_patching(sweep, *, title="", ax=None):
     rows, length = sweep.moved.shape
     ax = _axes(ax, min(11.0, 2.6 + 0.62 * length), min(6.5, 1.7 + 0.125 * rows))
     picture = _heat(ax, sweep.moved.numpy(force=True), 1.0)
-    labels = [a if a == b else f"{a} ← {b}" for a, b in zip(sweep.tokens, sweep.source_tokens, strict=True)]
+    both = [(a,) if a == b else (a, f"← {b}") for a, b in zip(sweep.tokens, sweep.source_tokens, strict=True)]
+    lines = [[drawable(line) for line in label] for label in both]
     every = -(-length // MOST_LABELS)
     places = range(0, length, every)
-    shown = [drawable(labels[p]) for p in places]
-    slanted = {"rotation": 45, "ha": "right"} if max(map(_width, shown)) > COLUMN_WIDTH else {}
+    upright = length <= WIDE_COLUMNS and max(columns(line) for label in lines for line in label) <= COLUMN_WIDTH
+    shown = [("\n" if upright else " ").join(lines[place]) for place in places]
+    slanted = {} if upright else {"rotation": 45, "ha": "right"}
     ax.set_xticks(places, shown, fontsize=8, color=INK, **slanted)
     ticks = range(0, rows, max(1, -(-rows // 10)))
     ax.set_yticks(ticks, [str(sweep.layers[row]) for row in ticks], fontsize=8)
@@ -85,11 +86,6 @@ def plot_against_controls(measured, controls, *, before=None, label="", title=""
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel=label, title=title)
     return ax
-
-
-def _width(label):
-    """In Latin letters: a Chinese character takes the room of two."""
-    return sum(2 if east_asian_width(character) in "WF" else 1 for character in label)
 
 
 def _heat(ax, values, limit, *, extent=None):

@@ -142,11 +142,16 @@ def veil(shown):
     return 0.82 - 0.52 * shown
 
 
+def columns(text):
+    """How wide it is, in Latin letters: a Chinese character takes two."""
+    return sum(2 if character >= "\u2e80" else 1 for character in text)
+
+
 def wrapped(text, width=46):
     """Lines of at most `width` columns; a Chinese character takes two."""
     lines, line, used = [], "", 0
     for character in " ".join(text.split()):
-        wide = 2 if character >= "\u2e80" else 1
+        wide = columns(character)
         if used + wide > width:
             head, space, tail = line.rpartition(" ")
             line, rest = (head, tail) if space and wide == 1 else (line, "")
