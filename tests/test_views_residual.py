@@ -32,7 +32,7 @@ def test_a_sweep():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "angle"), [(("首都", "是", "、"), 0), (("首都" * 4, "是", "、"), 45), (("·Australia",) * 3, 45)]
+    ("tokens", "angle"), [(("首都", "是", "、"), 0), (("首都" * 4, "是", "、"), 45), (("·Luxembourg",) * 3, 45)]
 )
 def test_short_labels_stand_upright(tokens, angle):
     with matplotlib.rc_context():

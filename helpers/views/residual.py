@@ -4,7 +4,7 @@ from helpers.errors import BadInputError
 from helpers.views.plots import MOST_LABELS, _axes
 from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, columns, drawable
 
-COLUMN_WIDTH = 8  # Latin letters that fit under a column of a heat map
+COLUMN_WIDTH = 10  # Latin letters that fit under a column of a heat map
 WIDE_COLUMNS = 13  # with more columns they become narrower
 
 
