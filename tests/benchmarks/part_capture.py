@@ -9,6 +9,7 @@ SIZES = (64, 256, 512)
 TITLE = "Capture all hidden states and attention patterns"
 BASELINE = "transformers, `output_hidden_states, output_attentions`"
 OURS = "**`trace`**"
+PLAIN = "plain forward (sdpa), logits alone kept"
 
 
 def contenders(models, size):
@@ -17,7 +18,7 @@ def contenders(models, size):
 
     def plain():
         with torch.no_grad():
-            models.plain(ids, use_cache=False)
+            return models.plain(ids, use_cache=False).logits
 
     def transformers():
         with torch.no_grad():
@@ -45,7 +46,7 @@ def contenders(models, size):
         "TransformerLens, these two kinds": lambda: transformer_lens(names_filter=of_two_kinds),
         "TransformerLens, its whole cache": transformer_lens,
         "nnsight, these two kinds": nnsight,
-        "plain forward (sdpa), nothing kept": plain,
+        PLAIN: plain,
     }
 
 
@@ -60,7 +61,7 @@ def kept(name, result):
     elif name.startswith("nnsight"):
         tensors = (*result[0], *result[1], result[2])
     else:
-        return 0
+        tensors = (result,)
     return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -68,8 +69,8 @@ def run(models, machine, rounds, threads):
     columns = ["", *(f"{size} tokens: time, ratio" for size in SIZES), *(f"memory at {size}" for size in SIZES)]
     table = Table(TITLE, columns)
     seconds = {size: interleaved(contenders(models, size), rounds) for size in SIZES}
-    for name in seconds[SIZES[0]]:
-        memory = growths("capture", name, SIZES, threads)
+    grown = {name: growths("capture", name, SIZES, threads) for name in seconds[SIZES[0]]}
+    for name, memory in grown.items():
         times = [(seconds[size][name], seconds[size][BASELINE]) for size in SIZES]
         shown = [f"{seconds_text(mine)}, {ratio_text(mine, plain)}" for mine, plain in times]
         table.rows.append([name, *shown, *(memory_text(memory[s]) if memory else "" for s in SIZES)])
@@ -82,4 +83,11 @@ def run(models, machine, rounds, threads):
         "logits among them). TransformerLens' whole cache holds more than was asked for, and is what it keeps when "
         "nothing is said."
     )
+    if grown[PLAIN]:
+        own = {size: memory["peak"] - memory["tensors"] for size, memory in grown[PLAIN].items()}
+        shown = ", ".join(f"{own[s] / 1e6:.2g} MB ({own[s] / grown[OURS][s]['tensors']:.0%})" for s in SIZES)
+        table.notes.append(
+            f"The plain forward takes {shown} beside its logits (in brackets: of the tensors that `trace` keeps): that "
+            "much is the model's own run, with nothing listened to."
+        )
     return table
