@@ -46,8 +46,8 @@ class Lens:
 def logit_lens(model, trace, *, top_k=5):
     """The `Lens` of a `Trace` made with hidden states.
 
-    Beyond its result it takes at most 1.5 times `BUFFER_BYTES` (150 MB) of memory, for any number of positions and
-    any usual vocabulary and `top_k`. The last row is the model's own prediction.
+    Beyond its result it takes at most 1.5 times `BUFFER_BYTES` (150 MB) of memory, for any number of positions, a
+    vocabulary of any size and a `top_k` of up to 100. The last row is the model's own prediction.
 
     Raises `BadInputError` for a trace without hidden states, one of another model, and for a `top_k` that
     is not between 1 and the size of the vocabulary.
