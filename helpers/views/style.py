@@ -3,6 +3,7 @@
 Nothing changes on import: a notebook calls `use_course_style()` once.
 """
 
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,7 @@ CJK_FONTS = (
     "Microsoft YaHei",
     "SimHei",
 )
+WEIGHTS = (400, 700)  # normal and bold, the two that the course draws text in
 FONT_PACKAGE = ("notojp_matplotlib", "fonts/NotoSansCJKjp-Regular.otf")
 
 # Colours for HTML: JupyterLab's own where there is a JupyterLab, so that light and dark both work.
@@ -91,19 +93,44 @@ def use_course_style():
 @cache
 def cjk_font():
     """Name of a font with Chinese characters that matplotlib can use: the system's, else the one a
-    dependency (`notojp-matplotlib`) brings. None when there is neither."""
-    from matplotlib.font_manager import FontProperties, fontManager
+    dependency (`notojp-matplotlib`) brings. None when there is neither.
+
+    Titles are bold, and many of these fonts come in one weight. That weight is then drawn for the others too.
+    """
+    from matplotlib.font_manager import fontManager
 
     known = {font.name for font in fontManager.ttflist}
-    for name in CJK_FONTS:
-        if name in known:
-            return name
+    name = next((name for name in CJK_FONTS if name in known), None) or _dependency_font()
+    if name is not None:
+        _serve_all_weights(name)
+    return name
+
+
+def _dependency_font():
+    """Make the font of `FONT_PACKAGE` known to matplotlib and return its name; None when it is not installed."""
+    from matplotlib.font_manager import FontProperties, fontManager
+
     package = find_spec(FONT_PACKAGE[0])  # found without importing it: the import would set the font itself
     if package is None:
         return None
     file = Path(package.submodule_search_locations[0], FONT_PACKAGE[1])
     fontManager.addfont(str(file))
     return FontProperties(fname=str(file)).get_name()
+
+
+def _serve_all_weights(name):
+    """Let the nearest weight of this font stand in for each of `WEIGHTS` that it lacks.
+
+    matplotlib would draw the same glyphs anyway, but would also log "Failed to find font weight bold" below the
+    first figure of a notebook.
+    """
+    from matplotlib.font_manager import fontManager, weight_dict
+
+    fonts = {weight_dict.get(font.weight, font.weight): font for font in fontManager.ttflist if font.name == name}
+    for weight in WEIGHTS:
+        nearest = min(fonts, key=lambda known: abs(known - weight))
+        if nearest != weight:
+            fontManager.ttflist.append(replace(fonts[nearest], weight=weight))
 
 
 def png_bytes(figure):
