@@ -18,7 +18,7 @@ READERS_OFFLINE := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit exercises nbval lint notebooks new lock engines test-engines test-latest test-oldest bench clean
+.PHONY: help setup lab test unit exercises test-browser nbval lint notebooks new lock engines test-engines test-latest test-oldest bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ unit: setup  ## Unit tests alone (ARGS="-k lens" picks some)
 # Notebooks run JOBS at a time, with one thread each: that is faster than one after the other with two.
 exercises: setup  ## Each notebook's shape, its exercises with wrong answers and solutions, its show_source notes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses=$(JOBS) $(ARGS)
+
+test-browser: setup  ## The tests that drive a browser alone; they are skipped where there is no Chromium
+	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 nbval: setup  ## Run every notebook and compare its outputs with the committed ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 \

@@ -1,4 +1,4 @@
-"""What `make` hands to the programs it starts."""
+"""What `make` and `.ci/run` hand to the programs they start."""
 
 import os
 import shutil
@@ -33,3 +33,27 @@ def test_the_lab_is_offline_only_if_the_reader_says_so(tmp_path, readers, labs):
     )
     assert done.returncode == 0, done.stderr
     assert f"HF_HUB_OFFLINE is {labs}, started lab" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="runs bash")
+@pytest.mark.parametrize("has_browser", [True, False])
+def test_ci_tests_as_on_a_newcomers_machine_and_then_with_a_browser(tmp_path, has_browser):
+    make = (
+        'echo "$1: fonts hidden: ${MPL_IGNORE_SYSTEM_FONTS-no}, cached in ${MPLCONFIGDIR:+a new folder of'
+        ' $(ls "$MPLCONFIGDIR" | wc -l) files}, browser: ${PLAYWRIGHT_CHROMIUM-of the PATH}"'
+    )
+    programs = {"make": make, "id": "echo 0", "apt-get": 'echo "apt-get $1"', "timeout": 'shift; "$@"'}
+    for name, does in (programs | ({"chromium": ""} if has_browser else {})).items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "sh", "dirname", "mktemp", "rm", "ls", "wc", "env"):  # and no other, such as a chromium
+        (tmp_path / name).symlink_to(shutil.which(name))
+    environment = {"PATH": str(tmp_path)}
+    done = subprocess.run([ROOT / ".ci" / "run"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    installs = [] if has_browser else ["apt-get update", "apt-get install"]
+    assert done.stdout.splitlines() == [
+        "test: fonts hidden: 1, cached in a new folder of 0 files, browser: ",
+        *installs,
+        "test-browser: fonts hidden: no, cached in , browser: of the PATH",
+    ]

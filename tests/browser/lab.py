@@ -22,9 +22,13 @@ CHROMIUM_FLAGS = (
 
 
 def chromium():
-    """Path of a Chromium to drive, from PLAYWRIGHT_CHROMIUM or the PATH; None when there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return os.environ.get("PLAYWRIGHT_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    """Path of a Chromium to drive, from PLAYWRIGHT_CHROMIUM or the PATH; None when there is none.
+
+    An empty PLAYWRIGHT_CHROMIUM hides the one on the PATH: the tests then run as on a machine without a browser.
+    """
+    if "PLAYWRIGHT_CHROMIUM" in os.environ:
+        return os.environ["PLAYWRIGHT_CHROMIUM"] or None
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @dataclass(frozen=True)
