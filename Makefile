@@ -24,7 +24,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.installed  ## Environment and models: does nothing when nothing is missing
-	@$(BIN)/python -m helpers.sources
+	@$(BIN)/python -m helpers.models
 
 lab: setup  ## Everything, then JupyterLab on 127.0.0.1 (BROWSER=0 opens none, PORT=8899 elsewhere)
 	env $(if $(READERS_OFFLINE),HF_HUB_OFFLINE=$(READERS_OFFLINE),-u HF_HUB_OFFLINE) \

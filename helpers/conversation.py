@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from helpers.generation import generate_steps
-from helpers.kv_cache import branch_cache, common_prefix
-from helpers.pictures import check_sees, picture_inputs
-from helpers.prompts import check_messages, render_chat, token_bytes
+from helpers.inside.generation import generate_steps
+from helpers.inside.kv_cache import branch_cache, common_prefix
+from helpers.text.pictures import check_sees, picture_inputs
+from helpers.text.prompts import check_messages, render_chat
+from helpers.text.tokens import token_bytes
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Conversation:
 
     def _opened(self, image):
         """The picture, read now: a file that changes or goes later does not change what was said."""
-        from helpers.glm.processing import open_picture
+        from helpers.text.pictures import open_picture
 
         check_sees(self.model, self.tokenizer)
         return open_picture(image)

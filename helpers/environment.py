@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from helpers import catalog, sources
 from helpers.errors import DamagedFilesError, HelpersError
+from helpers.models import catalog, store, wheels
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
@@ -102,7 +102,7 @@ def check_machine():
     """Device, threads, free memory, and free disk space where models live."""
     findings = []
     try:
-        from helpers.loading import available_bytes, pick_device
+        from helpers.models.memory import available_bytes, pick_device
 
         torch = importlib.import_module("torch")
         device = pick_device()
@@ -122,12 +122,12 @@ def _about_device(device):
 
 
 def _disk():
-    folder = sources.models_dir()
+    folder = store.models_dir()
     while not folder.is_dir():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    missing = [name for name in sources.COURSE_MODELS if not (sources.models_dir() / name).is_dir()]
-    needed = sum(sources.RECIPES[name].needed_bytes for name in missing)
+    missing = [name for name in wheels.COURSE_MODELS if not (store.models_dir() / name).is_dir()]
+    needed = sum(wheels.RECIPES[name].needed_bytes for name in missing)
     value = f"{free / 1e9:.1f} GB free"
     if not missing:
         return Finding("disk", value, "OK", "the course's models are here already")
@@ -137,7 +137,7 @@ def _disk():
         "disk",
         value,
         "TO DO",
-        f"Preparing {', '.join(missing)} takes {needed / 1e9:.2g} GB: free some, or set {sources.MODELS_VARIABLE} to a "
+        f"Preparing {', '.join(missing)} takes {needed / 1e9:.2g} GB: free some, or set {store.MODELS_VARIABLE} to a "
         "folder on another disk before starting.",
     )
 
@@ -153,7 +153,7 @@ def check_models(*, context=2048):
 
 def _fit(name, context):
     try:
-        from helpers.loading import memory_plan
+        from helpers.models.memory import memory_plan
 
         plan = memory_plan(name, context=context)
     except (HelpersError, ImportError, OSError) as error:

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="session")
 def model():
     """The default model, float32 on the CPU, sdpa. Leave it as it is."""
-    from helpers.loading import load_model
+    from helpers.models.loading import load_model
 
     return load_model("smollm2-135m", device="cpu")
 
@@ -19,7 +19,7 @@ def model():
 @pytest.fixture(scope="session")
 def tokenizer():
     """The default model's tokenizer."""
-    from helpers.loading import load_tokenizer
+    from helpers.models.pretrained import load_tokenizer
 
     return load_tokenizer("smollm2-135m")
 
@@ -27,7 +27,7 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def llama3_tokenizer():
     """The real Llama-3 tokenizer."""
-    from helpers.loading import load_tokenizer
+    from helpers.models.pretrained import load_tokenizer
 
     return load_tokenizer("llama-3-tokenizer")
 

@@ -37,7 +37,7 @@ def glm(name, implementation="sdpa"):
     from transformers import AutoModelForCausalLM
 
     import helpers.glm  # noqa: F401
-    from helpers.sources import quiet_progress
+    from helpers.models.store import quiet_progress
 
     with quiet_progress():
         model = AutoModelForCausalLM.from_pretrained(checkpoint(name), attn_implementation=implementation).eval()

@@ -9,8 +9,9 @@ from PIL import Image
 
 from helpers.conversation import Conversation
 from helpers.errors import BadImageError, BadInputError, PromptTooLongError
-from helpers.loading import load_model, load_processor
-from helpers.prompts import render_chat
+from helpers.models.loading import load_model
+from helpers.models.pretrained import load_processor
+from helpers.text.prompts import render_chat
 
 GLM4V = Path(__file__).parent / "fixtures" / "glm" / "glm4v-a" / "checkpoint"
 QUESTIONS = ["What is the capital of France?", "And of Italy?", "你好"]

@@ -8,9 +8,10 @@ from collections import namedtuple
 
 import pytest
 
-from helpers import catalog, environment, loading, sources
+from helpers import environment
 from helpers.environment import Finding, Report, check_environment, check_machine, check_models, check_packages
 from helpers.errors import DamagedFilesError, HubNotReachableError
+from helpers.models import catalog, memory, store
 
 
 def _by_name(report):
@@ -79,8 +80,8 @@ def test_a_damaged_pyproject_says_what_to_do(monkeypatch, tmp_path, text):
 
 
 def test_the_machine_has_a_device_memory_and_a_disk(monkeypatch):
-    monkeypatch.setattr(loading, "pick_device", lambda: "cpu")
-    monkeypatch.setattr(loading, "available_bytes", lambda device: 5_000_000_000)
+    monkeypatch.setattr(memory, "pick_device", lambda: "cpu")
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 5_000_000_000)
     found = _by_name(check_machine())
     assert found["device"].value.startswith("cpu, ")
     assert found["memory"].value == "5.0 GB free"
@@ -88,8 +89,8 @@ def test_the_machine_has_a_device_memory_and_a_disk(monkeypatch):
 
 
 def test_a_gpu_is_named_and_how_to_get_the_courses_outputs(monkeypatch):
-    monkeypatch.setattr(loading, "pick_device", lambda: "mps")
-    monkeypatch.setattr(loading, "available_bytes", lambda device: 5_000_000_000)
+    monkeypatch.setattr(memory, "pick_device", lambda: "mps")
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 5_000_000_000)
     device = _by_name(check_machine())["device"]
     assert device.value.startswith("mps")
     assert 'device="cpu"' in device.hint
@@ -109,7 +110,7 @@ def test_a_torch_that_cannot_be_imported_does_not_stop_the_report(monkeypatch, e
 
 
 def _disk(monkeypatch, tmp_path, free):
-    monkeypatch.setenv(sources.MODELS_VARIABLE, str(tmp_path / "not" / "made" / "yet"))
+    monkeypatch.setenv(store.MODELS_VARIABLE, str(tmp_path / "not" / "made" / "yet"))
     usage = namedtuple("usage", "total used free")(10**12, 0, free)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     return _by_name(check_machine())["disk"]
@@ -125,13 +126,13 @@ def test_a_disk_that_is_too_full_says_how_much_and_what_to_set(monkeypatch, tmp_
     disk = _disk(monkeypatch, tmp_path, 100_000_000)
     assert disk.verdict == "TO DO"
     assert "0.78 GB" in disk.hint
-    assert sources.MODELS_VARIABLE in disk.hint
+    assert store.MODELS_VARIABLE in disk.hint
     assert str(tmp_path) not in disk.hint
 
 
 def test_models_that_fit_and_models_that_do_not(monkeypatch):
-    monkeypatch.setattr(loading, "pick_device", lambda device="auto": "cpu")
-    monkeypatch.setattr(loading, "available_bytes", lambda device: 10_000_000_000)
+    monkeypatch.setattr(memory, "pick_device", lambda device="auto": "cpu")
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10_000_000_000)
     report = check_models()
     found = _by_name(report)
     assert list(found) == [card.name for card in catalog.list_models() if card.parameters]
@@ -143,13 +144,13 @@ def test_models_that_fit_and_models_that_do_not(monkeypatch):
 
 
 def test_a_model_too_big_in_any_way_says_so(monkeypatch):
-    monkeypatch.setattr(loading, "pick_device", lambda device="auto": "cpu")
-    monkeypatch.setattr(loading, "available_bytes", lambda device: 1_000_000_000)
+    monkeypatch.setattr(memory, "pick_device", lambda device="auto": "cpu")
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1_000_000_000)
     assert _by_name(check_models())["glm-4v-9b"].hint.startswith("Even in 4 bits it needs 9.")
 
 
 def test_a_longer_context_takes_more(monkeypatch):
-    monkeypatch.setattr(loading, "pick_device", lambda device="auto": "cpu")
+    monkeypatch.setattr(memory, "pick_device", lambda device="auto": "cpu")
     short, long = (_by_name(check_models(context=n))["smollm2-135m"].value for n in (1, 8192))
     assert float(short.split()[0]) < float(long.split()[0])
 
@@ -158,7 +159,7 @@ def test_a_model_that_cannot_be_prepared_is_one_line(monkeypatch):
     def fail(name, context):
         raise HubNotReachableError("pip could not fetch it.")
 
-    monkeypatch.setattr(loading, "memory_plan", fail)
+    monkeypatch.setattr(memory, "memory_plan", fail)
     report = check_models()
     assert not report.ok
     assert report.findings[0] == Finding("smollm2-135m", "unknown", "TO DO", "pip could not fetch it.")
@@ -171,7 +172,7 @@ def test_a_report_prints_one_aligned_line_for_each_finding():
 
 
 def test_no_path_of_the_machine_is_shown(monkeypatch, tmp_path):
-    monkeypatch.setenv(sources.MODELS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(store.MODELS_VARIABLE, str(tmp_path))
     assert str(tmp_path) not in repr(check_machine())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.catalog import DEFAULT_MODEL
+from helpers.models.catalog import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def test_make_knows_its_targets(command):
 
 
 def test_the_batch_command_says_what_its_options_are_called():
-    from helpers.batch_cli import parser
+    from helpers.batch.__main__ import parser
 
     (command,) = (c for c in COMMANDS if "helpers.batch" in c)
     options = parser().parse_args(shlex.split(command)[3:])
@@ -84,7 +84,7 @@ def test_windows_gets_what_make_does():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for step, rule in zip(
         steps,
-        ("--upgrade", "--requirement requirements.lock", "--no-deps --editable .", "helpers.sources", "jupyter lab"),
+        ("--upgrade", "--requirement requirements.lock", "--no-deps --editable .", "helpers.models", "jupyter lab"),
         strict=True,
     ):
         assert rule in makefile

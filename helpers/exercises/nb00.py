@@ -5,7 +5,7 @@ from helpers.exercises import exercise, require
 
 @exercise("00.1", expects=int)
 def _(answer):
-    from helpers.catalog import find_card
+    from helpers.models.catalog import find_card
 
     card = find_card("smollm2-135m")
     require(answer != card.num_attention_heads, "that is how many query heads each layer has.")
@@ -18,7 +18,8 @@ def _(answer):
 def _(answer):
     import torch
 
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     tokenizer, model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m", device="cpu")
     with torch.inference_mode():
@@ -39,7 +40,8 @@ def _(answer):
 
 @exercise("00.3", expects=str)
 def _(answer):
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     tokenizer, model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m", device="cpu")
     beginning = "The capital of France is"
@@ -61,7 +63,8 @@ def _(answer):
 def _(answer):
     import torch
 
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     tokenizer, model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m", device="cpu")
     with torch.inference_mode():

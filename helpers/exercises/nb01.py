@@ -26,14 +26,14 @@ FORGED = [
 
 @cache
 def _tokenizer(name):
-    from helpers.loading import load_tokenizer
+    from helpers.models.pretrained import load_tokenizer
 
     return load_tokenizer(name)
 
 
 @cache
 def _merges():
-    from helpers.tokenization import read_merges
+    from helpers.text.bpe import read_merges
 
     return read_merges(_tokenizer("smollm2-135m"))
 
@@ -52,7 +52,7 @@ def _(answer):
 
 @exercise("01.2", expects=Callable)
 def _(answer):
-    from helpers.tokenization import apply_merges
+    from helpers.text.bpe import apply_merges
 
     ranks = {pair: rank for rank, pair in enumerate(_merges())}
     toy = {(b"b", b"c"): 0, (b"a", b"b"): 1, (b"a", b"a"): 2}
@@ -87,8 +87,8 @@ def _(answer):
 @cache
 def _prompt_tokens(count):
     """Tokens of the course's prompts by file, with only the first `count` merges."""
-    from helpers.prompts import load_prompts
-    from helpers.tokenization import apply_merges, split_pieces
+    from helpers.text.bpe import apply_merges, split_pieces
+    from helpers.text.prompts import load_prompts
 
     ranks = {pair: rank for rank, pair in enumerate(_merges()[:count])}
     tokenizer = _tokenizer("smollm2-135m")
@@ -144,7 +144,7 @@ def _(answer):
 
 @exercise("01.6", expects=str)
 def _(answer):
-    from helpers.prompts import render_chat
+    from helpers.text.prompts import render_chat
 
     tokenizer = _tokenizer("smollm2-135m")
     one = [{"role": "user", "content": answer}]

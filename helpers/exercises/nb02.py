@@ -10,7 +10,7 @@ CARD_BYTES = 24 * 2**30
 
 @exercise("02.1", expects=int)
 def _(answer):
-    from helpers.catalog import find_card, parameter_groups
+    from helpers.models.catalog import find_card, parameter_groups
 
     card = find_card("smollm2-135m")
     rows = (VOCABULARY_OF_LLAMA_3 - card.vocab_size) * card.hidden_size
@@ -31,10 +31,10 @@ def _(answer):
     import torch
     from safetensors import safe_open
 
-    from helpers.sources import locate
+    from helpers.models.locate import model_folder
 
     names = ("model.norm.weight", "model.layers.3.self_attn.k_proj.weight", "model.layers.29.mlp.down_proj.weight")
-    with safe_open(locate("smollm2-135m") / "model.safetensors", framework="pt") as file:
+    with safe_open(model_folder("smollm2-135m") / "model.safetensors", framework="pt") as file:
         for name in names:
             right, given = file.get_tensor(name), answer(name)
             require(isinstance(given, torch.Tensor), f"it gives a {type(given).__name__}; it should give a tensor.")
@@ -71,7 +71,7 @@ def _(answer):
 
 
 def _largest_batch(name, limit):
-    from helpers.loading import memory_plan
+    from helpers.models.memory import memory_plan
 
     plan = memory_plan(name, device="cpu", dtype="bfloat16", context=8192)
     return (limit - plan.weights_bytes) // plan.kv_cache_bytes

@@ -12,20 +12,21 @@ CAPITAL = "What is the capital of France?"
 @cache
 def _default():
     """The default model and its tokenizer."""
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
 
 def _chat(text):
-    from helpers.prompts import render_chat
+    from helpers.text.prompts import render_chat
 
     return render_chat(_default()[1], [{"role": "user", "content": text}])
 
 
 def _answer(text, **settings):
     """The steps of the default model's answer to one user message."""
-    from helpers.generation import generate_steps
+    from helpers.inside.generation import generate_steps
 
     return list(generate_steps(*_default(), _chat(text), **settings))
 

@@ -15,7 +15,8 @@ LAYERS = range(3, 30)
 @cache
 def _default():
     """The default model and its tokenizer."""
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
@@ -24,7 +25,7 @@ def _probabilities(prompt):
     """[vocab] after the prompt, by the default model as it is now."""
     import torch
 
-    from helpers.prompts import prompt_ids
+    from helpers.text.prompts import prompt_ids
 
     model, tokenizer = _default()
     with torch.inference_mode():
@@ -34,7 +35,7 @@ def _probabilities(prompt):
 @cache
 def _left_without_attention():
     """Layer -> probability of the weekday's right token without that layer's attention."""
-    from helpers.interventions import skip_attention
+    from helpers.inside.interventions import skip_attention
 
     right, left = int(_probabilities(WEEKDAY).argmax()), {}
     for layer in LAYERS:
@@ -67,7 +68,7 @@ WHY = {
 @cache
 def _stays():
     """Place -> whether the answer's probability stays when it is multiplied by 10 there."""
-    from helpers.anatomy import decoder
+    from helpers.inside.anatomy import decoder
 
     model, base = _default()[0], decoder(_default()[0])
     scales = [norm for layer in base.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]

@@ -13,7 +13,8 @@ LONG = "The name of the cat is Milo. " + 12 * "We had tea. It rained a little. T
 @cache
 def _default():
     """The default model and its tokenizer."""
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
@@ -22,7 +23,7 @@ def _cache_of(text):
     """The default model's `DynamicCache` of a text, and its ids `[1, length]`."""
     import torch
 
-    from helpers.prompts import prompt_ids
+    from helpers.text.prompts import prompt_ids
 
     model, tokenizer = _default()
     ids = prompt_ids(tokenizer, text)
@@ -32,8 +33,8 @@ def _cache_of(text):
 
 @exercise("05.1", expects=int)
 def _(answer):
-    from helpers.catalog import find_card
-    from helpers.kv_cache import kv_cache_bytes
+    from helpers.models.cache_size import kv_cache_bytes
+    from helpers.models.catalog import find_card
 
     card = find_card("glm-4-9b-chat")
     memory, each = 80_000_000_000, kv_cache_bytes(card, 131_072, dtype="bfloat16")
@@ -49,8 +50,8 @@ def _(answer):
 
 @exercise("05.2", expects=Callable)
 def _(answer):
-    from helpers.kv_cache import common_prefix
-    from helpers.prompts import render_chat
+    from helpers.inside.kv_cache import common_prefix
+    from helpers.text.prompts import render_chat
 
     _, tokenizer = _default()
     dates = ("Friday, 3 May", "Saturday, 4 May", "Monday, 30 December")
@@ -133,7 +134,7 @@ def _(answer):
 def _(answer):
     import torch
 
-    from helpers.kv_cache import branch_cache
+    from helpers.inside.kv_cache import branch_cache
 
     model, tokenizer = _default()
     filled, ids = _cache_of(CAPITAL)

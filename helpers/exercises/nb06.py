@@ -22,7 +22,8 @@ HEAD = (23, 4)
 @cache
 def _default():
     """The default model and its tokenizer."""
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
@@ -37,21 +38,21 @@ def _token(text):
 
 @cache
 def _parts(country):
-    from helpers.contributions import residual_contributions
+    from helpers.inside.contributions import residual_contributions
 
     return residual_contributions(*_default(), _prompt(country))
 
 
 def _logits(prompt):
-    from helpers.tracing import trace
+    from helpers.inside.tracing import trace
 
     return trace(*_default(), prompt, hidden_states=False, attentions=False).logits[-1]
 
 
 @cache
 def _rows_of_five():
-    from helpers.lens import logit_lens
-    from helpers.tracing import trace
+    from helpers.inside.lens import logit_lens
+    from helpers.inside.tracing import trace
 
     model, tokenizer = _default()
     run = trace(model, tokenizer, "1、2、3、4、", attentions=False, logits=False, positions=-1)
@@ -73,7 +74,7 @@ def _(answer):
 
 @exercise("06.2", expects=list)
 def _(answer):
-    from helpers.contributions import direct_logit
+    from helpers.inside.contributions import direct_logit
 
     require(
         len(answer) == 3 and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in answer),
@@ -105,7 +106,7 @@ def _changes():
     """(with the head's mean, with zeros): change of the mean log probability."""
     import torch
 
-    from helpers.interventions import ablate_heads
+    from helpers.inside.interventions import ablate_heads
 
     layer, head = HEAD
     mean = torch.stack([_parts(country).mixed[layer, -1, head] for country in CAPITALS]).mean(0)
@@ -180,7 +181,7 @@ def _(answer):
 @cache
 def _shares():
     """head -> (at the last position only, at every position): how far the lead moves."""
-    from helpers.interventions import ablate_heads
+    from helpers.inside.interventions import ablate_heads
 
     paris, berlin = _token(" Paris"), _token(" Berlin")
 

@@ -25,14 +25,14 @@ NEWLINES = [{"role": "user", "content": "\n\nfirst line\n"}]
 
 @cache
 def _tokenizer():
-    from helpers.loading import load_tokenizer
+    from helpers.models.pretrained import load_tokenizer
 
     return load_tokenizer("tiny-glm4v")
 
 
 @exercise("07.1", expects=(tuple, list))
 def _(answer):
-    from helpers.catalog import find_card
+    from helpers.models.catalog import find_card
 
     card = find_card("glm-4-9b-chat")
     require(len(answer) == 2, f"two numbers are asked for, a group and a count; there are {len(answer)}.")
@@ -145,13 +145,13 @@ def _(answer):
     import torch
     from safetensors import safe_open
 
-    from helpers.loading import load_model
-    from helpers.sources import locate
+    from helpers.models.loading import load_model
+    from helpers.models.locate import model_folder
 
     state = load_model("tiny-glm4v", device="cpu").state_dict()
     prefix = "transformer.encoder.layers.{}.self_attention.query_key_value."
     stored = {}
-    for file in sorted(locate("tiny-glm4v").glob("*.safetensors")):
+    for file in sorted(model_folder("tiny-glm4v").glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             stored |= {name: tensors.get_tensor(name) for name in tensors.keys() if "query_key_value" in name}  # noqa: SIM118
     for layer in (0, 3):

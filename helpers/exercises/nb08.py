@@ -18,7 +18,8 @@ POINTED_AT, ENOUGH, UNSEEN = 20, 16, 8_080_000
 @cache
 def _tiny():
     """The tiny GLM-4V and its processor."""
-    from helpers.loading import load_model, load_processor
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_processor
 
     return load_model("tiny-glm4v", device="cpu"), load_processor("tiny-glm4v")
 
@@ -74,7 +75,7 @@ def _(answer):
     from helpers.glm.tiny.scenes import draw
     from helpers.glm.tiny.score import covered_patches, scene_to_ask_about
     from helpers.glm.tiny.talk import ZH
-    from helpers.tracing import trace
+    from helpers.inside.tracing import trace
 
     model, processor = _tiny()
     dice, hits, others = random.Random(UNSEEN), 0, 0
@@ -117,8 +118,8 @@ def _(answer):
 
 
 def _configs():
-    from helpers.catalog import find_card
     from helpers.glm import ChatGLMConfig
+    from helpers.models.catalog import find_card
 
     card = find_card("glm-4v-9b")
     real = {"hidden_size": card.hidden_size, "intermediate_size": card.intermediate_size}

@@ -13,8 +13,9 @@ def _default():
     """The default model, its tokenizer and the notebook's random sequence [1, 101]."""
     import torch
 
-    from helpers.heads import repeated_ids
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.inside.heads import repeated_ids
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     tokenizer = load_tokenizer("smollm2-135m")
     ids = repeated_ids(tokenizer, length=50, generator=torch.Generator().manual_seed(0))
@@ -24,7 +25,7 @@ def _default():
 @cache
 def _attentions():
     """`[layer, head, query, key]` of the random sequence."""
-    from helpers.tracing import trace
+    from helpers.inside.tracing import trace
 
     model, tokenizer, ids = _default()
     return trace(model, tokenizer, ids, hidden_states=False, logits=False).attentions
@@ -77,8 +78,8 @@ def _losses(heads):
     """(loss of the random sequence's second half, loss of the story) without these heads, in nats."""
     import torch
 
-    from helpers.interventions import ablate_heads
-    from helpers.prompts import prompt_ids
+    from helpers.inside.interventions import ablate_heads
+    from helpers.text.prompts import prompt_ids
 
     model, tokenizer, ids = _default()
     losses = []

@@ -11,7 +11,8 @@ from helpers.exercises import exercise, require
 @cache
 def _default():
     """The default model and its tokenizer."""
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
@@ -19,8 +20,8 @@ def _default():
 @cache
 def _lengths():
     """The lengths of section 3's prompts, sorted."""
-    from helpers.loading import load_tokenizer
-    from helpers.prompts import load_prompts, prompt_ids
+    from helpers.models.pretrained import load_tokenizer
+    from helpers.text.prompts import load_prompts, prompt_ids
 
     sentences = [text.rstrip(".?!") + "." for text in load_prompts("english")[2:11]]
     many = [" ".join(sentences[: 1 + (7 * i) % 9] * (1 + i % 3)) for i in range(48)]
@@ -72,7 +73,7 @@ def _(answer):
 def _(answer):
     import torch
 
-    from helpers.prompts import prompt_ids
+    from helpers.text.prompts import prompt_ids
 
     model, tokenizer = _default()
     texts = ["The capital of France is", "One", "星期一、星期二、星期三、星期", "List the first five prime numbers:"]

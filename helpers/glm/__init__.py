@@ -15,7 +15,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from helpers.glm.checkpoint import ORIGINAL_WEIGHTS
 from helpers.glm.configuration import ChatGLMConfig, ChatGLMVisionConfig
 from helpers.glm.modeling import ChatGLMForConditionalGeneration, ChatGLMModel, ExpandedInputs
-from helpers.glm.processing import ChatGLMImageProcessor, ChatGLMProcessor, open_picture
+from helpers.glm.processing import ChatGLMImageProcessor, ChatGLMProcessor
 from helpers.glm.tokenization import ChatGLM4Tokenizer
 from helpers.glm.vision import VisionTower
 
@@ -29,7 +29,6 @@ __all__ = [
     "ChatGLMVisionConfig",
     "ExpandedInputs",
     "VisionTower",
-    "open_picture",
 ]
 
 AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
 from helpers.errors import DamagedFilesError
-from helpers.loading import weight_shapes
-from helpers.sources import locate
+from helpers.models.store import checked_folder
+from helpers.models.weights import weight_shapes
 
 # From the names on disk to those of GlmForCausalLM: applied in order when loading, backwards when saving.
 ORIGINAL_WEIGHTS = [
@@ -33,7 +33,7 @@ def load_checked(from_pretrained, folder, *args, output_loading_info=False, igno
     Raises `DamagedFilesError` for missing or damaged files, and for missing or misshapen weights.
     """
     if folder is not None and Path(folder).is_dir() and not kwargs.get("subfolder"):
-        weight_shapes(locate(folder))
+        weight_shapes(checked_folder(Path(folder)))
     try:
         model, info = from_pretrained(folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
         problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]

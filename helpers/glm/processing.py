@@ -1,68 +1,16 @@
 """Pictures, and prompts with pictures, for GLM-4V."""
 
-import io
-import warnings
-from pathlib import Path
-
 import numpy
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from transformers import BatchFeature, ImageProcessingMixin, ProcessorMixin
 
-from helpers.errors import BadImageError, BadInputError
+from helpers.errors import BadInputError
 from helpers.glm.tokenization import ChatGLM4Tokenizer
+from helpers.text.pictures import open_picture
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in CLIP's training pictures
 STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def open_picture(source, *, name=None):
-    """An upright RGB picture of a file's path, a file's bytes, or a PIL image. `name` is what errors call it.
-
-    A file's orientation mark is obeyed, transparency is dropped, 16-bit grey becomes 8-bit, and of an
-    animation the current frame (of a file: the first) is taken. Raises `BadImageError`.
-    """
-    name = name or (source if isinstance(source, str | Path) else None)
-    name = "This picture" if name is None else f"The picture {name}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large pictures and palettes with transparency are fine
-            if isinstance(source, Image.Image):
-                return _upright_rgb(source, name)
-            if not isinstance(source, str | Path | bytes):
-                raise BadImageError(
-                    f"A picture is a PIL image, a file's path or a file's bytes, not a {type(source).__name__}; "
-                    "PIL.Image.fromarray makes one of an array."
-                )
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                return _upright_rgb(opened, name)
-    except BadImageError:
-        raise
-    except FileNotFoundError:
-        raise BadImageError(f"{name} is not there: check the path. (It is not fetched from the internet.)") from None
-    except UnidentifiedImageError:
-        raise BadImageError(
-            f"{name} cannot be read: it is not whole, or no picture of a kind known here (PNG, JPEG, GIF, WebP, …)."
-        ) from None
-    except Image.DecompressionBombError:
-        raise BadImageError(
-            f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, too many to open safely: make it smaller."
-        ) from None
-    except Exception as error:  # decoders raise all sorts of things for files that are cut off or damaged
-        raise BadImageError(f"{name} cannot be read ({error}): is it whole, and a picture?") from None
-
-
-def _upright_rgb(picture, name):
-    if 0 in picture.size:
-        raise BadImageError(f"{name} has no pixels: its size is {picture.width} x {picture.height}.")
-    if picture.mode == "I" and picture.format == "PPM":  # a PGM of 16 bits, which PIL puts into 32
-        picture = Image.fromarray(numpy.asarray(picture).astype(numpy.uint16))
-    if picture.mode in ("I", "F"):
-        raise BadImageError(f"{name} has pixels of 32 bits (mode {picture.mode}): save it with 8 or 16 bits first.")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # PIL would cut the values off at 255
-        picture = Image.fromarray((numpy.asarray(picture) // 257).astype(numpy.uint8))
-    return picture.convert("RGB")
 
 
 class ChatGLMImageProcessor(ImageProcessingMixin):

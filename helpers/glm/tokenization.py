@@ -17,7 +17,7 @@ from transformers import TokenizersBackend
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from helpers.errors import BadInputError, DamagedFilesError
-from helpers.prompts import RenderedChat, check_messages, segments_of
+from helpers.text.prompts import RenderedChat, check_messages, segments_of
 
 PREFIX = ("[gMASK]", "<sop>")  # begins every prompt
 PICTURE = ("<|begin_of_image|>", "<|endoftext|>", "<|end_of_image|>")  # the one between is a placeholder

@@ -1,6 +1,9 @@
-"""Everything that draws: results come in, pictures go out; no function here computes what it shows.
+"""Everything that draws: figures that take a result, and widgets that run in JupyterLab.
 
-`plot_*` take a result and `ax=None` and return the matplotlib `Axes`. `show_*` return an object
-that a notebook displays as a picture and a terminal as text. Explorers and steppers are widgets;
-only those run a model, the one they were handed.
+The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
+when it is first asked for.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import adaptive_max_pool2d
 
 from helpers.errors import BadInputError
-from helpers.heads import attention_rollout, check_attentions
+from helpers.inside.heads import attention_rollout, check_attentions
 from helpers.views.heads import plot_attention_on_picture
 from helpers.views.plots import MOST_LABELS, numbered
 from helpers.views.style import INK, MUTED, OKABE_ITO, WEIGHTS_COLORMAP, drawable
@@ -146,7 +146,7 @@ def _square(picture):
     """A picture as the model got it: squeezed to a square. PNG bytes."""
     from PIL import Image
 
-    from helpers.glm.processing import open_picture
+    from helpers.text.pictures import open_picture
 
     kept = io.BytesIO()
     square = open_picture(picture).resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BICUBIC)

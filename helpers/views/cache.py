@@ -1,14 +1,15 @@
 """A KV cache as a picture: layers by positions, and how it grows."""
 
-import torch
 from transformers import DynamicCache
 
 from helpers.errors import BadInputError
-from helpers.generation import generate_steps
-from helpers.kv_cache import KVCacheNorms, kv_cache_bytes, kv_cache_norms
-from helpers.prompts import prompt_ids, token_table
+from helpers.inside.generation import generate_steps
+from helpers.inside.kv_cache import KVCacheNorms, kv_cache_norms
+from helpers.models.cache_size import kv_cache_bytes
+from helpers.text.prompts import prompt_ids
+from helpers.text.tokens import token_table
 from helpers.views.plots import MOST_LABELS, _axes
-from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, drawable
+from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, colormap, drawable
 from helpers.views.widget import HERE, CourseWidget, StepByStep, front
 
 MOST_POSITIONS = 160  # positions the page gets of a long text: the last ones
@@ -136,14 +137,6 @@ class CacheSteps(StepByStep):
 
 def _rounded(tensor):
     return [[round(value, 3) for value in row] for row in tensor.tolist()]
-
-
-def colormap(count=33, name=WEIGHTS_COLORMAP):
-    """A colour map (by default the course's for weights) as `count` CSS colours, from the lowest value up."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(color) for color in colormaps[name](torch.linspace(0, 1, count).numpy())]
 
 
 class CacheWidget(CourseWidget):

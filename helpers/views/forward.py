@@ -7,7 +7,7 @@ from itertools import cycle
 from math import ceil, cos, pi, sin
 
 from helpers.errors import BadInputError
-from helpers.prompts import token_table
+from helpers.text.tokens import token_table
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable
 
 MOST_COLUMNS = 9  # positions drawn of one pass; of more, the first and the last few

@@ -6,17 +6,17 @@ from math import log
 
 import torch
 
-from helpers.anatomy import decoder, decoder_layer, head_count
-from helpers.contributions import direct_logit, residual_contributions
 from helpers.errors import BadInputError
-from helpers.generation import generate_steps
-from helpers.interventions import ablate_heads, patch_hidden_state, skip_attention, skip_layer, skip_mlp, steer
-from helpers.lens import Lens, logit_lens
-from helpers.prompts import prompt_ids, token_bytes, token_table, visible
-from helpers.tracing import trace
-from helpers.views.cache import colormap
+from helpers.inside.anatomy import decoder, decoder_layer, head_count
+from helpers.inside.contributions import direct_logit, residual_contributions
+from helpers.inside.generation import generate_steps
+from helpers.inside.interventions import ablate_heads, patch_hidden_state, skip_attention, skip_layer, skip_mlp, steer
+from helpers.inside.lens import Lens, logit_lens
+from helpers.inside.tracing import trace
+from helpers.text.prompts import prompt_ids
+from helpers.text.tokens import token_bytes, token_table, visible
 from helpers.views.plots import percent, plot_logit_lens
-from helpers.views.style import DIFFERENCES_COLORMAP, drawable
+from helpers.views.style import DIFFERENCES_COLORMAP, colormap, drawable
 from helpers.views.widget import HERE, Commands, CourseWidget, front
 
 MOST_POSITIONS = 96  # positions the grid shows of a long prompt at a time: first the last ones

@@ -15,10 +15,9 @@ import traitlets
 
 from helpers.conversation import Conversation, Reply
 from helpers.errors import BadInputError, HelpersError
-from helpers.prompts import token_bytes
-from helpers.tracing import trace
-from helpers.views.cache import colormap
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, veil, wrapped
+from helpers.inside.tracing import trace
+from helpers.text.tokens import token_bytes
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, colormap, drawable, veil, wrapped
 from helpers.views.widget import HERE, Commands, CourseWidget, front
 
 PICTURES = Path(__file__).resolve().parent.parent.parent / "data" / "pictures"
@@ -268,7 +267,7 @@ class ImageChat(Commands):
             raise BadInputError("This model does not see: ask without a picture, or load glm-4v-9b with its processor.")
         picture = None
         if source is not None:
-            from helpers.glm.processing import open_picture
+            from helpers.text.pictures import open_picture
 
             picture = open_picture(source, name=name if isinstance(source, bytes) else None)
         if self._holds_picture():
@@ -435,7 +434,7 @@ class ImageChat(Commands):
 
 def _thumbnail(picture):
     """A small square of a picture or a file, as a data URL; "" for a file that cannot be read."""
-    from helpers.glm.processing import open_picture
+    from helpers.text.pictures import open_picture
 
     try:
         return _data_url(open_picture(picture).resize((64, 64)))

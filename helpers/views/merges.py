@@ -1,7 +1,7 @@
 """How bytes grow together to tokens, drawn."""
 
 from helpers.errors import BadInputError
-from helpers.prompts import byte_labels
+from helpers.text.tokens import byte_labels
 from helpers.views.style import INK, MUTED, OKABE_ITO, drawable
 
 MOST_ROWS = 24

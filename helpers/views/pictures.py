@@ -82,7 +82,7 @@ def plot_patches(picture, grid, *, title="", ax=None):
 
 
 def _opened(pictures):
-    from helpers.glm.processing import open_picture
+    from helpers.text.pictures import open_picture
 
     pictures = pictures if isinstance(pictures, list | tuple) else [pictures]
     if not pictures:

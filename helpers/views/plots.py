@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from helpers.errors import BadInputError
-from helpers.prompts import token_table
+from helpers.text.tokens import token_table
 from helpers.views.style import (
     INK,
     MUTED,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from helpers.errors import BadInputError
-from helpers.generation import check_settings, logits_processors
+from helpers.inside.generation import check_settings, logits_processors
 from helpers.views.plots import candidates, percent, plot_processors, stage_scores
 from helpers.views.widget import Commands, CourseWidget
 

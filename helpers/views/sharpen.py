@@ -3,9 +3,10 @@
 import torch
 
 from helpers.errors import BadInputError
-from helpers.heads import head_temperature
-from helpers.prompts import prompt_ids, token_table
-from helpers.tracing import trace
+from helpers.inside.heads import head_temperature
+from helpers.inside.tracing import trace
+from helpers.text.prompts import prompt_ids
+from helpers.text.tokens import token_table
 from helpers.views.plots import percent
 from helpers.views.style import OKABE_ITO, drawable
 from helpers.views.widget import Commands, CourseWidget, front

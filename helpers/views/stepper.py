@@ -3,8 +3,9 @@
 from itertools import islice
 
 from helpers.errors import BadInputError
-from helpers.generation import generate_steps
-from helpers.prompts import prompt_ids, token_table, visible
+from helpers.inside.generation import generate_steps
+from helpers.text.prompts import prompt_ids
+from helpers.text.tokens import token_table, visible
 from helpers.views.plots import plot_next_token, plot_processors
 from helpers.views.sampling import SETTINGS, candidate_rows, sliders, stage_names
 from helpers.views.style import drawable

@@ -186,3 +186,12 @@ def wrapped(text, width=46):
             line, used = rest, len(rest)
         line, used = line + character, used + wide
     return [*lines, line]
+
+
+def colormap(count=33, name=WEIGHTS_COLORMAP):
+    """A colour map (by default the course's for weights) as `count` CSS colours, from the lowest value up."""
+    import numpy
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(color) for color in colormaps[name](numpy.linspace(0, 1, count))]

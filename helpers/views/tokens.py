@@ -5,7 +5,8 @@ from html import escape
 from unicodedata import east_asian_width
 
 from helpers.errors import BadInputError
-from helpers.prompts import RenderedChat, Segment, TokenRow, prompt_ids, token_table
+from helpers.text.prompts import RenderedChat, Segment, prompt_ids
+from helpers.text.tokens import TokenRow, token_table
 from helpers.views.style import HTML_THEME
 
 ROLE_COLORS = {"system": "green", "user": "blue", "assistant": "vermillion", "observation": "purple", "tool": "purple"}

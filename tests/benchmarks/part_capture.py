@@ -3,7 +3,7 @@
 import torch
 from measuring import Table, growths, interleaved, memory_text, ratio_text, seconds_text, share_text
 
-from helpers.tracing import trace
+from helpers.inside.tracing import trace
 
 SIZES = (64, 256, 512)
 TITLE = "Capture all hidden states and attention patterns"

@@ -5,7 +5,7 @@ import statistics
 import torch
 from measuring import Table, interleaved, ratio_text, seconds_text, share_text
 
-from helpers.generation import generate_steps
+from helpers.inside.generation import generate_steps
 
 TEXT = "Once upon a time, in a village between two rivers, there lived a girl who asked everyone the same question:"
 NEW = 64

@@ -3,8 +3,8 @@
 import torch
 from measuring import Table, growths, interleaved, memory_text, ratio_text, seconds_text, share_text
 
-from helpers.lens import logit_lens
-from helpers.tracing import trace
+from helpers.inside.lens import logit_lens
+from helpers.inside.tracing import trace
 
 SIZE, TOP = 128, 10
 TITLE = f"Logit lens: top {TOP} of all 30 layers at {SIZE} positions, from the prompt"

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from measuring import Table, interleaved, seconds_text, share_text
 
-from helpers.tracing import trace
+from helpers.inside.tracing import trace
 from helpers.views.attention import attention_explorer
 from lab import CHROMIUM_FLAGS, chromium, open_notebook, run_all, running_lab, wait_idle
 

@@ -23,7 +23,7 @@ CLOSE = {"float32": 1e-3, "bfloat16": 1.0}
 @pytest.fixture(scope="session")
 def settings():
     """Greedy, short."""
-    from helpers.engines import GenerationSettings
+    from helpers.batch.engines import GenerationSettings
 
     return GenerationSettings(max_new_tokens=16, do_sample=False, repetition_penalty=1.0)
 
@@ -31,8 +31,8 @@ def settings():
 @pytest.fixture(scope="session")
 def prompts():
     """Those of data/prompts, English and Chinese, as questions to a chat model; and one with a control token."""
-    from helpers.engines import Prompt
-    from helpers.prompts import load_prompts
+    from helpers.batch.engines import Prompt
+    from helpers.text.prompts import load_prompts
 
     texts = [*load_prompts("english"), *load_prompts("chinese"), "What does <|im_end|> mean?"]
     return [Prompt(i, text, messages=[{"role": "user", "content": text}]) for i, text in enumerate(texts)]
@@ -41,7 +41,7 @@ def prompts():
 @pytest.fixture(scope="session")
 def expected(model, tokenizer, prompts, settings):
     """index -> what transformers answers in float32."""
-    from helpers.engines import TransformersEngine
+    from helpers.batch.engines import TransformersEngine
 
     return dict(TransformersEngine(model, tokenizer).generate(iter(prompts), settings))
 
@@ -68,7 +68,7 @@ def parting(model, tokenizer, prompt, ours, theirs):
     """(token, margin): where two answers part, and by how much logits prefer our token there to theirs."""
     import torch
 
-    from helpers.engines import prompt_token_ids
+    from helpers.batch.engines import prompt_token_ids
 
     ours, theirs = (
         [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in (ours, theirs)

@@ -44,8 +44,8 @@ SIDES = (
 
 def prompts(count=None):
     """Those of data/prompts, as questions to a chat model; the first `count` of them."""
-    from helpers.engines import Prompt
-    from helpers.prompts import load_prompts
+    from helpers.batch.engines import Prompt
+    from helpers.text.prompts import load_prompts
 
     texts = [*load_prompts("english"), *load_prompts("chinese")][:count]
     return [Prompt(i, text, messages=[{"role": "user", "content": text}]) for i, text in enumerate(texts)]
@@ -55,16 +55,17 @@ def start(engine, dtype, at_once, threads):
     """An engine, loaded."""
     import torch
 
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     if engine == "vllm":
-        from helpers.engine_vllm import VllmEngine
+        from helpers.batch.vllm_engine import VllmEngine
 
         return VllmEngine(MODEL, dtype=dtype, context=512, at_once=at_once)
     if engine == "server":
         from test_vllm_server import Server
 
-        from helpers.engine_server import ServerEngine
+        from helpers.batch.server_engine import ServerEngine
 
         server = Server(Path(tempfile.mkdtemp()) / "server.log", dtype=dtype)
         atexit.register(server.kill)
@@ -72,12 +73,12 @@ def start(engine, dtype, at_once, threads):
     if engine == "ray":
         import ray
 
-        from helpers.engine_ray import RayEngine
+        from helpers.batch.ray_engine import RayEngine
 
         os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
         ray.init(num_cpus=RAY_WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return RayEngine(MODEL, workers=RAY_WORKERS, batch_size=at_once)
-    from helpers.engines import TransformersEngine
+    from helpers.batch.engines import TransformersEngine
 
     torch.set_num_threads(threads)
     model = load_model(MODEL, dtype=dtype, device="cpu")
@@ -86,7 +87,7 @@ def start(engine, dtype, at_once, threads):
 
 def serve(engine, dtype, at_once, threads):
     """The process of one engine: a line in says how many prompts, a line out the seconds and the answers."""
-    from helpers.engines import GenerationSettings
+    from helpers.batch.engines import GenerationSettings
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a server it started goes as well
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer of ours
@@ -131,7 +132,8 @@ def environment(threads):
 def compare(sides):
     """Side -> how many of its answers are those of the first side, and where the others part."""
     from conftest import parting
-    from helpers.loading import load_model, load_tokenizer
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
 
     model, tokenizer = load_model(MODEL, device="cpu", dtype="float32"), load_tokenizer(MODEL)
     expected = sides[0].answers

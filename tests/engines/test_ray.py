@@ -12,9 +12,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from helpers.batch import run_batch
-from helpers.engine_ray import RayEngine
-from helpers.engines import Prompt
+from helpers.batch.engines import Prompt
+from helpers.batch.ray_engine import RayEngine
+from helpers.batch.run import run_batch
 from helpers.errors import BadInputError, HelpersError, PromptTooLongError, ServerNotReachableError
 
 

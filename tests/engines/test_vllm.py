@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from helpers.engine_vllm import VllmEngine
-from helpers.engines import GenerationSettings, Prompt
+from helpers.batch.engines import GenerationSettings, Prompt
+from helpers.batch.vllm_engine import VllmEngine
 from helpers.errors import BadInputError, PromptTooLongError
 
 
@@ -23,7 +23,7 @@ def test_greedy_answers_in_float32_are_those_of_transformers(engine, prompts, se
 
 
 def test_a_repetition_penalty_means_the_same(engine, model, tokenizer, prompts):
-    from helpers.engines import TransformersEngine
+    from helpers.batch.engines import TransformersEngine
 
     settings = GenerationSettings(max_new_tokens=8, do_sample=False, repetition_penalty=1.3)
     theirs = dict(engine.generate(iter(prompts[:8]), settings))

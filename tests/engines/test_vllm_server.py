@@ -11,10 +11,10 @@ import time
 import httpx
 import pytest
 
-from helpers.batch import run_batch
-from helpers.engine_server import ServerEngine
+from helpers.batch.run import run_batch
+from helpers.batch.server_engine import ServerEngine
 from helpers.errors import BadInputError, HelpersError, ServerNotReachableError
-from helpers.sources import locate
+from helpers.models.locate import model_folder
 
 STARTS_WITHIN = 600  # seconds; half a minute where nothing else runs
 
@@ -31,7 +31,7 @@ class Server:
 
     def start(self):
         options = {
-            "--model": locate("smollm2-135m"),
+            "--model": model_folder("smollm2-135m"),
             "--served-model-name": "smollm2-135m",
             "--dtype": self.dtype,
             "--max-model-len": 512,
@@ -98,7 +98,7 @@ def test_a_model_that_is_not_served_is_said_so(server, tokenizer):
 
 
 def test_what_the_server_refuses_fails_alone_with_its_words(engine, settings, prompts):
-    from helpers.engines import Prompt
+    from helpers.batch.engines import Prompt
 
     engine.context = None  # so that the server has to find out
     answers = dict(engine.generate(iter([Prompt(0, "x " * 600), prompts[1]]), settings))

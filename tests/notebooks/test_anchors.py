@@ -12,7 +12,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from course import NOTEBOOKS, read
-from helpers.walkthrough import broken_anchors
+from helpers.library_source import broken_anchors
 
 
 def _statements(cell):
@@ -75,7 +75,7 @@ def _notebook(*sources):
 def test_anchors_that_hold_are_counted():
     notebook = _notebook(
         "%matplotlib inline\nimport helpers\nfrom helpers import show_source",
-        "import helpers.walkthrough as w\nfrom helpers.walkthrough import show_source as _\n1 / 0  # never run",
+        "import helpers.library_source as w\nfrom helpers.library_source import show_source as _\n1 / 0  # never run",
         "show_source(w.show_source, start='return', notes={'return view': 'Here.'})",
         "notes = {'def broken_anchors': 'This.'}\nunknown = 3 + not_there",
         "if True:\n    view = helpers.show_source(w.broken_anchors, notes=notes)",
@@ -96,7 +96,7 @@ def test_anchors_that_hold_are_counted():
     ],
 )
 def test_anchors_that_do_not_hold_are_named_with_their_cell(call, named):
-    count, problems = anchors(_notebook("import helpers.walkthrough as w\nfrom helpers import show_source", call))
+    count, problems = anchors(_notebook("import helpers.library_source as w\nfrom helpers import show_source", call))
     assert count == len(problems) == 1
     assert problems[0].startswith("cell 3: ")
     assert named in problems[0]

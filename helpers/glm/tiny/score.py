@@ -85,7 +85,7 @@ def score_attention(model, processor, *, seed=0, count=100, language="en", shape
     The query is the place that writes the answer's colour word ("The circle is" before " red"). With one shape
     it is enough to find what is not ground; with `shapes=2`, of two kinds, a head has to find the right one.
     """
-    from helpers.tracing import trace
+    from helpers.inside.tracing import trace
 
     dice, hits = random.Random(UNSEEN + seed), 0
     for _ in range(count):
@@ -181,7 +181,8 @@ def main(arguments=None):
     parser.add_argument("--wrong", action="store_true", help="print each wrong answer")
     parser.add_argument("--card", action="store_true", help="write scores.json and the table in README.md")
     options = parser.parse_args(arguments)
-    from helpers.loading import load_model, load_processor
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_processor
 
     model, processor = load_model(options.folder, dtype="float32"), load_processor(options.folder)
     found, wrong = scores(model, processor, seed=options.seed, count=options.count)

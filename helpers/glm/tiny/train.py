@@ -53,8 +53,8 @@ def write_tokenizer(folder, seed=0):
     """`tokenizer.model` (tiktoken ranks, byte-level BPE trained on the talk) and its config."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-    from helpers.conversion import LLAMA3_PATTERN  # the same pattern as GLM-4's
-    from helpers.prompts import byte_alphabet
+    from helpers.models.conversion import LLAMA3_PATTERN  # the same pattern as GLM-4's
+    from helpers.text.tokens import byte_alphabet
 
     dice = random.Random(seed)
     texts = []

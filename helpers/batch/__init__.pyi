@@ -1,0 +1,14 @@
+from .engines import GenerationSettings as GenerationSettings
+from .engines import Prompt as Prompt
+from .engines import TransformersEngine as TransformersEngine
+from .engines import batches_by_length as batches_by_length
+from .engines import left_padded as left_padded
+from .predictions import Predictions as Predictions
+from .ray_engine import RayEngine as RayEngine
+from .run import SAMPLE_PROMPTS as SAMPLE_PROMPTS
+from .run import SYSTEM_PROMPT as SYSTEM_PROMPT
+from .run import PromptFile as PromptFile
+from .run import run_batch as run_batch
+from .server_engine import ServerEngine as ServerEngine
+from .throughput import measure_batch_sizes as measure_batch_sizes
+from .vllm_engine import VllmEngine as VllmEngine

@@ -1,0 +1,99 @@
+"""What batches bring and take: prompts per second, and memory at its peak."""
+
+import ctypes
+import gc
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from helpers.batch.engines import GenerationSettings, TransformersEngine, as_prompt
+
+
+@dataclass(frozen=True)
+class BatchMeasure:
+    """One batch size: prompts per second, the memory it took beyond what was in use before, in bytes, and the
+    answers, in the prompts' order."""
+
+    batch_size: int
+    prompts_per_second: float
+    peak_bytes: int
+    answers: list
+
+
+def measure_batch_sizes(model, tokenizer, prompts, sizes, *, rounds=3, **generation):
+    """A `BatchMeasure` for each of `sizes`, the same prompts and settings each time, after one to warm up.
+
+    All sizes take turns, `rounds` times, and the fastest time of each counts: what else the machine does makes a
+    time longer, never shorter. The memory is the most of all rounds. `prompts` and `generation` are those of
+    `run_batch`. Raises what a prompt that fails fails with.
+    """
+    settings = GenerationSettings(**generation)
+    prompts = [as_prompt(index, prompt, tokenizer) for index, prompt in enumerate(prompts)]
+    list(TransformersEngine(model, tokenizer).generate(prompts[:1], settings))
+    runs = {size: [] for size in sizes}
+    for _ in range(rounds):
+        for size in sizes:
+            runs[size].append(_measure(TransformersEngine(model, tokenizer, batch_size=size), prompts, settings))
+    return [
+        BatchMeasure(
+            size,
+            len(prompts) / min(seconds for seconds, _, _ in measured),
+            max(peak for _, peak, _ in measured),
+            measured[0][2],
+        )
+        for size, measured in runs.items()
+    ]
+
+
+def _measure(engine, prompts, settings):
+    """(seconds, peak of memory in bytes, answers in the prompts' order) of one run."""
+    with peak_memory(engine.model.device) as peak:
+        started = time.perf_counter()
+        answers = dict(engine.generate(iter(prompts), settings))
+        seconds = time.perf_counter() - started
+    in_order = [answers[prompt.index] for prompt in prompts]
+    for answer in in_order:
+        if isinstance(answer, BaseException):
+            raise answer
+    return seconds, peak.bytes, in_order
+
+
+class _Peak:
+    bytes = 0
+
+
+@contextmanager
+def peak_memory(device="cpu", *, every=0.02):
+    """Watch the memory in use: `peak.bytes` is how far it rose above what it was at the start.
+
+    On a GPU PyTorch counts; else the process is looked at every `every` seconds.
+    """
+    peak = _Peak()
+    if str(device).startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    import psutil
+
+    process, done = psutil.Process(), threading.Event()
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc keeps what was freed before, and would fill that first
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = process.memory_info().rss
+
+    def look():
+        while not done.wait(every):
+            peak.bytes = max(peak.bytes, process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()

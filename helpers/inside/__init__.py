@@ -1,0 +1,9 @@
+"""What happens inside a model: generation step by step, traces, lens, contributions, interventions, the KV cache.
+
+The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
+when it is first asked for.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

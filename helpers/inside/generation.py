@@ -1,0 +1,360 @@
+"""`generate`, one step at a time.
+
+`generate_steps` is the loop inside `model.generate`, opened up: each turn prepares the inputs, runs
+the model, takes the logits of the last position, sends them through the processors, chooses a token
+and asks whether to stop. It calls the same methods and the same processors of `transformers` that
+`generate` calls, in the same order, so the tokens are the same. The loop itself is `_steps`.
+"""
+
+import inspect
+import math
+import warnings
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+
+import torch
+from transformers import (
+    DynamicCache,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from helpers.errors import BadInputError, PromptTooLongError
+from helpers.text.prompts import prompt_ids
+from helpers.text.tokens import token_table
+
+# Below this, dividing logits by the temperature can leave the range of float32.
+SMALLEST_TEMPERATURE = 1e-6
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GenerationStep:
+    """One turn of the loop: what went into the model, what came out, and what was made of it.
+
+    `index`: 0 for the first new token. `query` is the whole prompt in the first step and 1 afterwards.
+
+    - `input_ids [1, query]`, `position_ids [1, query]` (None for a model that takes none) and
+      `attention_mask [1, kv_length]`: what the model was given. (`generate` leaves a mask of ones
+      away; the result is the same.)
+    - `kv_length`: how many positions the KV cache holds once these inputs are in it, so how many
+      positions the attention of this step looks at. It held `kv_length - query` before.
+    - `logits [vocab]`: the model's raw scores for the next token, float32.
+    - `processed`: a dict from a processor's name to the scores `[vocab]` after it, in the order in
+      which they were applied: "repetition_penalty", "temperature", "top_k", "top_p". Processors that
+      are not in use are not in it.
+    - `probabilities [vocab]`: softmax of the last scores.
+    - `token_id`, `token`: the token chosen, and its readable label.
+    - `stopped_by`: None, or in the last step "end_of_turn" (`token_id` is then the terminator it
+      stopped at) or "max_new_tokens".
+    """
+
+    index: int
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor | None
+    attention_mask: torch.Tensor
+    kv_length: int
+    logits: torch.Tensor
+    processed: dict[str, torch.Tensor]
+    probabilities: torch.Tensor
+    token_id: int
+    token: str
+    stopped_by: str | None
+
+    def __repr__(self):
+        shown = (f"{field.name}={_short(getattr(self, field.name))}" for field in fields(self))
+        return f"GenerationStep({', '.join(shown)})"
+
+
+def _short(value):
+    """A value for a repr: small tensors as they are, large ones by their shape."""
+    if isinstance(value, torch.Tensor):
+        return str(value.tolist()) if value.numel() <= 8 else f"tensor{list(value.shape)}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name!r}: {_short(scores)}" for name, scores in value.items()) + "}"
+    return repr(value)
+
+
+def generate_steps(
+    model,
+    tokenizer,
+    prompt,
+    *,
+    max_new_tokens=64,
+    do_sample=False,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    repetition_penalty=1.0,
+    seed=None,
+    eos_token_id=None,
+    forced_ids=(),
+    **model_inputs,
+):
+    """An iterator of `GenerationStep`, token for token what `model.generate` gives.
+
+    >>> for step in generate_steps(model, tokenizer, "The capital of France is", max_new_tokens=8):
+    ...     print(step.index, step.token, step.stopped_by)
+
+    `prompt` is a text, a `RenderedChat` or ids `[1, length]`. The settings have the names and the
+    meaning they have in `generate`, and only those given here count: the defaults that `generate`
+    takes from the model's `generation_config` (and its own `top_k=50` when sampling) do not.
+
+    - `do_sample=False` takes the most likely token; `temperature`, `top_k` and `top_p` then have no
+      part in it, and a warning says so.
+    - `seed` gives the tokens that `torch.manual_seed(seed)` and then `generate` would give, without
+      touching the global random state; None draws from the global state.
+    - `eos_token_id`: the terminators, an int or a list; None takes those of the model's
+      `generation_config`, an empty list means that only the length stops it.
+    - `forced_ids`: tokens that the first steps take instead of choosing. To choose another token in
+      step k and go on from there, call again with `forced_ids` = the ids of steps 0 to k-1 and the
+      new one. Everything else stays as it was (the settings, the length left, and which random
+      number belongs to which step), so forcing what was chosen anyway changes nothing.
+    - `model_inputs` is what else the model's `forward` takes, such as `pixel_values` and the
+      `position_ids [1, length]` that go with a picture. With `past_key_values`, a cache that holds
+      the beginning of the prompt, only the rest of the prompt is run; the cache grows in place.
+
+    Each step holds `logits`, `probabilities` and one tensor a processor, `4 * vocab` bytes each.
+
+    Raises `BadInputError` for settings that cannot work and `PromptTooLongError` when prompt and
+    `max_new_tokens` exceed the model's context, both before anything runs. After
+    `GenerationMixin.generate` and `GenerationMixin._sample` in `transformers`.
+    """
+    _check_model(model, model_inputs)
+    check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed)
+    config = model.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    input_ids = prompt_ids(tokenizer, prompt, context=context).to(model.device)
+    _check_length(input_ids.shape[1], max_new_tokens, context)
+    generator = None
+    if do_sample and seed is not None:
+        generator = torch.Generator(device=model.device).manual_seed(int(seed))
+    return _steps(
+        model,
+        tokenizer,
+        input_ids,
+        _first_model_inputs(model, input_ids, model_inputs),
+        processors=logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty),
+        do_sample=do_sample,
+        generator=generator,
+        terminators=_terminators(model, eos_token_id),
+        max_new_tokens=max_new_tokens,
+        forced_ids=_forced(forced_ids, config.vocab_size, max_new_tokens),
+    )
+
+
+@torch.no_grad()
+def _steps(
+    model,
+    tokenizer,
+    input_ids,
+    model_inputs,
+    *,
+    processors,
+    do_sample,
+    generator,
+    terminators,
+    max_new_tokens,
+    forced_ids,
+):
+    """The loop. `input_ids [1, length]` grows by one token a turn, and `model_inputs` is kept in step."""
+    cache = model_inputs["past_key_values"]
+    for index in range(max_new_tokens):
+        # Inputs: all of the prompt (that the cache does not hold yet) first, one token afterwards.
+        now = model.prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=1 if index else input_ids.shape[1] - cache.get_seq_length(),
+            is_first_iteration=index == 0,
+            **model_inputs,
+        )
+        # The forward pass fills the cache; mask and positions get one longer for the next turn.
+        outputs = model(**now, return_dict=True)
+        model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs)
+        # Only the last position says what comes next.
+        logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
+        del outputs
+        # Processors: each takes scores and gives scores.
+        scores, processed = logits, {}
+        for name, processor in processors.items():
+            scores = processor(input_ids, scores)
+            processed[name] = scores[0]
+        # Scores to probabilities, probabilities to a token.
+        probabilities = scores.softmax(dim=-1)
+        _check_numbers(probabilities)
+        if do_sample:
+            token_id = int(torch.multinomial(probabilities, num_samples=1, generator=generator))
+        else:
+            token_id = int(scores.argmax(dim=-1))
+        if index < len(forced_ids):
+            token_id = forced_ids[index]
+        input_ids = torch.cat([input_ids, input_ids.new_tensor([[token_id]])], dim=-1)
+        # Stop?
+        stopped_by = "max_new_tokens" if index + 1 == max_new_tokens else None
+        stopped_by = "end_of_turn" if token_id in terminators else stopped_by
+        yield GenerationStep(
+            index=index,
+            input_ids=now["input_ids"],
+            position_ids=now.get("position_ids"),
+            attention_mask=now["attention_mask"],
+            kv_length=int(cache.get_seq_length()),
+            logits=logits[0],
+            processed=processed,
+            probabilities=probabilities[0],
+            token_id=token_id,
+            token=token_table(tokenizer, input_ids[0, -4:])[-1].label,  # 4: no character has more bytes
+            stopped_by=stopped_by,
+        )
+        if stopped_by == "end_of_turn":
+            return
+
+
+def logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty):
+    """Name -> processor, those in use only, in the order of `GenerationMixin._get_logits_processor`."""
+    processors = {}
+    if repetition_penalty != 1:
+        processors["repetition_penalty"] = RepetitionPenaltyLogitsProcessor(float(repetition_penalty))
+    if do_sample and temperature != 1:
+        processors["temperature"] = TemperatureLogitsWarper(float(temperature))
+    if do_sample and top_k > 0:
+        processors["top_k"] = TopKLogitsWarper(int(top_k))
+    if do_sample and top_p < 1:
+        processors["top_p"] = TopPLogitsWarper(float(top_p))
+    return processors
+
+
+def _terminators(model, eos_token_id):
+    """The ids that end the answer, as a set."""
+    if eos_token_id is None:
+        eos_token_id = model.generation_config.eos_token_id
+    if eos_token_id is None:
+        return set()
+    if isinstance(eos_token_id, torch.Tensor):
+        eos_token_id = eos_token_id.tolist()
+    ids = eos_token_id if isinstance(eos_token_id, list | tuple | set) else [eos_token_id]
+    if not all(_is_whole(i) for i in ids):
+        raise BadInputError(
+            f"eos_token_id is a token id or a list of them, not {eos_token_id!r}; "
+            "tokenizer.convert_tokens_to_ids(...) gives a token's id."
+        )
+    return set(ids)
+
+
+def _forced(forced_ids, vocab_size, max_new_tokens):
+    """`forced_ids` as a list of int, checked."""
+    ids = forced_ids.reshape(-1).tolist() if isinstance(forced_ids, torch.Tensor) else forced_ids
+    if not isinstance(ids, list | tuple) or not all(_is_whole(i) and 0 <= i < vocab_size for i in ids):
+        raise BadInputError(f"forced_ids are token ids from 0 to {vocab_size - 1}, not {forced_ids!r}.")
+    if len(ids) > max_new_tokens:
+        raise BadInputError(
+            f"{len(ids)} forced_ids do not fit into max_new_tokens={max_new_tokens}: they count, so raise it."
+        )
+    return [int(i) for i in ids]
+
+
+def _first_model_inputs(model, input_ids, given):
+    """What the first turn needs besides `input_ids`: mask, positions, cache, and what the caller gave."""
+    takes = inspect.signature(model.forward).parameters
+    model_inputs = {
+        "attention_mask": torch.ones_like(input_ids),
+        "past_key_values": DynamicCache(config=model.config.get_text_config(decoder=True)),
+        "use_cache": True,
+        **given,
+    }
+    if "position_ids" in takes and "position_ids" not in given:
+        model_inputs["position_ids"] = model._prepare_position_ids_for_generation(input_ids, model_inputs)
+    if "logits_to_keep" in takes:
+        model_inputs["logits_to_keep"] = 1  # lm_head at the last position only
+    _check_cache(model, input_ids, model_inputs)
+    return model_inputs
+
+
+def _check_model(model, model_inputs):
+    takes = inspect.signature(model.forward).parameters
+    causal = hasattr(model, "can_generate") and model.can_generate() and not model.config.is_encoder_decoder
+    if not causal or "past_key_values" not in takes:
+        raise BadInputError(
+            f"A {type(model).__name__} cannot continue a text token by token with a KV cache: "
+            "load a causal language model, for example load_model('smollm2-135m')."
+        )
+    unknown = [name for name in model_inputs if name not in takes]
+    if unknown:
+        parameters = inspect.signature(generate_steps).parameters.values()
+        settings = ", ".join(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
+        raise BadInputError(
+            f"generate_steps has no setting {unknown[0]!r}, and {type(model).__name__}.forward takes no "
+            f"input of that name. The settings are {settings}."
+        )
+
+
+def _is_whole(value):
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed):
+    """`BadInputError` for the first setting that cannot work."""
+    if not _is_whole(max_new_tokens) or max_new_tokens < 1:
+        raise BadInputError(f"max_new_tokens is a whole number of at least 1, not {max_new_tokens!r}.")
+    if not isinstance(do_sample, bool):
+        raise BadInputError(f"do_sample is True or False, not {do_sample!r}.")
+    if not _is_number(temperature) or temperature < SMALLEST_TEMPERATURE:
+        raise BadInputError(
+            f"temperature divides the logits, so it has to be above 0 (at least {SMALLEST_TEMPERATURE:g}), "
+            f"not {temperature!r}. For the most likely token every time use do_sample=False."
+        )
+    if not _is_whole(top_k) or top_k < 0:
+        raise BadInputError(f"top_k is how many tokens to keep, 0 for all; it cannot be {top_k!r}.")
+    if not _is_number(top_p) or not 0 < top_p <= 1:
+        raise BadInputError(f"top_p is the probability to keep, above 0 and up to 1 for all, not {top_p!r}.")
+    if not _is_number(repetition_penalty) or repetition_penalty <= 0:
+        raise BadInputError(
+            f"repetition_penalty is above 0 (1 changes nothing, 1.1 is mild), not {repetition_penalty!r}."
+        )
+    if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**64):
+        raise BadInputError(f"seed is a whole number of at least 0, or None, not {seed!r}.")
+    idle = {"temperature": temperature != 1, "top_k": top_k > 0, "top_p": top_p < 1}
+    if not do_sample and any(idle.values()):
+        names = ", ".join(name for name, given in idle.items() if given)
+        warnings.warn(
+            f"{names}: no effect while do_sample=False takes the most likely token. do_sample=True samples.",
+            stacklevel=3,
+        )
+
+
+def _check_length(length, max_new_tokens, context):
+    if context is not None and length + max_new_tokens > context:
+        left = f", or ask for max_new_tokens={context - length}" if length < context else ""
+        raise PromptTooLongError(
+            f"The prompt is {length} tokens long and max_new_tokens is {max_new_tokens}: together more than "
+            f"the model's context of {context}. Shorten the prompt by {length + max_new_tokens - context} "
+            f"tokens{left}."
+        )
+
+
+def _check_cache(model, input_ids, model_inputs):
+    """A cache that was given holds the beginning of the prompt, patches of a picture counted, not all of it."""
+    cached = int(model_inputs["past_key_values"].get_seq_length())
+    if cached == 0:
+        return
+    length = input_ids.shape[1]
+    rest = model.prepare_inputs_for_generation(
+        input_ids, next_sequence_length=length - cached, is_first_iteration=True, **model_inputs
+    )
+    mask = rest["attention_mask"]
+    if mask.ndim == 2 and cached + rest["input_ids"].shape[1] != mask.shape[1]:
+        raise BadInputError(
+            f"past_key_values already holds {cached} positions and the prompt has {length} tokens: "
+            "give the whole prompt, what the cache holds and at least one token more."
+        )
+
+
+def _check_numbers(probabilities):
+    if probabilities.isnan().any():
+        raise BadInputError(
+            "The scores of the next token are no longer numbers. A temperature or repetition_penalty far "
+            "from 1 can do that, and so can float16: go nearer to 1, or load the model with dtype='float32'."
+        )

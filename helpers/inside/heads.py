@@ -1,0 +1,168 @@
+"""What single attention heads do: scores for known kinds of heads, rollout, one head made sharper.
+
+All of it works on the attention weights that `trace` gives; only `head_temperature` touches a running model.
+"""
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from helpers.errors import BadInputError
+from helpers.inside.anatomy import decoder_layer
+from helpers.inside.interventions import _layer_and_head
+
+KINDS = ("first_token", "previous_token", "duplicate_token", "induction")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadScores:
+    """How much of its attention each head gives to one kind of place: `[layer, head]` each, float32, 0 to 1.
+
+    - `first_token`: to position 0, the attention sink (Xiao and others 2023).
+    - `previous_token`: to the position right before the query.
+    - `duplicate_token`: to earlier positions with the query's own token.
+    - `induction`: to the positions right after those: what came next the last time (Olsson and others 2022).
+
+    A score is a mean over the queries that have such a place; NaN when none has. `layers` are the rows' numbers.
+    """
+
+    first_token: torch.Tensor
+    previous_token: torch.Tensor
+    duplicate_token: torch.Tensor
+    induction: torch.Tensor
+    layers: tuple[int, ...]
+
+    def best(self, kind, count=5):
+        """The `count` heads with the highest score of a kind, best first: `[(layer, head), …]`.
+
+        Raises `BadInputError` for a kind that there is not.
+        """
+        if kind not in KINDS:
+            raise BadInputError(f"There is no kind {kind!r}; the kinds are: {', '.join(KINDS)}.")
+        scores = getattr(self, kind).nan_to_num(-1.0)
+        order = scores.flatten().argsort(descending=True, stable=True)[:count].tolist()
+        return [(self.layers[place // scores.shape[1]], place % scores.shape[1]) for place in order]
+
+    def __repr__(self):
+        best = ((kind, self.best(kind, 1)[0]) for kind in KINDS)
+        return "HeadScores(" + ", ".join(f"{kind}: best {layer}.{head}" for kind, (layer, head) in best) + ")"
+
+
+def repeated_ids(tokenizer, *, length=50, generator=None):
+    """Random tokens, and the same again: ids `[1, 1 + 2 * length]`, or without the 1 for a tokenizer that has no bos.
+
+    No id stands twice in a half, and no special token in it. What comes next in the second half can be
+    known from the first half alone, so that heads which look something up show it. `generator` is a
+    `torch.Generator`. Raises `BadInputError` for a length that is not possible.
+    """
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    ordinary = torch.tensor([token for token in range(tokenizer.vocab_size) if token not in special])
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= len(ordinary):
+        raise BadInputError(f"length is a whole number from 1 to {len(ordinary)} (the vocabulary), not {length!r}.")
+    half = ordinary[torch.randperm(len(ordinary), generator=generator)[:length]]
+    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return torch.cat([torch.tensor(first, dtype=torch.long), half, half])[None]
+
+
+def head_scores(trace):
+    """Score every head of a run by where it looks: a `HeadScores`.
+
+    `trace` is a `Trace` with `attentions [layer, head, query, key]`; run it on `repeated_ids` to find
+    heads, on a text to see them at work. Position 0 is counted for `first_token` only: many heads look
+    there in any case. A picture's patches count as different tokens.
+
+    Raises `BadInputError` for a trace without attentions, or one whose first positions were in a cache.
+    """
+    check_attentions(trace)
+    attentions = trace.attentions
+    ids = trace.input_ids[0].clone()
+    if trace.patch_index is not None:
+        patches = trace.patch_index >= 0
+        ids[patches] = -1 - trace.patch_index[patches]
+    keys = torch.arange(len(ids))
+    queries = torch.tensor(trace.positions)
+    same = (ids[queries][:, None] == ids) & (keys < queries[:, None])  # [query, key]
+    after = torch.nn.functional.pad(same, (1, 0))[:, :-1] & (keys <= queries[:, None])
+    places = {
+        "first_token": (keys == 0) & (queries[:, None] > 0),
+        "previous_token": (keys == queries[:, None] - 1) & (keys > 0),
+        "duplicate_token": same & (keys > 0),
+        "induction": after,
+    }
+    scores = {kind: torch.stack([_mean_given(layer, place) for layer in attentions]) for kind, place in places.items()}
+    return HeadScores(**scores, layers=tuple(trace.layers[: len(attentions)]))
+
+
+def _mean_given(attention, place):
+    """Attention `[head, query, key]` summed over the True keys of `place [query, key]`, mean over queries: `[head]`."""
+    rows = place.any(dim=-1)
+    return (attention[:, rows] * place[rows]).sum(dim=-1, dtype=torch.float32).mean(dim=-1)
+
+
+def check_attentions(trace):
+    """Raises `BadInputError` unless a trace holds attentions of all its keys."""
+    if getattr(trace, "attentions", None) is None:
+        raise BadInputError("There are no attentions in this: give it what trace(model, tokenizer, prompt) returns.")
+    keys, tokens = trace.attentions.shape[-1], len(trace.tokens)
+    if keys != tokens:
+        raise BadInputError(
+            f"This run had {keys - tokens} positions in a cache, whose tokens are not known: trace the whole prompt."
+        )
+
+
+def attention_rollout(attentions, *, residual=0.5):
+    """Attention traced back through all layers to the input: `[layer, query, key]`, float32, rows of sum 1.
+
+    `attentions [layer, head, query, key]` are those of all layers from the first on, as in `Trace`. In each
+    layer heads are averaged, and mixed with the identity, which stands for the residual connection: `residual`
+    is its share. The products of these matrices, up to each layer, are the rollout (Abnar and Zuidema 2020).
+
+    Raises `BadInputError` for another shape (queries have to be all positions) and a share outside 0 to 1.
+    """
+    shape = list(attentions.shape)
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise BadInputError(f"attentions is [layer, head, query, key] with all positions as queries, not {shape}.")
+    if not 0 <= residual <= 1:
+        raise BadInputError(f"residual is a share from 0 to 1, not {residual!r}.")
+    identity = torch.eye(shape[-1])
+    rollout, layers = identity, []
+    for attention in attentions:
+        rollout = (residual * identity + (1 - residual) * attention.float().mean(dim=0)) @ rollout
+        layers.append(rollout)
+    return torch.stack(layers)
+
+
+@contextmanager
+def head_temperature(model, heads, temperature):
+    """The attention scores of some heads are divided by `temperature` before their softmax.
+
+    Below 1 a head looks at fewer places, above 1 at more: what the temperature of sampling does to tokens.
+    `heads`: pairs (layer, head). It is done to the query, which the scores are proportional to, also after
+    the rotary embedding; on leaving the model is as before.
+
+    Raises `BadInputError` for a head that is not there, a temperature that is not above 0, and a model
+    whose queries are normalised afterwards.
+    """
+    if not temperature > 0:
+        raise BadInputError(f"temperature is above 0, not {temperature!r}.")
+    with ExitStack() as hooks:
+        for pair in heads:
+            layer, head = _layer_and_head(model, pair)
+            attention = decoder_layer(model, layer).self_attn
+            if not hasattr(attention, "q_proj") or hasattr(attention, "q_norm"):
+                raise BadInputError(f"{type(attention).__name__} has no plain q_proj whose result could be scaled.")
+            hooks.enter_context(attention.q_proj.register_forward_hook(_scale_slice(head, attention, temperature)))
+        yield
+
+
+def _scale_slice(head, attention, temperature):
+    own = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+
+    def hook(module, arguments, query):
+        query = query.clone()
+        query[..., own] /= temperature
+        return query
+
+    return hook

@@ -1,0 +1,528 @@
+"""One run of a model with its inside written down: hidden states, attentions, logits, any module's output.
+
+The run is the model's own. `trace` only puts hooks on the modules it has to listen to, and takes them
+off again. Attention probabilities exist in "eager" attention alone ("sdpa" never makes them), so when
+they are asked for, the run computes attention as `eager_attention_forward` in `transformers` does, in
+blocks of queries: the same numbers, without a second copy of anything as large as the result. What
+each hook sees goes straight into its place in the result, and the run stops once all is written.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from numbers import Integral
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from helpers.errors import BadInputError, PromptTooLongError
+from helpers.inside.anatomy import decoder
+from helpers.text.prompts import prompt_ids
+from helpers.text.tokens import token_table
+
+BLOCK = 128  # queries whose scores are in memory at a time: small enough for a processor's cache
+NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep")  # inputs that trace sees to, or cannot use
+SPECIAL_ATTENTION = ("softcap", "s_aux", "position_bias")  # arguments of attention that only some models have
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace:
+    """What one run of a model held inside. What was not asked for is None (or an empty dict).
+
+    All tensors are on the CPU, in the dtype the model computed them in. `position` counts what the
+    model read in this run; with `positions=` it counts those only, in the order given.
+
+    - `tokens`, `input_ids [1, length]`: the prompt as the model saw it, with readable labels. A picture's
+      patches are labelled by row and column, such as `▦ 0,3`. Keys that came from a cache have no label.
+    - `hidden_states [layer+1, position, hidden]`: as `output_hidden_states` in `transformers` gives them.
+      Row L is the residual stream after L layers, as it enters layer L: row 0 is the embedding. The last
+      row is different: it has been through the final norm, and `lm_head` of it is the logits.
+    - `last_residual [position, hidden]`: the residual stream after the last layer, before the final norm.
+    - `attentions [layer, head, query, key]`: probabilities; each query's sum over keys is 1.
+    - `logits [position, vocab]`: raw scores of the token that comes after each position.
+    - `outputs`, `inputs`: name of a module -> what it gave, or got, the first time it ran; the batch axis is taken off:
+      `[position, ...]`. A tuple where a module gives several tensors (of `self_attn`, only the first).
+    - `layers`: which rows `hidden_states` has, and `attentions` too (which has no last row).
+    - `positions`: which positions the rows of position and query are.
+    - `attn_implementation`: how attention was computed, "eager" wherever `attentions` were asked for.
+    - `patch_index [length]`: the number of a picture's patch at each position, -1 at text; None without picture.
+    """
+
+    tokens: tuple[str, ...]
+    input_ids: torch.Tensor
+    hidden_states: torch.Tensor | None
+    attentions: torch.Tensor | None
+    logits: torch.Tensor | None
+    last_residual: torch.Tensor | None
+    outputs: dict[str, torch.Tensor | tuple] = field(default_factory=dict)
+    inputs: dict[str, torch.Tensor | tuple] = field(default_factory=dict)
+    layers: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
+    attn_implementation: str = ""
+    patch_index: torch.Tensor | None = None
+
+    @property
+    def nbytes(self):
+        """Bytes of all tensors in it."""
+        return sum(tensor.nbytes for value in vars(self).values() for tensor in _tensors(value))
+
+    def __repr__(self):
+        shown = [f"tokens={len(self.tokens)}"]
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, torch.Tensor):
+                shown.append(f"{part.name}={list(value.shape)}")
+            elif isinstance(value, dict) and value:
+                shown.append(f"{part.name}={list(value)}")
+        kind = f"attn_implementation={self.attn_implementation!r}"
+        return f"Trace({', '.join(shown)}, {kind}, {self.nbytes / 1e6:.3g} MB)"
+
+
+def trace(
+    model,
+    tokenizer,
+    prompt,
+    *,
+    hidden_states=True,
+    attentions=True,
+    logits=True,
+    layers=None,
+    positions=None,
+    outputs_of=(),
+    inputs_of=(),
+    **model_inputs,
+):
+    """Run the model once and return a `Trace`.
+
+    >>> trace(model, tokenizer, "The capital of France is").logits[-1].argmax()
+
+    `prompt` is a text (taken as it is), a `RenderedChat`, or ids `[1, length]`. `hidden_states`,
+    `attentions` and `logits` say what to keep; these keep less of it, for long prompts:
+
+    - `layers`: rows of `hidden_states` (0 the embedding, up to the number of layers) and of `attentions`, an
+      int or several: `trace(layers=[3, 15])` has rows 3 and 15 of what `trace()` has.
+    - `positions`: positions of hidden states, queries and logits, an int or several; negative ones count
+      from the end, as in a list. Keys are always all.
+
+    `outputs_of` and `inputs_of` name modules as `model.named_modules()` does, "model.layers.3.mlp" for
+    example, to have what they gave and got. Layers above the last one needed do not run.
+
+    `model_inputs` is what else the model's `forward` takes, such as `pixel_values`. With `past_key_values`,
+    `prompt` is what comes after the cached positions; the cache grows, as in any run.
+
+    The model is as it was afterwards, also after an error or an interrupted cell. Gradients are off.
+    Interventions that are active act on this run, and show in it.
+
+    Raises `BadInputError` for an empty prompt, a batch, and for layers, positions, modules and inputs
+    that are not there; `PromptTooLongError` for more tokens than the model's context.
+    """
+    base = decoder(model)
+    _check_model_inputs(model, model_inputs)
+    if not (hidden_states or attentions or logits or outputs_of or inputs_of):
+        raise BadInputError("There is nothing to keep: ask for hidden_states, attentions, logits or a module's output.")
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+    input_ids = prompt_ids(tokenizer, prompt, context=base.config.max_position_embeddings)
+    seen_ids, patch_index = _as_seen(model, input_ids, model_inputs.get("pixel_values"))
+    length = seen_ids.shape[1]
+    recorder = _Recorder(
+        model=model,
+        base=base,
+        length=length,
+        hidden_states=hidden_states,
+        attentions=attentions,
+        logits=logits,
+        layers=_layers(layers, len(base.layers), attentions),
+        positions=_positions(positions, length),
+        outputs_of=_modules(model, outputs_of),
+        inputs_of=_modules(model, inputs_of),
+    )
+    recorder.run(_complete(model, input_ids, model_inputs, base.config.max_position_embeddings))
+    return Trace(
+        tokens=_labels(model, tokenizer, seen_ids, patch_index),
+        input_ids=seen_ids,
+        layers=recorder.layers,
+        positions=tuple(range(length) if recorder.positions is None else recorder.positions.tolist()),
+        attn_implementation="eager" if attentions else base.config._attn_implementation,
+        patch_index=patch_index,
+        **recorder.results,
+    )
+
+
+class _Finished(Exception):
+    """Everything asked for is written: the rest of the run is not needed."""
+
+
+@dataclass
+class _Recorder:
+    """Listens to one run: each part of the model that is reached writes into `results` and ends in `_done`."""
+
+    model: torch.nn.Module
+    base: torch.nn.Module
+    length: int
+    hidden_states: bool
+    attentions: bool
+    logits: bool
+    layers: tuple[int, ...]
+    positions: torch.Tensor | None
+    outputs_of: dict[str, torch.nn.Module]
+    inputs_of: dict[str, torch.nn.Module]
+
+    def __post_init__(self):
+        last = len(self.base.layers)
+        self.attention_layers = {getattr(layer, "self_attn", None): n for n, layer in enumerate(self.base.layers)}
+        self.results = dict.fromkeys(("hidden_states", "attentions", "logits", "last_residual"))
+        self.results |= {"outputs": {}, "inputs": {}}
+        self.pending = {("output", name) for name in self.outputs_of} | {("input", name) for name in self.inputs_of}
+        if self.hidden_states:
+            self.pending |= {("hidden state", layer) for layer in self.layers}
+            self.pending |= {("last residual", last)} if last in self.layers else set()
+        if self.attentions:
+            self.pending |= {("attention", layer) for layer in self.layers if layer < last}
+        if self.logits:
+            self.pending.add(("logits", last))
+
+    def run(self, model_inputs):
+        """The forward pass, listened to."""
+        # Not inference_mode: a reader with gradients on could not put what it makes back into the model.
+        with torch.no_grad(), self._hooks(), self._own_attention():
+            try:
+                output = self.model(**model_inputs)
+                if self.logits:
+                    self.results["logits"] = output.logits[0].to("cpu")
+                    self._done(("logits", len(self.base.layers)))
+            except _Finished:
+                pass
+        if self.pending:
+            kind, name = min(self.pending, key=str)
+            raise BadInputError(f"There is no {kind} of {name} to keep: that part of the model does not run by itself.")
+
+    def _done(self, part):
+        self.pending.discard(part)
+        if not self.pending:
+            raise _Finished
+
+    @contextmanager
+    def _hooks(self):
+        with ExitStack() as hooks:
+
+            def before(module, hook):
+                hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+            # Hidden states as they enter a layer, so that an active intervention shows in them.
+            for layer in self.layers if self.hidden_states else ():
+                if layer < len(self.base.layers):
+                    before(self.base.layers[layer], self._see_state(layer))
+                else:
+                    before(self.base.norm, self._see_last_residual)
+                    hooks.enter_context(self.base.norm.register_forward_hook(self._see_normed))
+            for name, module in self.inputs_of.items():
+                before(module, self._see_input(name))
+            for name, module in self.outputs_of.items():
+                hooks.enter_context(module.register_forward_hook(self._see_output(name)))
+            if self.logits:
+                lm_head = self.model.get_output_embeddings()
+                hooks.enter_context(_in_slices(lm_head))
+                before(lm_head, lambda module, args, kwargs: ((self._chosen(args[0]),), kwargs))
+            yield
+
+    @contextmanager
+    def _own_attention(self):
+        """The decoder's attention goes through `attend`, by a name that is registered for this run alone."""
+        if not self.attentions:
+            yield
+            return
+        config, name = self.base.config, f"trace-{id(self)}"
+        before = config._attn_implementation
+        try:
+            AttentionInterface.register(name, self.attend)
+            AttentionMaskInterface.register(name, sdpa_mask)
+            config._attn_implementation = {"": name}  # the decoder's; a vision tower in the same config keeps its own
+            yield
+        finally:
+            config._attn_implementation = {"": before}
+            AttentionInterface._global_mapping.pop(name, None)
+            AttentionMaskInterface._global_mapping.pop(name, None)
+
+    def attend(self, module, query, key, value, attention_mask, scaling=None, **more):
+        """In place of `eager_attention_forward`: the same output, and the probabilities written down.
+
+        `query [1, head, query, head_dim]`, `key` and `value [1, kv_head, key, head_dim]`; `attention_mask
+        [1, 1, query, key]`, or None for plain causal attention. Returns `[1, query, head, head_dim]`.
+        """
+        layer = self.attention_layers.get(module)
+        causal = more.get("is_causal", getattr(module, "is_causal", True)) and query.shape[2] > 1
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if layer is None or any(more.get(name) is not None for name in SPECIAL_ATTENTION):
+            mask = query.new_zeros(1, 1, query.shape[2], key.shape[2])
+            _hide(mask[0], 0, attention_mask, causal)
+            output, probabilities = _library_eager(module)(module, query, key, value, mask, scaling=scaling, **more)
+            blocks = [(0, probabilities[0])]
+        else:
+            output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+            blocks = _eager_blocks(query, key, value, attention_mask, causal, scaling, output)
+        wanted = ("attention", layer) in self.pending
+        for start, probabilities in blocks:
+            if wanted:
+                self._write_attention(layer, start, probabilities, key.shape[2])
+        if wanted:
+            self._done(("attention", layer))
+        return output, None
+
+    def _write_attention(self, layer, start, probabilities, keys):
+        """`probabilities [head, block, seen]` are those of the queries from `start` on, 0 for the keys not seen."""
+        heads, count, seen = probabilities.shape
+        if self.results["attentions"] is None:
+            rows = sum(layer < len(self.base.layers) for layer in self.layers)
+            shape = rows, heads, self.length if self.positions is None else len(self.positions), keys
+            self.results["attentions"] = torch.empty(shape, dtype=probabilities.dtype, device="cpu")
+        place = self.results["attentions"][self.layers.index(layer)]
+        if place.shape[-1] != keys:
+            raise BadInputError(
+                f"Layer {layer} looks at {keys} keys, an earlier one at {place.shape[-1]} (a cache with sliding "
+                "windows): ask for layers of one kind, with layers=."
+            )
+        if self.positions is None:
+            place[:, start : start + count, :seen] = probabilities
+            place[:, start : start + count, seen:] = 0
+        else:
+            inside = (self.positions >= start) & (self.positions < start + count)
+            place[:, inside, :seen] = probabilities[:, self.positions[inside] - start].to("cpu")
+            place[:, inside, seen:] = 0
+
+    def _see_state(self, layer):
+        return lambda module, args, kwargs: self._write_state(layer, _first_tensor((args, kwargs)))
+
+    def _see_normed(self, module, args, output):
+        self._write_state(len(self.base.layers), output)
+
+    def _write_state(self, layer, state):
+        state = self._chosen(state)[0]
+        if self.results["hidden_states"] is None:
+            self.results["hidden_states"] = torch.empty(len(self.layers), *state.shape, dtype=state.dtype, device="cpu")
+        self.results["hidden_states"][self.layers.index(layer)] = state
+        self._done(("hidden state", layer))
+
+    def _see_last_residual(self, module, args, kwargs):
+        self.results["last_residual"] = self._copy(_first_tensor((args, kwargs)))
+        self._done(("last residual", len(self.base.layers)))
+
+    def _see_input(self, name):
+        def hook(module, args, kwargs):
+            if name not in self.results["inputs"]:
+                self.results["inputs"][name] = self._copy(_first_tensor((args, kwargs)))
+                self._done(("input", name))
+
+        return hook
+
+    def _see_output(self, name):
+        def hook(module, args, output):
+            if name not in self.results["outputs"]:
+                several = list(_tensors(output))
+                several = several[:1] if module in self.attention_layers else several
+                kept = tuple(self._copy(tensor) for tensor in several)
+                self.results["outputs"][name] = kept[0] if len(kept) == 1 else kept
+                self._done(("output", name))
+
+        return hook
+
+    def _copy(self, tensor):
+        """`[1, position, ...]` as `[position, ...]` at the positions asked for, on the CPU, with memory of its own."""
+        tensor = self._chosen(tensor) if tensor.dim() > 1 and tensor.shape[1] == self.length else tensor
+        return (tensor[0] if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor).to("cpu", copy=True)
+
+    def _chosen(self, tensor):
+        """`[1, position, ...]` at the positions asked for."""
+        return tensor if self.positions is None else tensor[:, self.positions]
+
+
+def _eager_blocks(query, key, value, attention_mask, causal, scaling, output):
+    """Softmax attention, `BLOCK` queries at a time: yields (first query, probabilities [head, block, seen]), where
+    the keys after the first `seen` are hidden from all queries of the block.
+
+    Fills `output [1, query, head, head_dim]` on the way. Query heads that share a key/value head stand
+    together, so that keys need not be repeated. The numbers are those of `eager_attention_forward`.
+    """
+    heads, length, head_dim = query.shape[1:]
+    groups, keys = key.shape[1:3]
+    grouped = query[0].reshape(groups, heads // groups, length, head_dim)
+    for start in range(0, length, BLOCK):
+        stop = min(start + BLOCK, length)
+        seen = stop if attention_mask is None and causal else keys  # the keys after a block are hidden from all of it
+        queries = grouped[:, :, start:stop].reshape(groups, -1, head_dim)
+        scores = torch.bmm(queries, key[0, :, :seen].transpose(1, 2)).view(heads, stop - start, seen).mul_(scaling)
+        _hide(scores, start, attention_mask, causal)
+        probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        mixed = torch.bmm(probabilities.view(groups, -1, seen), value[0, :, :seen])
+        output[0, start:stop] = mixed.view(heads, stop - start, -1).transpose(0, 1)
+        yield start, probabilities
+
+
+def _hide(scores, start, attention_mask, causal):
+    """Lowest number into `scores [head, block, key]` where the queries from `start` on must not look.
+
+    As `sdpa_mask` has it, a mask is True where a query may look, and None stands for the causal triangle.
+    """
+    lowest = torch.finfo(scores.dtype).min
+    stop = start + scores.shape[1]
+    if attention_mask is None and causal:
+        scores[:, :, stop:] = lowest
+        future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
+        scores[:, :, start:stop].masked_fill_(future, lowest)
+    elif attention_mask is not None and attention_mask.is_floating_point():
+        scores += attention_mask[0, :, start:stop]
+    elif attention_mask is not None:
+        scores.masked_fill_(~attention_mask[0, :, start:stop], lowest)
+
+
+@contextmanager
+def _in_slices(lm_head):
+    """`lm_head` takes its vocabulary in four slices: the same logits, and of the scratch memory that a matrix
+    product of this size takes (as much as the logits, for a short prompt) a quarter."""
+
+    def forward(hidden_states):
+        states = hidden_states.reshape(-1, hidden_states.shape[-1])
+        logits = states.new_empty(len(states), len(weight))
+        for part, rows in zip(logits.chunk(4, dim=1), weight.chunk(4), strict=True):
+            torch.mm(states, rows.T, out=part)
+        return logits.view(*hidden_states.shape[:-1], -1)
+
+    weight = getattr(lm_head, "weight", None)
+    plain = type(lm_head) is torch.nn.Linear and lm_head.bias is None and "forward" not in vars(lm_head)
+    if not plain or weight.device.type != "cpu" or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        yield
+        return
+    try:
+        lm_head.forward = forward
+        yield
+    finally:
+        vars(lm_head).pop("forward", None)
+
+
+def _library_eager(module):
+    """The model's own `eager_attention_forward`: beside the attention class, or beside one it derives from."""
+    for kind in type(module).__mro__:
+        function = getattr(sys.modules[kind.__module__], "eager_attention_forward", None)
+        if function is not None:
+            return function
+    raise BadInputError(f"{type(module).__name__} computes no attention probabilities: ask with attentions=False.")
+
+
+def _tensors(value):
+    """Every tensor in what a module takes or gives: a tensor, a tuple, a dict or a `ModelOutput`."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _first_tensor(value):
+    return next(_tensors(value))
+
+
+def _as_seen(model, input_ids, pixel_values):
+    """The ids as the model sees them, a picture's placeholder once a patch, and each position's patch number."""
+    if pixel_values is None or not hasattr(model, "expand_inputs"):
+        return input_ids, None
+    expanded = model.expand_inputs(input_ids, pixel_values)
+    return expanded.input_ids, expanded.patch_index[0]
+
+
+def _labels(model, tokenizer, seen_ids, patch_index):
+    labels = [row.label for row in token_table(tokenizer, seen_ids)]
+    if patch_index is None:
+        return tuple(labels)
+    grid = model.config.vision_config.grid
+    patches = ["▦ {},{}".format(*divmod(patch, grid)) for patch in patch_index.tolist()]
+    return tuple(patches[p] if patch_index[p] >= 0 else label for p, label in enumerate(labels))
+
+
+def _complete(model, input_ids, model_inputs, context):
+    """Everything the model is given, on its device."""
+    cache = model_inputs.get("past_key_values")
+    past = 0 if cache is None else int(cache.get_seq_length())
+    length = past + input_ids.shape[1]
+    if length > context:
+        raise PromptTooLongError(
+            f"{past} cached positions and {input_ids.shape[1]} new ones exceed the model's context of {context}: "
+            f"shorten the prompt by {length - context} tokens."
+        )
+    given = {
+        "input_ids": input_ids,
+        # Without a mask, transformers takes positions that repeat (a picture's) for several texts in one row.
+        "attention_mask": torch.ones(1, length, dtype=torch.long),
+        "use_cache": cache is not None,
+        **model_inputs,
+    }
+    return {name: v.to(model.device) if isinstance(v, torch.Tensor) else v for name, v in given.items()}
+
+
+def _check_model_inputs(model, model_inputs):
+    takes = inspect.signature(model.forward).parameters
+    unknown = [name for name in model_inputs if name not in takes or name in NOT_FOR_READERS]
+    if unknown:
+        settings = [p.name for p in inspect.signature(trace).parameters.values() if p.kind == p.KEYWORD_ONLY]
+        raise BadInputError(
+            f"trace has no setting {unknown[0]!r}, and it is no further input of {type(model).__name__}. "
+            f"The settings are {', '.join(settings)}."
+        )
+
+
+def _whole_numbers(values, what):
+    """One int or several, as a tuple without doubles."""
+    values = values.tolist() if isinstance(values, torch.Tensor) else values
+    several = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+    if not several or not all(isinstance(value, Integral) and not isinstance(value, bool) for value in several):
+        raise BadInputError(f"{what} is a whole number or several, such as [0, 5], not {values!r}.")
+    if len(set(several)) < len(several):
+        raise BadInputError(f"{what} names one twice: {list(several)}.")
+    return tuple(int(value) for value in several)
+
+
+def _layers(layers, last, attentions):
+    if layers is None:
+        return tuple(range(last + 1))
+    layers = _whole_numbers(layers, "layers")
+    for layer in layers:
+        if not 0 <= layer <= last:
+            raise BadInputError(
+                f"There is no layer {layer}: hidden states have rows 0 (embedding) to {last} (after the final norm), "
+                f"attentions 0 to {last - 1}."
+            )
+        if attentions and layer == last:
+            raise BadInputError(
+                f"Row {last} is the end of the model and has no attention (that has 0 to {last - 1}): leave it out, or "
+                "ask with attentions=False."
+            )
+    return layers
+
+
+def _positions(positions, length):
+    """As a tensor of positions from 0; None for all."""
+    if positions is None:
+        return None
+    positions = _whole_numbers(positions, "positions")
+    for position in positions:
+        if not -length <= position < length:
+            raise BadInputError(f"There is no position {position}: this prompt has positions 0 to {length - 1}.")
+    return torch.tensor(_whole_numbers([position % length for position in positions], "positions"))
+
+
+def _modules(model, names):
+    """Name -> module."""
+    modules = dict(model.named_modules()) if names else {}
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in modules or not name:
+            close = get_close_matches(str(name), modules, n=3, cutoff=0.5) or list(modules)[1:4]
+            raise BadInputError(
+                f"There is no module {name!r} in {type(model).__name__}. Near it: {', '.join(close)}. "
+                "model.named_modules() has all names."
+            )
+    return {name: modules[name] for name in names}

@@ -1,0 +1,9 @@
+"""A name becomes a model: which models there are, where their files are, and how they are loaded.
+
+The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
+when it is first asked for.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

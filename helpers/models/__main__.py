@@ -1,0 +1,55 @@
+"""Prepare the course's models, or download others: `python -m helpers.models`.
+
+Without a name it prepares what the course needs; `--check` reads every byte again;
+`python -m helpers.models glm-4-9b-chat --source modelscope` downloads a larger model.
+"""
+
+import argparse
+
+from helpers.errors import HelpersError, ModelNotFoundError
+from helpers.models import catalog, hubs
+from helpers.models.locate import model_folder, unknown_name
+from helpers.models.memory import memory_plan
+from helpers.models.store import say
+from helpers.models.wheels import COURSE_MODELS, RECIPES, prepare
+
+
+def main(arguments=None):
+    """Prepare the named models (all of the course by default). Exit code 1 when one cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.models", description=main.__doc__)
+    parser.add_argument(
+        "names",
+        nargs="*",
+        default=COURSE_MODELS,
+        metavar="NAME",
+        help="a name of the catalog, or with --source a hub id",
+    )
+    parser.add_argument("--check", action="store_true", help="read every byte of what is already there")
+    parser.add_argument("--source", choices=("modelscope", "huggingface"), help="download from this hub")
+    options = parser.parse_args(arguments)
+    try:
+        for name in options.names:
+            if options.source:
+                _download(name, options.source, options.check)
+            elif name in RECIPES:
+                prepare(name, check=options.check)
+            elif catalog.find_card(name):
+                model_folder(name)
+            else:
+                raise ModelNotFoundError(f"{unknown_name(name)} Hub ids need --source.")
+    except HelpersError as error:
+        say(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _download(name, source, check):
+    """From a hub, saying first whether this machine could hold the model in memory."""
+    hubs.fetch(name, source, weights=False, check=check)
+    plan = memory_plan(name, source=source, context=1)
+    say(f"In {plan.dtype}: {plan.advice}")
+    say(f"{name}: ready in {hubs.fetch(name, source, check=check)}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

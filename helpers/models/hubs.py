@@ -1,0 +1,464 @@
+"""A model's files from ModelScope or Hugging Face: listed, chosen, fetched, checked, moved into place.
+
+A model lands in `data/models/<hub>/<owner>--<name>/` (or below `$HELPERS_MODELS`). Only safetensors weights,
+configs and tokenizer files are taken, by exact names that a regular expression below allows: nothing that
+could be run, nothing in sub-folders. Files are fetched into a folder beside the final one, checked against
+the hub's own checksums, and moved; a download that was cut goes on where it stopped. Both hubs' own clients
+do the fetching (`helpers.hub_client`), in a process of their own; endpoints and tokens are where these
+clients look for them (`HF_ENDPOINT`, `HF_TOKEN`, `MODELSCOPE_ENDPOINT`, `MODELSCOPE_API_TOKEN`).
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import queue
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.errors import (
+    AccessDeniedError,
+    BadInputError,
+    DamagedFilesError,
+    DiskFullError,
+    HelpersError,
+    HubNotReachableError,
+    ModelNotFoundError,
+)
+from helpers.models import catalog, store
+
+HUBS = {
+    "modelscope": ("ModelScope", "MODELSCOPE_ENDPOINT", "https://modelscope.cn"),
+    "huggingface": ("Hugging Face", "HF_ENDPOINT", "https://huggingface.co"),
+}
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json", re.ASCII)
+SMALL_FILES = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
+    r"|(video_)?preprocessor_config|processor_config|chat_template)\.json|(merges|vocab)\.txt"
+    r"|tokenizer\.model|chat_template\.jinja",
+    re.ASCII,
+)
+CODE_OR_PICKLE = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+REACH_SECONDS = 4  # for a first sign of life
+LIST_SECONDS = 60  # for the list of files
+STALL_SECONDS = 90  # without a new byte: longer than checking a 5 GB file takes on a slow disk
+LONGEST_WAIT = 60  # seconds that a busy hub may ask us to wait
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as its hub lists it. One of the checksums is known, or neither."""
+
+    name: str
+    bytes: int
+    sha256: str | None
+    git_sha1: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a hub offers of one model, and what the course takes of it."""
+
+    source: str
+    repo: str
+    revision: str
+    small_files: tuple[RemoteFile, ...]
+    weights: tuple[RemoteFile, ...]
+    gated: bool
+
+
+def repo_id(name, source):
+    """The id on that hub of a catalog name, or the id itself. Raises `ModelNotFoundError`, `BadInputError`."""
+    if source not in HUBS:
+        raise BadInputError(f"{source!r} is no hub; the course knows {' and '.join(map(repr, HUBS))}.")
+    card = catalog.find_card(name)
+    if card and source in card.sources:
+        return card.sources[source]
+    if card:
+        found = ", ".join(f"{where} ({id_})" for where, id_ in card.sources.items())
+        raise ModelNotFoundError(
+            f"{card.name} is not on {HUBS[source][0]}, as far as the course knows. It is: {found}."
+        )
+    if not REPO_ID.fullmatch(str(name)) or ".." in str(name):
+        raise ModelNotFoundError(
+            f"{str(name)!r} is neither a name the course knows nor an id on {HUBS[source][0]}, which has the form "
+            f"owner/name, such as {catalog.find_card('glm-4-9b-chat').sources[source]}."
+        )
+    return str(name)
+
+
+def folder_of(name, source):
+    """Where that model's files are or will be."""
+    return store.models_dir() / source / repo_id(name, source).replace("/", "--")
+
+
+def find(name):
+    """The folder of a model that was downloaded from either hub, or None; with its weights, if any has them."""
+    here = []
+    for source in HUBS:
+        with contextlib.suppress(ModelNotFoundError):
+            folder = folder_of(name, source)
+            here += [folder] * (store.MANIFEST in (os.listdir(folder) if folder.is_dir() else ()))
+    return max(here, key=lambda folder: is_whole(folder), default=None)
+
+
+def is_whole(folder, *, weights=True, thorough=False):
+    """Whether a folder holds all files that its manifest lists; `weights=False` looks at the others alone."""
+    try:
+        manifest = store.read_manifest(folder)
+        wanted = {name: known for name, known in manifest["files"].items() if weights or not WEIGHTS.fullmatch(name)}
+        return (manifest["weights"] or not weights) and not store.damaged_files(folder, {"files": wanted}, thorough)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def fetch(name, source, *, weights=True, check=False):
+    """The folder of a hub's model, complete: downloaded, or what is missing of it; without a network if it is here.
+
+    `weights=False` takes config and tokenizer alone. `check=True` reads every byte of what is here. Of
+    several processes that fetch the same model, one does it and the others wait. Says the size and the
+    free disk before, shows a bar, and goes on where an earlier download stopped.
+
+    Raises `ModelNotFoundError`, `AccessDeniedError`, `HubNotReachableError` (within five seconds when there is
+    no network), `DamagedFilesError` or `DiskFullError`.
+    """
+    from filelock import FileLock
+
+    folder = folder_of(name, source)
+    if is_whole(folder, weights=weights, thorough=check):
+        return folder
+    refuse_offline(name, source)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        with store.one_at_a_time(lock, name):
+            if not is_whole(folder, weights=weights, thorough=check):
+                _fetch_missing(look_up(name, source), folder, weights)
+    except OSError as error:
+        if isinstance(error, HelpersError):
+            raise
+        if error.errno == errno.ENOSPC:
+            raise _disk_full(name, folder, None) from None
+        raise ModelNotFoundError(
+            f"{name} cannot be kept in {folder.parent}: {error.strerror}. Set {store.MODELS_VARIABLE} to a folder "
+            f"you may write to."
+        ) from None
+    return folder
+
+
+def refuse_offline(name, source):
+    """Raises `HubNotReachableError` when the reader has asked for no network."""
+    for variable in OFFLINE_VARIABLES:
+        if os.environ.get(variable, "").upper() in ("1", "TRUE", "YES", "ON"):
+            raise HubNotReachableError(
+                f"{name} is not on this machine, and {variable} is set, so it is not fetched from "
+                f"{HUBS[source][0]}. Unset {variable}, or copy the model's folder here and pass its path."
+            )
+
+
+def look_up(name, source):
+    """The `Listing` of a model on a hub, from the hub. Raises like `fetch`."""
+    repo = repo_id(name, source)
+    _check_reachable(source)
+    answer = _patiently(lambda: _run_client(source, "list", {"repo": repo}, LIST_SECONDS), repo, source)
+    try:
+        files = [RemoteFile(**file) for file in answer["files"] if _is_wanted(file)]
+        offered = [str(file["name"]) for file in answer["files"]]
+    except (TypeError, KeyError):
+        raise _not_reachable(source, "its list of files makes no sense") from None
+    weights = tuple(file for file in files if WEIGHTS.fullmatch(file.name))
+    if not any(file.name.endswith(".safetensors") for file in weights):
+        pickles = [file for file in offered if file.endswith(CODE_OR_PICKLE)]
+        has = f"only {pickles[0]}, which can run code when it is opened and is not fetched" if pickles else "no weights"
+        raise ModelNotFoundError(
+            f"{repo} on {HUBS[source][0]} has no safetensors weights: {has}. Look for another copy."
+        )
+    return Listing(
+        source=source,
+        repo=repo,
+        revision=answer["revision"],
+        small_files=tuple(file for file in files if SMALL_FILES.fullmatch(file.name)),
+        weights=weights,
+        gated=answer["gated"],
+    )
+
+
+def _is_wanted(file):
+    """By its exact name alone: `../../x`, absolute paths, sub-folders, code and pickles are not even asked for."""
+    name, size = file["name"], file["bytes"]
+    known = isinstance(name, str) and (WEIGHTS.fullmatch(name) or SMALL_FILES.fullmatch(name))
+    return bool(known) and isinstance(size, int) and size >= 0
+
+
+def _fetch_missing(listing, folder, weights):
+    weights = weights or all(_is_intact(folder / file.name, file) for file in listing.weights)  # they stay listed
+    wanted = listing.small_files + (listing.weights if weights else ())
+    missing = [file for file in wanted if not _is_intact(folder / file.name, file)]
+    needed = sum(file.bytes for file in missing)
+    partial = folder.with_name(f".{folder.name}.partial")
+    here = _bytes_in(partial)
+    free = shutil.disk_usage(folder.parent).free
+    if max(needed - here, 0) > free:
+        raise _disk_full(listing.repo, folder, needed - here)
+    resumed = f", {_size(here)} of it here already" if here else ""
+    store.say(
+        f"{listing.repo} from {HUBS[listing.source][0]}: {_size(needed)} in {len(missing)} files{resumed}; "
+        f"{_size(free)} are free in {folder.parent}."
+    )
+    _download(listing, missing, partial)
+    folder.mkdir(exist_ok=True)
+    for file in missing:
+        (partial / file.name).chmod(0o644)
+        os.replace(partial / file.name, folder / file.name)
+    facts = {
+        "made_from": f"{listing.source}:{listing.repo}@{listing.revision}",
+        "weights": weights,
+        "weights_bytes": sum(file.bytes for file in listing.weights if file.name.endswith(".safetensors")),
+    }
+    store.write_manifest(folder, [folder / file.name for file in wanted], **facts)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _download(listing, files, partial):
+    """All files into `partial`, each as its hub lists it; those that came wrong once more."""
+    partial.mkdir(exist_ok=True)
+    left = [file for file in files if not _is_intact(partial / file.name, file)]
+    for attempt in range(ATTEMPTS):
+        if not left:
+            return
+        task = {"revision": listing.revision, "folder": str(partial), "names": [file.name for file in left]}
+        total = sum(file.bytes for file in files)
+        _patiently(
+            lambda task=task, total=total: _run_client(
+                listing.source, "download", {"repo": listing.repo, **task}, None, _Progress(partial, total)
+            ),
+            listing.repo,
+            listing.source,
+        )
+        left = [file for file in left if not _is_intact(partial / file.name, file)]
+        for file in left:
+            (partial / file.name).unlink(missing_ok=True)
+            if attempt + 1 < ATTEMPTS:
+                store.say(f"{file.name} came damaged (size or checksum is not as listed): fetching it again.")
+    if left:
+        raise _damaged(listing.source, listing.repo, left[0].name)
+
+
+def _is_intact(path, file):
+    """Whether a local file is a regular file with the listed size and checksum."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_size != file.bytes:
+        return False
+    if file.sha256:
+        return store.sha256(path) == file.sha256.lower()
+    if file.git_sha1:
+        blob = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+        blob.update(path.read_bytes())
+        return blob.hexdigest() == file.git_sha1
+    return True
+
+
+class _Progress:
+    """A bar that follows what lies in a folder, whoever writes it; and how long nothing has come."""
+
+    def __init__(self, folder, total):
+        from tqdm.auto import tqdm
+
+        self.folder, self.changed, self.bytes = folder, time.monotonic(), _bytes_in(folder)
+        self.bar = tqdm(total=total, initial=min(self.bytes, total), unit="B", unit_scale=True, leave=False)
+
+    def look(self):
+        now = _bytes_in(self.folder)  # with the client's own notes: a little more than the model's files
+        if now != self.bytes:
+            self.changed, self.bytes = time.monotonic(), now
+            self.bar.update(min(now, self.bar.total) - self.bar.n)
+        return time.monotonic() - self.changed
+
+
+def _bytes_in(folder):
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total
+
+
+def _check_reachable(source):
+    """A sign of life within `REACH_SECONDS`, whatever the answer: proxies and slow name servers included."""
+    answers = queue.Queue()
+    endpoint = _endpoint(source)
+
+    def ask():
+        try:
+            request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "inside-language-models"})
+            urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
+            answers.put(None)
+        except urllib.error.HTTPError:
+            answers.put(None)
+        except Exception as error:
+            answers.put(str(getattr(error, "reason", error)))
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        problem = answers.get(timeout=REACH_SECONDS)
+    except queue.Empty:
+        problem = f"no answer within {REACH_SECONDS} s"
+    if problem:
+        raise _not_reachable(source, problem)
+
+
+def _endpoint(source):
+    _, variable, standard = HUBS[source]
+    return (os.environ.get(variable) or standard).rstrip("/")
+
+
+def _run_client(source, action, task, seconds, progress=None):
+    """The answer of `helpers.hub_client`, ended when it takes longer than `seconds` or stalls."""
+    client = Path(__file__).with_name("hub_client.py")
+    settings = {
+        "HF_HUB_DISABLE_XET": "1",  # plain HTTP resumes by Range
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_OFFLINE": "0",  # refused before, if the reader wishes so
+        "TRANSFORMERS_OFFLINE": "0",
+        "PYTHONUTF8": "1",
+    }
+    if progress:
+        settings["MODELSCOPE_CACHE"] = str(progress.folder / ".client")  # its locks
+    process = subprocess.Popen(
+        [sys.executable, "-P", str(client)],  # -P: this package's modules must not hide those of libraries
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | settings,
+        text=True,
+        encoding="utf-8",
+    )
+    deadline = time.monotonic() + (seconds or float("inf"))
+    message = json.dumps({"source": source, "action": action, "endpoint": _endpoint(source), **task})
+    try:
+        while True:
+            try:
+                out, _ = process.communicate(message, timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                message = None
+                quiet = progress.look() if progress else 0
+                if quiet > STALL_SECONDS or time.monotonic() > deadline:
+                    waited = STALL_SECONDS if quiet > STALL_SECONDS else seconds
+                    raise _not_reachable(source, f"nothing came for {waited} s", bool(progress)) from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if progress:
+            progress.look()
+            progress.bar.close()
+    try:
+        return json.loads(out)
+    except ValueError:
+        raise _not_reachable(
+            source, f"its client stopped with exit code {process.returncode}", bool(progress)
+        ) from None
+
+
+def _patiently(ask, repo, source):
+    """The client's answer, after waiting as a busy hub asks (Retry-After); its errors under our names."""
+    for attempt in range(ATTEMPTS):
+        answer = ask()
+        problem = answer.get("error") if isinstance(answer, dict) else {"text": "its answer makes no sense"}
+        if not problem:
+            return answer
+        wait = _seconds(problem.get("retry_after"))
+        if problem.get("status") != 429 or wait > LONGEST_WAIT or attempt + 1 == ATTEMPTS:
+            raise _named(problem, repo, source)
+        store.say(f"{HUBS[source][0]} is busy and asks to wait {wait:.0f} s: waiting …")
+        time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _seconds(retry_after):
+    try:
+        return max(float(retry_after), 0.0)
+    except (TypeError, ValueError):
+        return 5.0
+
+
+def _named(problem, repo, source):
+    """The client's error as one of ours. Hugging Face says 401 for an id that does not exist."""
+    hub, status, kinds = HUBS[source][0], problem.get("status"), problem.get("kinds", ())
+    if problem.get("errno") == errno.ENOSPC:
+        return OSError(errno.ENOSPC, "No space left on device")
+    if status == 404 or ("RepositoryNotFoundError" in kinds and "GatedRepoError" not in kinds):
+        return ModelNotFoundError(
+            f"{hub} has no model {repo!r}, or it is private. Look its id up on {_endpoint(source)}: owner, spelling."
+        )
+    if status in (401, 403) or "GatedRepoError" in kinds:
+        login = "hf auth login" if source == "huggingface" else "modelscope login"
+        return AccessDeniedError(
+            f"{hub} gives {repo} only to readers who have accepted its licence (HTTP {status}). Accept it at "
+            f"{_endpoint(source)}/{'' if source == 'huggingface' else 'models/'}{repo}, then run `{login}` once "
+            f"with a token of your account.{_elsewhere(repo, source)}"
+        )
+    if "FileIntegrityError" in kinds or "FileSizeMismatchError" in kinds:
+        return _damaged(source, repo, "a file")
+    if status == 429:
+        wait = _seconds(problem.get("retry_after"))
+        return HubNotReachableError(
+            f"{hub} is busy (HTTP 429) and asks to wait {wait:.0f} s. Try again then: what has arrived is kept."
+        )
+    reason = f"HTTP {status}" if status else problem.get("text", "no reason given")
+    return _not_reachable(source, reason, True)
+
+
+def _elsewhere(repo, source):
+    """A sentence for models that the other hub gives to everyone."""
+    card = catalog.find_card(repo)
+    others = [other for other in (card.sources if card else ()) if other in HUBS and other not in (source, *card.gated)]
+    return f' Or take source="{others[0]}", which does not ask.' if others else ""
+
+
+def _damaged(source, repo, what):
+    return DamagedFilesError(
+        f"{what} of {repo} came {ATTEMPTS} times with a size or SHA-256 other than {HUBS[source][0]} lists. "
+        f"Try again later, or another mirror ({HUBS[source][1]})."
+    )
+
+
+def _not_reachable(source, reason, kept=False):
+    hub, variable, _ = HUBS[source]
+    resume = " What has arrived is kept: the next try goes on from there." if kept else ""
+    return HubNotReachableError(
+        f"{hub} ({_endpoint(source)}) cannot be used: {reason}. Check the network, or set {variable} to a mirror."
+        f"{resume} Models that are here load without a network."
+    )
+
+
+def _disk_full(name, folder, needed):
+    free = shutil.disk_usage(folder.parent).free
+    need = f"{_size(needed)} more" if needed else "more space"
+    return DiskFullError(
+        f"{name} needs {need} in {folder.parent}, where {_size(free)} are free. Free some space, or set "
+        f"{store.MODELS_VARIABLE} to a folder on another disk. What has arrived is kept."
+    )
+
+
+def _size(number):
+    return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"

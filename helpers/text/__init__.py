@@ -1,0 +1,9 @@
+"""What goes into a model: prompts and chats, tokens, byte-pair encoding by hand, and pictures.
+
+The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
+when it is first asked for.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,111 @@
+"""Token ids as something to look at: their bytes, and a label for each that shows every character."""
+
+import unicodedata
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One token: its place, id, raw bytes, and the text to show for it.
+
+    `label` is readable on its own: a token that is only part of a character shows as that
+    character and its part, such as `你 1/2`, never as a replacement mark.
+    """
+
+    position: int
+    token_id: int
+    raw: bytes
+    label: str
+    special: bool
+
+
+def token_table(tokenizer, ids):
+    """A `TokenRow` for each id of `ids` (list of int, or tensor `[length]` or `[1, length]`).
+
+    Bytes come from the byte-level alphabet that GPT-2 introduced (`bytes_to_unicode` in
+    `transformers`), which Llama-3, SmolLM2, Qwen and GLM-4 share.
+    """
+    ids = [int(i) for i in (ids.reshape(-1) if hasattr(ids, "reshape") else ids)]
+    added = tokenizer.added_tokens_decoder
+    special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+    raws = [token_bytes(tokenizer, i, added) for i in ids]
+    labels = byte_labels(raws, [i in special for i in ids])
+    return [
+        TokenRow(position, i, raw, label, i in special)
+        for position, (i, raw, label) in enumerate(zip(ids, raws, labels, strict=True))
+    ]
+
+
+def token_bytes(tokenizer, token_id, added=None):
+    """The raw bytes of one token. `added`: the tokenizer's `added_tokens_decoder`, which is slow to ask for."""
+    added = tokenizer.added_tokens_decoder if added is None else added
+    if token_id in added:
+        return added[token_id].content.encode()
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    if token is None:  # a row of the embedding matrix that no token uses
+        return b""
+    alphabet = byte_alphabet()
+    if all(character in alphabet for character in token):
+        return bytes(alphabet[character] for character in token)
+    return tokenizer.convert_tokens_to_string([token]).encode()
+
+
+@cache
+def byte_alphabet():
+    """character -> byte: printable bytes stand for themselves, the others for characters from 256 up."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def visible(text):
+    """What prints as nothing, made visible: `·` for a space, `⏎` for a newline, `⇥` for a tab, and the
+    code point of other white space, control and format characters, such as `<U+200B>`."""
+    signs = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+    invisible = ("Cc", "Cf", "Zl", "Zp", "Zs")
+    return "".join(signs.get(c) or (f"<U+{ord(c):04X}>" if unicodedata.category(c) in invisible else c) for c in text)
+
+
+def byte_labels(raws, special):
+    """Labels for consecutive tokens, given their bytes; a character spread over several is shown in each."""
+    starts, total = [], 0
+    for raw in raws:
+        starts.append(total)
+        total += len(raw)
+    owner = [index for index, raw in enumerate(raws) for _ in raw]  # byte -> token
+    whole = b"".join(raws)
+    parts = [[] for _ in raws]
+    at = 0
+    while at < total:
+        token = owner[at]
+        if at == starts[token] and not special[token] and (text := _as_text(raws[token])) is not None:
+            parts[token].append(visible(text))  # whole characters, as nearly always
+            at += len(raws[token])
+            continue
+        character = None if special[owner[at]] else _character_at(whole, at)
+        if special[owner[at]]:
+            length = len(raws[owner[at]])
+            parts[owner[at]].append(raws[owner[at]].decode())
+        elif character is None or any(special[owner[b]] for b in range(at, at + len(character.encode()))):
+            length = 1
+            parts[owner[at]].append(f"<{whole[at]:02X}>")
+        else:
+            length = len(character.encode())
+            tokens = sorted(set(owner[at : at + length]))
+            for piece, token in enumerate(tokens, start=1):
+                shown = visible(character)
+                parts[token].append(shown if len(tokens) == 1 else f"{shown} {piece}/{len(tokens)}")
+        at += length
+    return ["".join(part) or "∅" for part in parts]
+
+
+def _character_at(data, at):
+    return next((text for length in (1, 2, 3, 4) if (text := _as_text(data[at : at + length])) is not None), None)
+
+
+def _as_text(data):
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None

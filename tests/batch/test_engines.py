@@ -1,0 +1,425 @@
+"""helpers.batch.engines: what is asked, and the batches of the transformers engine."""
+
+from itertools import count, islice
+
+import pytest
+import torch
+from glm_fixtures import FOLDER, VISION, glm, glm_processor, one_thread
+
+from helpers.batch.engines import (
+    GenerationSettings,
+    Prompt,
+    TransformersEngine,
+    answer_text,
+    as_prompt,
+    batches_by_length,
+    in_windows,
+    left_padded,
+    prompt_token_ids,
+    terminator_ids,
+)
+from helpers.batch.throughput import measure_batch_sizes
+from helpers.conversation import Conversation
+from helpers.errors import BadImageError, BadInputError, PromptTooLongError
+from helpers.inside.generation import generate_steps
+from helpers.models.pretrained import PictureProcessor
+from helpers.text.prompts import load_prompts, render_chat
+
+GREEDY = GenerationSettings(do_sample=False, max_new_tokens=12)
+
+
+class Numbers:
+    """A tokenizer whose texts are the ids themselves."""
+
+    eos_token_id = 63
+    all_special_ids = ()
+    added_tokens_decoder = {}
+
+    def convert_ids_to_tokens(self, token_id):
+        return str(token_id)
+
+    def __len__(self):
+        return 64
+
+    def get_vocab(self):
+        return {}
+
+    def decode(self, ids, **_):
+        return " ".join(map(str, ids))
+
+
+def chat(index, text):
+    return Prompt(index, text, messages=[{"role": "user", "content": text}])
+
+
+def alone(model, ids, settings):
+    """The ids that the model gives to one prompt, without what ended them."""
+    steps = generate_steps(model, Numbers(), ids, **settings.in_use())
+    return [step.token_id for step in steps if step.stopped_by != "end_of_turn"]
+
+
+# --- settings and prompts
+
+
+def test_the_defaults_are_the_walkthroughs():
+    settings = GenerationSettings()
+    assert (settings.temperature, settings.top_k, settings.top_p) == (0.2, 40, 0.9)
+    assert (settings.repetition_penalty, settings.max_new_tokens, settings.do_sample) == (1.1, 400, True)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0}, {"top_p": 2}, {"max_new_tokens": 0}, {"repetition_penalty": -1}, {"do_sample": 1}]
+)
+def test_settings_that_cannot_work(wrong):
+    with pytest.raises(BadInputError, match=next(iter(wrong))):
+        GenerationSettings(**wrong)
+
+
+def test_greedy_settings_leave_sampling_out_and_say_nothing(recwarn):
+    assert GREEDY.in_use() == {"max_new_tokens": 12, "do_sample": False, "repetition_penalty": 1.1}
+    assert not recwarn
+
+
+def test_a_prompt_is_a_text_a_chat_ids_or_messages(tokenizer):
+    rendered = render_chat(tokenizer, [{"role": "user", "content": "Hello"}])
+    messages = [{"role": "user", "content": "Look", "image": "cat.png"}]
+    assert as_prompt(3, "Hello") == Prompt(3, "Hello")
+    assert as_prompt(3, rendered).input_ids == rendered.input_ids
+    assert as_prompt(3, messages) == Prompt(3, "Look", messages=messages, image="cat.png")
+    ids = tokenizer("The sky")["input_ids"]
+    assert as_prompt(3, ids, tokenizer) == Prompt(3, "The sky", input_ids=ids)
+    with pytest.raises(BadInputError, match="float"):
+        as_prompt(3, 1.5, tokenizer)
+
+
+def test_special_tokens_are_there_once_and_text_never_becomes_one(llama3_tokenizer):
+    begin = llama3_tokenizer.bos_token_id
+    text = "What is <|eot_id|> for?"
+    for prompt in (Prompt(0, text), chat(0, text)):
+        ids = prompt_token_ids(llama3_tokenizer, prompt)
+        assert ids.count(begin) == 1 and ids[0] == begin
+        assert ids.count(llama3_tokenizer.convert_tokens_to_ids("<|eot_id|>")) == (prompt.messages is not None)
+
+
+def test_a_prompt_and_its_answer_fit_into_the_context(tokenizer):
+    length = len(prompt_token_ids(tokenizer, chat(0, "Hello")))
+    assert prompt_token_ids(tokenizer, chat(0, "Hello"), context=length + 5, max_new_tokens=5)
+    with pytest.raises(PromptTooLongError, match=f"context of {length + 4}"):
+        prompt_token_ids(tokenizer, chat(0, "Hello"), context=length + 4, max_new_tokens=5)
+
+
+def test_terminators_are_the_models_the_tokenizers_and_eot(model, tokenizer, llama3_tokenizer):
+    assert terminator_ids(tokenizer, model) == [tokenizer.eos_token_id]
+    assert llama3_tokenizer.convert_tokens_to_ids("<|eot_id|>") in terminator_ids(llama3_tokenizer)
+
+
+def test_an_answer_is_cut_by_position_and_not_by_its_words(tokenizer):
+    text = "The assistant said: assistant\n\nyes"
+    ids = tokenizer(text)["input_ids"]
+    end = tokenizer.eos_token_id
+    assert answer_text(tokenizer, ids, [end]) == text
+    assert answer_text(tokenizer, [*ids, end, *ids, end], [end]) == text
+
+
+# --- batches
+
+
+def test_windows_take_no_more_than_they_need():
+    numbers = count()
+    assert next(in_windows(numbers, 3)) == [0, 1, 2]
+    assert next(numbers) == 3
+    assert list(in_windows("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_batches_hold_prompts_of_like_length_the_longest_first():
+    encoded = [(Prompt(i, ""), [0] * length) for i, length in enumerate([3, 9, 4, 8, 1])]
+    encoded.append((Prompt(5, "", image="cat.png"), [0] * 5))
+    lengths = [[len(ids) for _, ids in batch] for batch in batches_by_length(encoded, 2)]
+    assert lengths == [[9, 8], [4, 3], [1], [5]]
+
+
+def test_padding_is_on_the_left_hidden_and_no_foreign_token():
+    input_ids, attention_mask = left_padded([[7, 8, 9], [5]])
+    assert input_ids.tolist() == [[7, 8, 9], [5, 5, 5]]
+    assert attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_tiny_models_answer_in_batches_as_one_by_one(tiny, batch_size, penalty):
+    settings = GenerationSettings(do_sample=False, max_new_tokens=10, repetition_penalty=penalty)
+    generator = torch.Generator().manual_seed(1)
+    lengths = (5, 1, 17, 2, 9, 30, 4, 4, 12, 3)
+    prompts = [torch.randint(1, 63, (n,), generator=generator).tolist() for n in lengths]
+    expected = {i: " ".join(map(str, alone(tiny, ids, settings))) for i, ids in enumerate(prompts)}
+    engine = TransformersEngine(tiny, Numbers(), batch_size=batch_size)
+    answers = dict(engine.generate((Prompt(i, "", input_ids=ids) for i, ids in enumerate(prompts)), settings))
+    assert answers == expected
+
+
+def test_the_default_model_answers_as_one_by_one_and_2_5_times_as_many_prompts_a_second(model, tokenizer):
+    """The best wall time of rounds that take turns. Other work on the machine disturbs some: then there are more."""
+    texts = [text[:10] for text in load_prompts("english")[:5] + load_prompts("chinese")[:3]]
+    settings = {"do_sample": False, "max_new_tokens": 8}
+    best = {1: 0.0, 8: 0.0}
+    for rounds in (2, 1, 1, 1):
+        one, eight = measure_batch_sizes(model, tokenizer, texts, (1, 8), rounds=rounds, **settings)
+        assert eight.answers == one.answers
+        best = {m.batch_size: max(best[m.batch_size], m.prompts_per_second) for m in (one, eight)}
+        if best[8] >= 2.5 * best[1]:
+            break
+    assert best[8] >= 2.5 * best[1], f"{best[1]:.3g} prompts/s one by one, {best[8]:.3g} in a batch of 8"
+
+
+def test_a_chat_of_the_default_model_is_answered_as_the_model_does_alone(model, tokenizer):
+    prompts = [chat(0, "What is the capital of France?"), chat(1, "你好"), Prompt(2, "The sky")]
+    settings = GenerationSettings(do_sample=False, max_new_tokens=8)
+    answers = dict(TransformersEngine(model, tokenizer).generate(iter(prompts), settings))
+    for prompt in prompts:
+        steps = generate_steps(model, tokenizer, prompt_token_ids(tokenizer, prompt), **settings.in_use())
+        ids = [step.token_id for step in steps if step.stopped_by != "end_of_turn"]
+        assert answers[prompt.index] == tokenizer.decode(ids).strip()
+
+
+def test_sampling_takes_all_settings_from_here_and_none_from_the_model(tiny):
+    settings = GenerationSettings(max_new_tokens=20, temperature=1.5, top_k=10, top_p=0.95)
+    tiny.generation_config.temperature, tiny.generation_config.top_k = 0.1, 1
+    before = tiny.generation_config.to_dict()
+    torch.manual_seed(3)
+    ((_, answer),) = TransformersEngine(tiny, Numbers()).generate([Prompt(0, "", input_ids=[5, 6])], settings)
+    steps = generate_steps(tiny, Numbers(), [5, 6], **settings.in_use(), seed=3)
+    assert answer == " ".join(str(s.token_id) for s in steps if s.stopped_by != "end_of_turn")
+    assert tiny.generation_config.to_dict() == before
+
+
+def test_an_engine_reads_no_further_ahead_than_its_window(tiny):
+    taken = []
+    prompts = (taken.append(i) or Prompt(i, "", input_ids=[5]) for i in count())
+    engine = TransformersEngine(tiny, Numbers(), batch_size=2, window=3)
+    assert len(list(islice(engine.generate(prompts, GREEDY), 6))) == 6
+    assert len(taken) == 6
+    with pytest.raises(BadInputError, match="at least 1"):
+        TransformersEngine(tiny, Numbers(), batch_size=0)
+
+
+# --- what fails
+
+
+def test_a_prompt_that_fails_within_a_batch_leaves_the_others_alone(tiny, monkeypatch):
+    sizes = []
+    generate = tiny.generate
+
+    def out_of_memory(input_ids, **settings):
+        sizes.append(len(input_ids))
+        if (input_ids == 13).any():
+            raise RuntimeError("out of memory")
+        return generate(input_ids=input_ids, **settings)
+
+    monkeypatch.setattr(tiny, "generate", out_of_memory)
+    prompts = [Prompt(i, "", input_ids=[5, 13 if i == 2 else 6]) for i in range(4)]
+    answers = dict(TransformersEngine(tiny, Numbers(), batch_size=4).generate(iter(prompts), GREEDY))
+    assert sizes == [4, 1, 1, 1, 1]
+    assert [isinstance(answers[i], str) for i in range(4)] == [True, True, False, True]
+    assert str(answers[2]) == "out of memory"
+
+
+def test_a_prompt_that_cannot_be_tokenized_or_is_too_long_is_an_answer(tiny):
+    tiny.config.max_position_embeddings = 20
+    prompts = [Prompt(0, "", input_ids=[5] * 9), Prompt(1, "", input_ids=[5]), Prompt(2, "", messages=[{}])]
+    answers = dict(TransformersEngine(tiny, Numbers()).generate(iter(prompts), GREEDY))
+    assert isinstance(answers[0], PromptTooLongError) and isinstance(answers[1], str)
+    assert isinstance(answers[2], BadInputError)
+
+
+def test_a_stop_by_the_reader_is_no_failure_of_a_prompt(tiny, monkeypatch):
+    def stopped(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny, "generate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        list(TransformersEngine(tiny, Numbers()).generate([Prompt(0, "", input_ids=[5])], GREEDY))
+
+
+# --- pictures
+
+
+def _looking(index, text, image):
+    image = image and str(FOLDER / VISION / "images" / image)
+    message = {"role": "user", "content": text} | ({"image": image} if image else {})
+    return Prompt(index, text, messages=[message], image=image)
+
+
+def test_pictures_go_in_batches_of_their_own_with_the_same_answers():
+    names = sorted(path.name for path in (FOLDER / VISION / "images").iterdir())
+    prompts = [_looking(i, "描述一下这张图片" * (i + 1), names[i % len(names)] if i % 3 else None) for i in range(6)]
+    with one_thread():
+        engine = TransformersEngine(glm(VISION), glm_processor(VISION), batch_size=6)
+        together = dict(engine.generate(iter(prompts), GREEDY))
+        each = {i: text for prompt in prompts for i, text in engine.generate([prompt], GREEDY)}
+    assert together == each
+    assert all(isinstance(text, str) for text in each.values())
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(tmp_path):
+    names = sorted(path.name for path in (FOLDER / VISION / "images").iterdir())
+    prompts = [_looking(0, "?", names[0]), _looking(1, "?", "missing.png")]
+    with one_thread():
+        answers = dict(TransformersEngine(glm(VISION), glm_processor(VISION)).generate(iter(prompts), GREEDY))
+    assert isinstance(answers[0], str)
+    assert "missing.png" in str(answers[1])
+
+
+def test_a_model_that_does_not_see_says_so(tiny, model, tokenizer):
+    prompt = Prompt(0, "?", messages=[{"role": "user", "content": "?", "image": "cat.png"}], image="cat.png")
+    ((_, answer),) = TransformersEngine(model, tokenizer).generate([prompt], GREEDY)
+    assert isinstance(answer, BadInputError) and "does not see" in str(answer)
+
+
+GLM41_TOKENS = ["<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
+GLM41_TEMPLATE = """{%- for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}
+{%- if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}
+{%- if part.type == 'image' %}{{ '<|begin_of_image|><|image|><|end_of_image|>' }}{% else %}{{ part.text }}{% endif %}
+{%- endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+
+@pytest.fixture(scope="module")
+def glm41(tmp_path_factory):
+    """A random model of GLM-4.1V's architecture and its processor, loaded from a folder with the files of its kind."""
+    from transformers import Glm4vConfig, Glm4vForConditionalGeneration
+    from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_processor, load_tokenizer
+
+    folder = tmp_path_factory.mktemp("glm-4.1v")
+    tokenizer = load_tokenizer("smollm2-135m")
+    tokenizer.add_special_tokens({"additional_special_tokens": GLM41_TOKENS})
+    tokenizer.chat_template = GLM41_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48}
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
+    text = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    places = tokenizer.convert_tokens_to_ids(GLM41_TOKENS)
+    names = [f"{name}_token_id" for name in ("image_start", "image", "image_end", "video_start", "video_end")]
+    config = Glm4vConfig(
+        text_config={**sizes, **text, "rope_parameters": rope, "pad_token_id": 0, "eos_token_id": 2},
+        vision_config={**sizes, "depth": 1, "num_heads": 2, "out_hidden_size": 32, "image_size": 56},
+        **dict(zip(names, places, strict=True)),
+    )
+    model = Glm4vForConditionalGeneration(config)
+    for parameter in model.parameters():  # pictures that make a difference
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    Glm4vImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112}).save_pretrained(folder)
+    return load_model(str(folder), device="cpu"), load_processor(str(folder))
+
+
+def _glm41_by_hand(glm41, ids, picture, **settings):
+    """One prompt through `generate`, its picture's places counted from the picture's size."""
+    from helpers.text.pictures import open_picture
+
+    model, processor = glm41
+    pixels = processor.image_processor(images=[open_picture(picture)], return_tensors="pt")
+    _, height, width = pixels["image_grid_thw"][0].tolist()
+    place = model.config.image_token_id
+    at = ids.index(place)
+    ids = torch.tensor([ids[:at] + [place] * (height // 2 * (width // 2)) + ids[at + 1 :]])
+    written = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == place).long(), **pixels,
+        pad_token_id=0, eos_token_id=terminator_ids(processor, model), **settings | {"do_sample": False},
+    )  # fmt: skip
+    return written[0, ids.shape[1] :].tolist()
+
+
+def test_glm41_answers_text_and_pictures_in_a_batch_as_alone(glm41):
+    model, processor = glm41
+    names = sorted(path.name for path in (FOLDER / VISION / "images").iterdir())[:4]
+    prompts = [_looking(i, "Describe it." * (i + 1), name) for i, name in enumerate(names)]
+    prompts += [Prompt(4, "The sky"), chat(5, "What is the capital of France?"), _looking(6, "?", "missing.png")]
+    with one_thread():
+        together = dict(TransformersEngine(model, processor).generate(iter(prompts), GREEDY))
+        alone = dict(TransformersEngine(model, processor, batch_size=1).generate(iter(prompts), GREEDY))
+        plain = dict(TransformersEngine(model, processor.tokenizer).generate(iter(prompts), GREEDY))
+        for index, prompt in enumerate(prompts[:4]):
+            ids = prompt_token_ids(processor, prompt)
+            assert ids.count(model.config.image_token_id) == 1
+            by_hand = _glm41_by_hand(glm41, ids, prompt.messages[0]["image"], **GREEDY.in_use())
+            assert together[index] == answer_text(processor, by_hand, terminator_ids(processor, model))
+    assert [together[i] for i in range(6)] == [alone[i] for i in range(6)]
+    assert len({together[i] for i in range(4)}) > 1  # the pictures make a difference
+    assert [together[4], together[5]] == [plain[4], plain[5]]
+    assert "missing.png" in str(together[6])
+    assert isinstance(plain[0], BadInputError) and "load_processor" in str(plain[0])
+
+
+def test_glm41_says_what_is_too_long_with_its_picture(glm41, monkeypatch):
+    model, processor = glm41
+    prompt = _looking(0, "?", "rgb_wide.png")
+    length = len(prompt_token_ids(processor, prompt))
+    monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", length + GREEDY.max_new_tokens)
+    ((_, answer),) = TransformersEngine(model, processor).generate([prompt], GREEDY)
+    assert isinstance(answer, PromptTooLongError)
+
+
+def test_glm41_wants_a_picture_asked_for_through_its_template(glm41):
+    prompt = Prompt(0, "What is this?", image=str(FOLDER / VISION / "images" / "rgb_wide.png"))
+    ((_, answer),) = TransformersEngine(*glm41).generate([prompt], GREEDY)
+    assert isinstance(answer, BadInputError) and "0 places for 1 pictures" in str(answer)
+    two = _looking(1, "?", "rgb_wide.png")
+    two.messages.insert(0, two.messages[0])  # a place too many here does not take the other prompt's picture
+    both = dict(TransformersEngine(*glm41).generate([prompt, two], GREEDY))
+    assert isinstance(both[0], BadInputError) and isinstance(both[1], str)
+
+
+def test_glm41_talks_about_pictures_over_several_turns(glm41):
+    """Each turn's prompt through `generate` with all pictures so far: the same tokens."""
+    model, processor = glm41
+    folder = FOLDER / VISION / "images"
+    conversation = Conversation(model, processor)
+    with one_thread():
+        first = conversation.ask("What is this?", str(folder / "rgb_wide.png"), max_new_tokens=4)
+        ids = render_chat(processor, conversation.messages[:1]).input_ids
+        assert first.output_ids == _glm41_by_hand(glm41, ids, folder / "rgb_wide.png", max_new_tokens=4)
+        second = conversation.ask("And why?", max_new_tokens=4)
+        ids = render_chat(processor, conversation.messages[:3]).input_ids
+        assert second.output_ids == _glm41_by_hand(glm41, ids, folder / "rgb_wide.png", max_new_tokens=4)
+        third = conversation.ask("And this?", str(folder / "rgba.png"), max_new_tokens=4)
+        settings = GenerationSettings(do_sample=False, max_new_tokens=4, repetition_penalty=1.0)
+        for reply, end in ((first, 1), (second, 3), (third, 5)):  # pictures of earlier messages count as well
+            prompt = Prompt(0, "", messages=conversation.messages[:end])
+            ((_, answer),) = TransformersEngine(model, processor).generate([prompt], settings)
+            assert answer == reply.text
+    assert third.input_ids.count(model.config.image_token_id) > second.input_ids.count(model.config.image_token_id)
+    assert conversation.reused == 0
+    with pytest.raises(BadImageError):
+        conversation.ask("?", "missing.png")
+    assert len(conversation.messages) == 6
+
+
+def test_glm41_answers_in_the_picture_chat_where_no_word_can_be_picked(glm41):
+    from helpers.views.image_chat import ImageChat
+
+    chat = ImageChat(*glm41, picture=str(FOLDER / VISION / "images" / "rgb_wide.png"), pictures={}, max_new_tokens=4)
+    with one_thread():
+        chat.ask("What is this?")
+        assert "".join(chat.answer()) and not chat.trouble
+    assert chat.turns[-1].words and not any(word["pick"] for word in chat.view()["turns"][-1]["words"])
+    with pytest.raises(BadInputError):
+        chat.pick(0, 0)
+
+
+def test_glm41_talks_about_text_alone(glm41):
+    conversation = Conversation(*glm41)
+    with one_thread():
+        reply = conversation.ask("Hello", max_new_tokens=3)
+        again = Conversation(*glm41).ask("Hello", max_new_tokens=3)
+    assert reply.output_ids == again.output_ids
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+
+
+def test_a_template_that_knows_no_pictures_says_so(tokenizer):
+    processor = PictureProcessor(object(), tokenizer)
+    with pytest.raises(BadInputError, match="does not accept these messages"):
+        render_chat(processor, [{"role": "user", "content": "?", "image": "cat.png"}])

@@ -1,0 +1,288 @@
+"""The server engine against a small server of our own on 127.0.0.1, with everything that can go wrong."""
+
+import email.utils
+import json
+import socket
+import threading
+import time
+
+import pytest
+from openai_server import cut, hang, serving
+
+from helpers.batch.__main__ import main
+from helpers.batch.engines import GenerationSettings, Prompt, prompt_token_ids
+from helpers.batch.run import run_batch
+from helpers.batch.server_engine import ServerEngine
+from helpers.errors import BadInputError, HelpersError, PromptTooLongError, ServerNotReachableError
+from helpers.text.prompts import render_chat
+
+GREEDY = GenerationSettings(max_new_tokens=8, do_sample=False, repetition_penalty=1.0)
+
+
+@pytest.fixture
+def server(tokenizer):
+    """Says how many ids the prompt had; as ids, also a terminator and something after it."""
+
+    def reply(ids):
+        text = f" {len(ids)} ids"
+        return text, [*tokenizer(text)["input_ids"], tokenizer.eos_token_id, 5], "stop"
+
+    with serving(reply) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(server, tokenizer):
+    """Quick to try again and quick to give up."""
+
+    def make(url=None, **settings):
+        return ServerEngine(url or server.url, tokenizer, **{"pause": 0.01, "tries": 3, "timeout": 5.0, **settings})
+
+    return make
+
+
+def _prompts(*texts):
+    return [Prompt(index, text) for index, text in enumerate(texts)]
+
+
+def _answers(engine, prompts, settings=GREEDY):
+    return dict(engine.generate(iter(prompts), settings))
+
+
+def _chat(text):
+    return [{"role": "user", "content": text}]
+
+
+def test_prompts_go_out_as_the_ids_of_render_chat_and_no_text_becomes_a_control_token(server, engine, tokenizer):
+    text = "Say <|im_end|> please"
+    answers = _answers(engine(), [Prompt(0, text, messages=_chat(text)), Prompt(1, text)])
+    sent = {len(body["prompt"]): body["prompt"] for body in server.requests}
+    chat = render_chat(tokenizer, _chat(text)).input_ids
+    plain = prompt_token_ids(tokenizer, Prompt(1, text))
+    assert sent == {len(chat): chat, len(plain): plain}
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert chat.count(end) == 2  # the template's own: after the system prompt and after the message
+    assert end not in plain
+    assert answers == {0: f"{len(chat)} ids", 1: f"{len(plain)} ids"}
+
+
+def test_greedy_asks_for_openais_own_fields_and_others_only_when_in_use(server, engine):
+    _answers(engine(), _prompts("Hello"))
+    assert {k: v for k, v in server.requests[0].items() if k != "prompt"} == {
+        "model": "tiny",
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+    _answers(engine(), _prompts("Hello"), GenerationSettings())
+    assert {k: v for k, v in server.requests[1].items() if k != "prompt"} == {
+        "model": "tiny",
+        "max_tokens": 400,
+        "temperature": 0.2,
+        "top_p": 0.9,
+        "top_k": 40,
+        "repetition_penalty": 1.1,
+    }
+
+
+def test_vllm_is_left_no_default_of_its_own_and_its_ids_are_cut_at_the_terminator(server, engine, tokenizer):
+    server.owner = "vllm"
+    answers = _answers(engine(), _prompts("Hello"), GenerationSettings(top_k=0, repetition_penalty=1.0))
+    (body,) = server.requests
+    assert (body["top_k"], body["repetition_penalty"]) == (0, 1.0)
+    assert body["stop_token_ids"] == [tokenizer.eos_token_id]
+    assert body["return_token_ids"] is True
+    assert answers == {0: "1 ids"}  # neither the terminator nor what came after it
+
+
+def test_as_many_prompts_as_allowed_are_asked_together_and_no_more_are_taken(server, engine):
+    taken = []
+
+    def prompts():
+        for prompt in _prompts(*["Hello"] * 12):
+            taken.append(prompt.index)
+            yield prompt
+
+    together = threading.Barrier(4, timeout=20)
+
+    def wait_for_four(handler):
+        together.wait()
+        handler.answer(200, {"choices": [{"text": "late"}]})
+
+    server.faults = [wait_for_four] * 12
+    answers = engine(at_once=4).generate(prompts(), GREEDY)
+    next(answers)
+    assert len(taken) <= 5
+    assert len(list(answers)) == 11
+    assert server.most_at_once == 4
+
+
+@pytest.mark.parametrize(
+    "fault", [(429, {}, "busy"), (503, {}, "starting"), (500, {}, "oops"), cut], ids=["429", "503", "500", "cut"]
+)
+def test_what_fails_for_a_moment_is_asked_again(server, engine, fault):
+    server.faults = [fault, fault, None]
+    assert _answers(engine(), _prompts("Hello")) == {0: "1 ids"}
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_is_kept_as_seconds_and_as_a_date(server, engine, as_date):
+    client = engine(pause=0.0)
+    start = time.time()
+    until = email.utils.formatdate(start + 3, usegmt=True)  # whole seconds: at least 2 from now
+    server.faults = [(429, {"Retry-After": until if as_date else "1"}, "busy"), None]
+    assert _answers(client, _prompts("Hello")) == {0: "1 ids"}
+    assert time.time() - start >= (2.0 if as_date else 1.0)
+
+
+def test_a_prompt_that_the_server_refuses_fails_alone(server, engine):
+    server.faults = [None, (400, {}, "prompt has 9 tokens too many"), None]
+    answers = _answers(engine(at_once=1), _prompts("one", "two", "three"))
+    assert (answers[0], answers[2]) == ("1 ids", "1 ids")
+    assert isinstance(answers[1], HelpersError)
+    assert "400: prompt has 9 tokens too many" in str(answers[1])
+
+
+def test_a_prompt_that_breaks_the_server_each_time_fails_alone(server, engine):
+    server.faults = [(500, {}, "CUDA error")] * 3
+    answers = _answers(engine(at_once=1), _prompts("one", "two"))
+    assert "500: CUDA error" in str(answers[0])
+    assert answers[1] == "1 ids"
+
+
+def test_pictures_and_prompts_longer_than_the_servers_context_fail_before_they_are_sent(server, engine):
+    client = engine()
+    client.context = 10
+    answers = _answers(client, [Prompt(0, "look", image="cat.png"), Prompt(1, "one two three"), Prompt(2, "one")])
+    assert isinstance(answers[0], BadInputError)
+    assert isinstance(answers[1], PromptTooLongError)
+    assert answers[2] == "1 ids"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ((429, {"Retry-After": "0"}, "slow down"), "busy for 3 tries .429: slow down"),
+        (hang(1.0), "did not answer within 0.2 s, 3 times"),
+        (cut, "broke off"),
+        ((404, {}, "The model `tiny` does not exist."), "does not exist"),
+        ((401, {}, "bad key"), "OPENAI_API_KEY"),
+        (lambda handler: handler.answer(200, b"<html>"), "no answer of an OpenAI-compatible server"),
+        (lambda handler: handler.answer(200, {"choices": []}), "no answer of an OpenAI-compatible server"),
+    ],
+    ids=["429", "hang", "cut", "404", "401", "html", "no choice"],
+)
+def test_what_concerns_all_prompts_ends_the_run_after_what_was_done(server, engine, fault, message):
+    server.faults = [None] + [fault] * 20
+    client = engine(at_once=1, timeout=0.2 if message.startswith("did not") else 5.0)
+    answers = client.generate(iter(_prompts("one", "two", "three")), GREEDY)
+    assert next(answers) == (0, "1 ids")
+    with pytest.raises(HelpersError, match=message):
+        next(answers)
+
+
+def test_a_server_that_dies_loses_nothing_and_the_run_goes_on_from_there(server, engine, tokenizer, tmp_path):
+    prompts = ["word " * (n + 1) for n in range(20)]
+    settings = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 8, "progress": False}
+    server.faults = [None] * 7 + [cut] * 100
+    with pytest.raises(ServerNotReachableError, match="goes on from there"):
+        run_batch(None, tokenizer, prompts, tmp_path / "p.json", engine=engine(at_once=4), **settings)
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = [line for line in lines if "Output" in line]
+    assert len(kept) == 7
+    server.faults.clear()
+    server.requests.clear()
+    report = run_batch(None, tokenizer, prompts, tmp_path / "p.json", engine=engine(at_once=4), **settings)
+    assert (report.kept, report.answered, report.failed) == (7, 13, 0)
+    assert len(server.requests) == 13
+    answers = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
+    lengths = [len(prompt_token_ids(tokenizer, Prompt(0, text))) for text in prompts]
+    assert answers == [
+        {"Input": text, "Output": f"{length} ids"} for text, length in zip(prompts, lengths, strict=True)
+    ]
+
+
+def test_whoever_stops_listening_leaves_no_thread_behind(server, engine):
+    before = threading.active_count()
+    answers = engine(at_once=3).generate(iter(_prompts(*["Hello"] * 9)), GREEDY)
+    next(answers)
+    answers.close()
+    deadline = time.monotonic() + 3
+    while _workers() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _workers(), before
+
+
+def _workers():
+    return [thread for thread in threading.enumerate() if "_work" in thread.name]
+
+
+def test_a_model_is_named_in_full_or_by_its_last_part_or_is_the_only_one(server, engine):
+    assert engine().model_name == "tiny"
+    server.models = ("models/smollm2-135m", "other")
+    assert engine(model="smollm2-135m").model_name == "models/smollm2-135m"
+    assert engine(model="other").model_name == "other"
+    with pytest.raises(BadInputError, match=r"does not serve 'llama'. It serves: models/smollm2-135m, other"):
+        engine(model="llama")
+    with pytest.raises(BadInputError, match=r"serves 2 models: say which one \(models/smollm2-135m, other\)"):
+        engine()
+    server.models = ()
+    with pytest.raises(BadInputError, match="It serves: none"):
+        engine(model="llama")
+
+
+def test_a_key_is_sent_and_a_missing_one_is_named(server, engine, monkeypatch):
+    server.key = "secret-123"
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(BadInputError, match=r"refuses the key \(401: Incorrect API key provided\.\)") as caught:
+        engine(api_key="wrong-456")
+    assert "wrong-456" not in str(caught.value)
+    assert engine(api_key="secret-123").model_name == "tiny"
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-123")
+    assert engine().model_name == "tiny"
+
+
+def test_the_url_may_end_in_a_slash_and_may_leave_v1_away(server, engine):
+    for url in (server.url + "/", server.url.removesuffix("/v1"), server.url.removesuffix("v1")):
+        assert engine(url).url == server.url
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1/v1", "", None, "http://"])
+def test_what_is_no_url_is_said_so(engine, url):
+    with pytest.raises(BadInputError, match="is a URL such as"):
+        ServerEngine(url, None)
+
+
+def test_no_server_there_is_said_at_once(engine):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.monotonic()
+    with pytest.raises(ServerNotReachableError, match=rf"127.0.0.1:{port}/v1 cannot be reached .*See that it runs"):
+        engine(f"http://127.0.0.1:{port}/v1", pause=1.0, tries=6)
+    assert time.monotonic() - start < 5
+
+
+def test_another_kind_of_server_is_said_so(server, engine):
+    with pytest.raises(ServerNotReachableError, match=r"has no .*/api/models \(404: .*usually ends in /v1"):
+        engine(server.url.replace("/v1", "/api"))
+
+
+@pytest.mark.parametrize("wrong", [{"at_once": 0}, {"tries": 0}, {"timeout": 0}, {"pause": -1}])
+def test_settings_that_cannot_work_are_refused(engine, wrong):
+    with pytest.raises(BadInputError, match="at_once and tries are at least 1"):
+        engine(**wrong)
+
+
+def test_the_command_asks_a_server_and_names_what_it_lacks(server, tmp_path, capsys):
+    data, out = tmp_path / "prompts.txt", tmp_path / "p.json"
+    data.write_text("one two\n", encoding="utf-8")
+    options = ["--server", server.url, "--data_file", str(data), "--greedy", "--predictions_file", str(out)]
+    server.models = ("models/smollm2-135m",)
+    assert main(options) == 0
+    assert json.loads(out.read_text(encoding="utf-8")) == [{"Input": "one two", "Output": "2 ids"}]
+    assert main([*options, "--base_model", "qwen-max"]) == 2
+    assert "name its folder with --tokenizer_path" in capsys.readouterr().err
+    assert main([*options, "--base_model", "qwen-max", "--tokenizer_path", "smollm2-135m"]) == 2
+    assert "does not serve 'qwen-max'. It serves: models/smollm2-135m" in capsys.readouterr().err

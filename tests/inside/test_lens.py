@@ -1,0 +1,165 @@
+"""The logit lens against the plain way: final norm, lm_head and softmax of every hidden state at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from helpers.errors import BadInputError
+from helpers.inside import lens
+from helpers.inside.lens import logit_lens
+from helpers.inside.tracing import Trace, trace
+
+
+@pytest.fixture(scope="module")
+def traced(model, tokenizer):
+    return trace(model, tokenizer, "The capital of France is", attentions=False)
+
+
+def _plain(model, traced):
+    """Probabilities [layer+1, position, vocab]."""
+    with torch.no_grad():
+        normed = torch.cat([model.model.norm(traced.hidden_states[:-1]), traced.hidden_states[-1:]])
+        return torch.softmax(model.lm_head(normed), dim=-1)
+
+
+def test_it_equals_the_plain_way(model, traced):
+    found, plain = logit_lens(model, traced, top_k=4), _plain(model, traced)
+    best = plain.topk(4, dim=-1)
+    assert torch.equal(found.token_ids, best.indices)
+    assert torch.allclose(found.probabilities, best.values, rtol=1e-4, atol=1e-7)
+    entropy = torch.special.entr(plain.double()).sum(dim=-1)
+    assert torch.allclose(found.entropy.double(), entropy, atol=1e-4)
+
+
+def test_the_last_row_is_the_models_own_prediction(model, tokenizer, traced):
+    found = logit_lens(model, traced, top_k=1)
+    assert torch.equal(found.token_ids[-1, :, 0], traced.logits.argmax(dim=-1))
+    assert tokenizer.decode(found.token_ids[-1, -1]) == " Paris"
+
+
+def test_some_layers_and_positions_are_the_same_rows(model, tokenizer, traced):
+    everything = logit_lens(model, traced)
+    some = trace(model, tokenizer, "The capital of France is", attentions=False, layers=[30, 3], positions=[4, 1])
+    found = logit_lens(model, some)
+    assert (found.layers, found.positions) == ((30, 3), (4, 1))
+    assert torch.equal(found.token_ids, everything.token_ids[[30, 3]][:, [4, 1]])
+    assert torch.allclose(found.entropy, everything.entropy[[30, 3]][:, [4, 1]], atol=1e-4)
+
+
+def test_blocks_of_rows_change_nothing(model, traced, monkeypatch):
+    whole = logit_lens(model, traced)
+    monkeypatch.setattr(lens, "BUFFER_BYTES", 200_000)
+    assert lens._rows_at_a_time((49_152, 576), top_k=5) < 20
+    blocks = logit_lens(model, traced)
+    assert torch.equal(blocks.token_ids, whole.token_ids)
+    assert torch.allclose(blocks.probabilities, whole.probabilities, atol=1e-5)
+    assert max(whole.probabilities.max(), blocks.probabilities.max()) <= 1
+
+
+def _random_lens(dtype, bias=False, scale=3.0, top_k=7, vocab=5001, rows=530):
+    """A Lens of random states, and the same in float64: probabilities [row, vocab]."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    model.lm_head = torch.nn.Linear(32, vocab, bias=bias).requires_grad_(False)
+    model.lm_head.weight.normal_(0, scale)
+    model.to(dtype)
+    states = torch.randn(1, rows, 32, dtype=dtype)
+    traced = Trace((), None, states, None, None, None, layers=(1,), positions=tuple(range(rows)))
+    head = model.lm_head.double() if dtype == torch.float32 else model.lm_head
+    scores = head(states[0].to(head.weight.dtype)).double()
+    model.lm_head.to(dtype)
+    return logit_lens(model, traced, top_k=top_k), scores.softmax(-1)
+
+
+@pytest.mark.parametrize("scale", [0.001, 3.0, 30.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias, monkeypatch):
+    """Several blocks of rows, chunks and slices, the last group not full; flat, usual and extreme distributions."""
+    monkeypatch.setattr(lens, "BUFFER_BYTES", 4_000_000)
+    rows = lens._rows_at_a_time((5001, 32), top_k=7)
+    assert lens.CHUNK < rows < 530 and 5001 % lens.GROUP and 2 * lens.SLICE < 5001
+    found, exact = _random_lens(torch.float32, bias, scale)
+    best = exact.topk(7, dim=-1)
+    assert torch.allclose(found.probabilities[0].double(), best.values, rtol=2e-4, atol=1e-9)
+    taken = exact.gather(1, found.token_ids[0])
+    assert torch.allclose(taken, best.values, rtol=2e-4, atol=1e-9), "the ids belong to these probabilities"
+    assert (found.token_ids[0] == best.indices).float().mean() > 0.999
+    assert torch.allclose(found.entropy[0].double(), torch.special.entr(exact).sum(-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [1, 64, 5001])
+def test_any_top_k(top_k):
+    found, exact = _random_lens(torch.float32, top_k=top_k, rows=3)
+    assert torch.equal(found.token_ids[0, :, :64], exact.topk(top_k, dim=-1).indices[:, :64])
+    assert found.token_ids.max() < 5001 and len(set(found.token_ids[0, 0].tolist())) == top_k
+
+
+def test_a_model_in_bfloat16():
+    found, exact = _random_lens(torch.bfloat16, scale=0.1)
+    assert torch.allclose(found.probabilities[0].double(), exact.topk(7, dim=-1).values, rtol=2e-2)
+
+
+def test_it_works_on_glm(tokenizer):
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = GlmConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, pad_token_id=2, **sizes)
+    glm = GlmForCausalLM(config).eval()
+    traced = trace(glm, tokenizer, "Hello there", attentions=False)
+    found = logit_lens(glm, traced, top_k=2)
+    assert torch.equal(found.token_ids, _plain(glm, traced).topk(2, dim=-1).indices)
+
+
+@pytest.mark.parametrize("top_k", [0, 49_153, 1.5, True])
+def test_a_top_k_that_cannot_be(model, traced, top_k):
+    with pytest.raises(BadInputError, match="from 1 to 49152"):
+        logit_lens(model, traced, top_k=top_k)
+
+
+def test_a_trace_without_hidden_states(model, tokenizer):
+    with pytest.raises(BadInputError, match="no hidden states"):
+        logit_lens(model, trace(model, tokenizer, "Hello", hidden_states=False, attentions=False))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
+@pytest.mark.parametrize(("vocab", "hidden", "top_k"), [(128_256, 576, 5), (49_152, 64, 100), (8_000, 2048, 10)])
+def test_memory_stays_within_its_bound_at_2000_positions(vocab, hidden, top_k):
+    """4,000 rows of 128,256 scores would take 2 GB; the peak has to stay within one and a half times `BUFFER_BYTES`."""
+    program = f"""
+import gc, torch
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+from helpers.inside.lens import BUFFER_BYTES, logit_lens
+from helpers.inside.tracing import Trace
+
+def bytes_of(line):
+    return next(int(row.split()[1]) * 1024 for row in open("/proc/self/status") if row.startswith(line))
+
+config = LlamaConfig(vocab_size={vocab}, hidden_size={hidden}, intermediate_size=16, num_hidden_layers=1,
+                     num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True)
+model = LlamaForCausalLM(config).eval()
+states = torch.randn(2, 2000, {hidden})
+trace = Trace(tokens=(), input_ids=None, hidden_states=states, attentions=None, logits=None, last_residual=None,
+              layers=(0, 1), positions=tuple(range(2000)))
+small = Trace(**{{**vars(trace), "hidden_states": states[:, :1], "positions": (0,)}})
+logit_lens(model, small)
+gc.collect()
+Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+before = bytes_of("VmRSS")
+logit_lens(model, trace, top_k={top_k})
+print((bytes_of("VmHWM") - before) / BUFFER_BYTES)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 0.1 < float(done.stdout) < 1.5
