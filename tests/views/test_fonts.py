@@ -17,12 +17,12 @@ from matplotlib.font_manager import fontManager
 from PIL import Image
 
 import helpers.views
-from helpers.generation import generate_steps
-from helpers.lens import logit_lens
-from helpers.patching import PatchingSweep
-from helpers.throughput import BatchMeasure
-from helpers.tokenization import merge_steps
-from helpers.tracing import trace
+from helpers.batch.throughput import BatchMeasure
+from helpers.inside.generation import generate_steps
+from helpers.inside.lens import logit_lens
+from helpers.inside.patching import PatchingSweep
+from helpers.inside.tracing import trace
+from helpers.text.bpe import merge_steps
 from helpers.views import (
     attention,
     batches,
