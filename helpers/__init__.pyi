@@ -1,6 +1,9 @@
 from .batch.run import PromptFile as PromptFile
 from .batch.run import run_batch as run_batch
 from .conversation import Conversation as Conversation
+from .environment import check_machine as check_machine
+from .environment import check_models as check_models
+from .environment import check_packages as check_packages
 from .errors import HelpersError as HelpersError
 from .exercises import check as check
 from .inside.contributions import direct_logit as direct_logit
@@ -20,6 +23,7 @@ from .inside.lens import logit_lens as logit_lens
 from .inside.patching import patching_sweep as patching_sweep
 from .inside.tracing import trace as trace
 from .library_source import show_source as show_source
+from .library_source import since_2024 as since_2024
 from .models.cache_size import kv_cache_bytes as kv_cache_bytes
 from .models.catalog import list_models as list_models
 from .models.loading import load_model as load_model

@@ -108,9 +108,3 @@ def test_no_path_of_one_machine_and_nothing_from_the_outside_in_the_package():
             text = file.read_text(encoding="utf-8")
             assert not re.search(r"/(?:work|root|home)/\w", text), file
             assert not re.search(r"https?://(?:cdn|unpkg|cdnjs|fonts\.)", text), file
-
-
-def test_computing_modules_do_not_import_views():
-    for file in (ROOT / "helpers").rglob("*.py"):
-        if "views" not in file.parts and file.name != "__init__.py":
-            assert not re.search(r"(?:from|import) helpers\.views", file.read_text(encoding="utf-8")), file

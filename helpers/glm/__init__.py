@@ -15,7 +15,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from helpers.glm.checkpoint import ORIGINAL_WEIGHTS
 from helpers.glm.configuration import ChatGLMConfig, ChatGLMVisionConfig
 from helpers.glm.modeling import ChatGLMForConditionalGeneration, ChatGLMModel, ExpandedInputs
-from helpers.glm.processing import ChatGLMImageProcessor, ChatGLMProcessor
+from helpers.glm.processing import MEAN, STD, ChatGLMImageProcessor, ChatGLMProcessor
 from helpers.glm.tokenization import ChatGLM4Tokenizer
 from helpers.glm.vision import VisionTower
 
@@ -28,6 +28,8 @@ __all__ = [
     "ChatGLMProcessor",
     "ChatGLMVisionConfig",
     "ExpandedInputs",
+    "MEAN",
+    "STD",
     "VisionTower",
 ]
 

@@ -1,1 +1,9 @@
-"""A tiny GLM-4V that sees: the pictures it learns from, the talk about them, its training, its scores."""
+"""A tiny GLM-4V that sees: the pictures it learns from, the talk about them, its training, its scores.
+
+The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
+when it is first asked for.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from .scenes import MARGIN as MARGIN
+from .scenes import Scene as Scene
+from .scenes import Thing as Thing
+from .scenes import digits as digits
+from .scenes import draw as draw
+from .scenes import random_scene as random_scene
+from .score import covered_patches as covered_patches
+from .score import score_attention as score_attention
+from .talk import ZH as ZH
+from .talk import describe as describe
+from .train import new_model as new_model
