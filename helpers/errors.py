@@ -26,7 +26,15 @@ class DamagedFilesError(HelpersError, OSError):
 
 
 class DoesNotFitError(HelpersError, MemoryError):
-    """The model needs more memory than this machine has."""
+    """A model, or a run of it, needs more memory than there is.
+
+    `needed_bytes` and `available_bytes` are the two sides, None where they are not known; `would_fit` are ways to
+    ask for less that do fit, such as "attentions=False".
+    """
+
+    def __init__(self, message, *, needed_bytes=None, available_bytes=None, would_fit=()):
+        super().__init__(message)
+        self.needed_bytes, self.available_bytes, self.would_fit = needed_bytes, available_bytes, would_fit
 
 
 class DiskFullError(HelpersError, OSError):

@@ -4,14 +4,15 @@ The run is the model's own. `trace` only puts hooks on the modules it has to lis
 off again. Attention probabilities exist in "eager" attention alone ("sdpa" never makes them), so when
 they are asked for, the run computes attention as `eager_attention_forward` in `transformers` does, in
 blocks of queries: the same numbers, without a second copy of anything as large as the result. What
-each hook sees goes straight into its place in the result, and the run stops once all is written.
+each hook sees goes straight into its place in the result, and the run stops once all is written. The
+result stays on the model's device if there is room for it (`helpers.inside.keeping`).
 """
 
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from numbers import Integral
 
@@ -21,20 +22,44 @@ from transformers.masking_utils import sdpa_mask
 
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside.anatomy import decoder
+from helpers.inside.keeping import Keeper, home
+from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
+from helpers.models.memory import available_bytes, pick_device
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
 
 BLOCK = 128  # queries whose scores are in memory at a time: small enough for a processor's cache
+SCORE_BYTES = 2**28  # of float32 scores at a time on a GPU, where few large blocks are fast
+SPARE = 0.9  # how much of the free memory a result may take
 NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep")  # inputs that trace sees to, or cannot use
 SPECIAL_ATTENTION = ("softcap", "s_aux", "position_bias")  # arguments of attention that only some models have
+
+
+class _WhenRead:
+    """A field that may be given as a function: it is called once, when the field is first read."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, instance, owner):
+        if instance is None:
+            raise AttributeError(self.name)  # says to dataclass that the field has no default
+        value = vars(instance)[self.name]
+        if callable(value):
+            value = vars(instance)[self.name] = value()
+        return value
+
+    def __set__(self, instance, value):
+        vars(instance)[self.name] = value
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """What one run of a model held inside. What was not asked for is None (or an empty dict).
 
-    All tensors are on the CPU, in the dtype the model computed them in. `position` counts what the
-    model read in this run; with `positions=` it counts those only, in the order given.
+    All tensors are on one `device` (but `input_ids` and `patch_index`, which are on the CPU), in the dtype the model
+    computed them in. `position` counts what the model read in this run; with `positions=` it counts those only, in
+    the order given.
 
     - `tokens`, `input_ids [1, length]`: the prompt as the model saw it, with readable labels. A picture's
       patches are labelled by row and column, such as `▦ 0,3`. Keys that came from a cache have no label.
@@ -52,7 +77,7 @@ class Trace:
     - `patch_index [length]`: the number of a picture's patch at each position, -1 at text; None without picture.
     """
 
-    tokens: tuple[str, ...]
+    tokens: tuple[str, ...] = _WhenRead()  # labels of 2,000 tokens take as long as a GPU's run
     input_ids: torch.Tensor
     hidden_states: torch.Tensor | None
     attentions: torch.Tensor | None
@@ -66,9 +91,23 @@ class Trace:
     patch_index: torch.Tensor | None = None
 
     @property
+    def device(self):
+        """Where its tensors are."""
+        kept = (self.hidden_states, self.attentions, self.logits, self.last_residual, self.outputs, self.inputs)
+        return next((tensor.device for tensor in _tensors(kept)), torch.device("cpu"))
+
+    def to(self, device):
+        """The same trace with its tensors on another device, "cpu" or "cuda:0"; what is there already is not copied."""
+        names = ("hidden_states", "attentions", "logits", "last_residual", "outputs", "inputs")
+        return replace(self, **{name: _moved(getattr(self, name), device) for name in names})
+
+    @property
     def nbytes(self):
         """Bytes of all tensors in it."""
         return sum(tensor.nbytes for value in vars(self).values() for tensor in _tensors(value))
+
+    def __getstate__(self):
+        return vars(self) | {"tokens": self.tokens}
 
     def __repr__(self):
         shown = [f"tokens={len(self.tokens)}"]
@@ -79,7 +118,7 @@ class Trace:
             elif isinstance(value, dict) and value:
                 shown.append(f"{part.name}={list(value)}")
         kind = f"attn_implementation={self.attn_implementation!r}"
-        return f"Trace({', '.join(shown)}, {kind}, {self.nbytes / 1e6:.3g} MB)"
+        return f"Trace({', '.join(shown)}, {kind}, {self.nbytes / 1e6:.3g} MB on {self.device})"
 
 
 def trace(
@@ -94,6 +133,7 @@ def trace(
     positions=None,
     outputs_of=(),
     inputs_of=(),
+    device="auto",
     **model_inputs,
 ):
     """Run the model once and return a `Trace`.
@@ -111,6 +151,9 @@ def trace(
     `outputs_of` and `inputs_of` name modules as `model.named_modules()` does, "model.layers.3.mlp" for
     example, to have what they gave and got. Layers above the last one needed do not run.
 
+    `device` is where the result is kept: "auto" leaves it where the model computes it when it fits there, and takes
+    the CPU when it does not; "cpu" moves every part there while the run goes on. Nothing else changes with it.
+
     `model_inputs` is what else the model's `forward` takes, such as `pixel_values`. With `past_key_values`,
     `prompt` is what comes after the cached positions; the cache grows, as in any run.
 
@@ -118,7 +161,8 @@ def trace(
     Interventions that are active act on this run, and show in it.
 
     Raises `BadInputError` for an empty prompt, a batch, and for layers, positions, modules and inputs
-    that are not there; `PromptTooLongError` for more tokens than the model's context.
+    that are not there; `PromptTooLongError` for more tokens than the model's context; `DoesNotFitError`, before
+    anything runs, when there is no room for the result, and when memory runs out on the way.
     """
     base = decoder(model)
     _check_model_inputs(model, model_inputs)
@@ -140,9 +184,15 @@ def trace(
         outputs_of=_modules(model, outputs_of),
         inputs_of=_modules(model, inputs_of),
     )
-    recorder.run(_complete(model, input_ids, model_inputs, base.config.max_position_embeddings))
+    given = _complete(model, input_ids, model_inputs, base.config.max_position_embeddings)
+    cache = model_inputs.get("past_key_values")
+    sizes = _sizes(recorder, 0 if cache is None else int(cache.get_seq_length()))
+    options = _smaller(recorder, sizes)
+    recorder.device = _place(device, sum(sizes.values()), options, home(model.get_output_embeddings()))
+    with refusing_what_does_not_fit("This trace", sum(sizes.values()), str(model.device), options):
+        recorder.run(given)
     return Trace(
-        tokens=_labels(model, tokenizer, seen_ids, patch_index),
+        tokens=lambda: _labels(model, tokenizer, seen_ids, patch_index),
         input_ids=seen_ids,
         layers=recorder.layers,
         positions=tuple(range(length) if recorder.positions is None else recorder.positions.tolist()),
@@ -170,10 +220,12 @@ class _Recorder:
     positions: torch.Tensor | None
     outputs_of: dict[str, torch.nn.Module]
     inputs_of: dict[str, torch.nn.Module]
+    device: torch.device | None = None  # where results go; None: each to where the first part of it was computed
 
     def __post_init__(self):
         last = len(self.base.layers)
         self.attention_layers = {getattr(layer, "self_attn", None): n for n, layer in enumerate(self.base.layers)}
+        self.future = {}  # a triangle of True where queries must not look, by its size and device
         self.results = dict.fromkeys(("hidden_states", "attentions", "logits", "last_residual"))
         self.results |= {"outputs": {}, "inputs": {}}
         self.pending = {("output", name) for name in self.outputs_of} | {("input", name) for name in self.inputs_of}
@@ -188,17 +240,21 @@ class _Recorder:
     def run(self, model_inputs):
         """The forward pass, listened to."""
         # Not inference_mode: a reader with gradients on could not put what it makes back into the model.
-        with torch.no_grad(), self._hooks(), self._own_attention():
+        with torch.no_grad(), Keeper(self.device) as self.keeper, self._hooks(), self._own_attention():
             try:
                 output = self.model(**model_inputs)
                 if self.logits:
-                    self.results["logits"] = output.logits[0].to("cpu")
+                    self.results["logits"] = self._kept_logits(output.logits[0])
                     self._done(("logits", len(self.base.layers)))
             except _Finished:
                 pass
         if self.pending:
             kind, name = min(self.pending, key=str)
             raise BadInputError(f"There is no {kind} of {name} to keep: that part of the model does not run by itself.")
+
+    def _kept_logits(self, logits):
+        there = self.device is None or logits.device == self.device
+        return logits if there else self.keeper.copy(logits)
 
     def _done(self, part):
         self.pending.discard(part)
@@ -258,12 +314,13 @@ class _Recorder:
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         if layer is None or any(more.get(name) is not None for name in SPECIAL_ATTENTION):
             mask = query.new_zeros(1, 1, query.shape[2], key.shape[2])
-            _hide(mask[0], 0, attention_mask, causal)
+            _hide(mask[0], 0, attention_mask, causal, self.future)
             output, probabilities = _library_eager(module)(module, query, key, value, mask, scaling=scaling, **more)
             blocks = [(0, probabilities[0])]
         else:
             output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-            blocks = _eager_blocks(query, key, value, attention_mask, causal, scaling, output)
+            into = self._room(layer, query, key.shape[2])
+            blocks = _eager_blocks(query, key, value, attention_mask, causal, scaling, output, self.future, into)
         wanted = ("attention", layer) in self.pending
         for start, probabilities in blocks:
             if wanted:
@@ -272,26 +329,40 @@ class _Recorder:
             self._done(("attention", layer))
         return output, None
 
-    def _write_attention(self, layer, start, probabilities, keys):
-        """`probabilities [head, block, seen]` are those of the queries from `start` on, 0 for the keys not seen."""
-        heads, count, seen = probabilities.shape
+    def _attention_place(self, layer, keys, like):
+        """Where the attention `[head, query, key]` of a layer is kept."""
         if self.results["attentions"] is None:
             rows = sum(layer < len(self.base.layers) for layer in self.layers)
-            shape = rows, heads, self.length if self.positions is None else len(self.positions), keys
-            self.results["attentions"] = torch.empty(shape, dtype=probabilities.dtype, device="cpu")
+            queries = self.length if self.positions is None else len(self.positions)
+            self.results["attentions"] = self.keeper.empty((rows, like.shape[-3], queries, keys), like)
         place = self.results["attentions"][self.layers.index(layer)]
         if place.shape[-1] != keys:
             raise BadInputError(
                 f"Layer {layer} looks at {keys} keys, an earlier one at {place.shape[-1]} (a cache with sliding "
                 "windows): ask for layers of one kind, with layers=."
             )
+        return place
+
+    def _room(self, layer, query, keys):
+        """The place of a layer's attention if all of it can be computed right there, without a copy; else None."""
+        if self.positions is not None or ("attention", layer) not in self.pending:
+            return None
+        place = self._attention_place(layer, keys, query)
+        return place if place.device == query.device and place.shape[1] == query.shape[2] else None
+
+    def _write_attention(self, layer, start, probabilities, keys):
+        """`probabilities [head, block, seen]` are those of the queries from `start` on, 0 for the keys not seen."""
+        _, count, seen = probabilities.shape
+        place = self._attention_place(layer, keys, probabilities)
+        if place.data_ptr() == probabilities.data_ptr():
+            return  # computed right there
         if self.positions is None:
-            place[:, start : start + count, :seen] = probabilities
-            place[:, start : start + count, seen:] = 0
+            rows = slice(start, start + count)
+            self.keeper.write(place[:, rows, :seen], probabilities)
         else:
-            inside = (self.positions >= start) & (self.positions < start + count)
-            place[:, inside, :seen] = probabilities[:, self.positions[inside] - start].to("cpu")
-            place[:, inside, seen:] = 0
+            rows = (self.positions >= start) & (self.positions < start + count)
+            place[:, rows, :seen] = probabilities[:, self.positions[rows] - start].to(place.device)
+        place[:, rows, seen:] = 0
 
     def _see_state(self, layer):
         return lambda module, args, kwargs: self._write_state(layer, _first_tensor((args, kwargs)))
@@ -302,8 +373,8 @@ class _Recorder:
     def _write_state(self, layer, state):
         state = self._chosen(state)[0]
         if self.results["hidden_states"] is None:
-            self.results["hidden_states"] = torch.empty(len(self.layers), *state.shape, dtype=state.dtype, device="cpu")
-        self.results["hidden_states"][self.layers.index(layer)] = state
+            self.results["hidden_states"] = self.keeper.empty((len(self.layers), *state.shape), state)
+        self.keeper.write(self.results["hidden_states"][self.layers.index(layer)], state)
         self._done(("hidden state", layer))
 
     def _see_last_residual(self, module, args, kwargs):
@@ -330,48 +401,64 @@ class _Recorder:
         return hook
 
     def _copy(self, tensor):
-        """`[1, position, ...]` as `[position, ...]` at the positions asked for, on the CPU, with memory of its own."""
+        """`[1, position, ...]` as `[position, ...]` at the positions asked for, with memory of its own."""
         tensor = self._chosen(tensor) if tensor.dim() > 1 and tensor.shape[1] == self.length else tensor
-        return (tensor[0] if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor).to("cpu", copy=True)
+        return self.keeper.copy(tensor[0] if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor)
 
     def _chosen(self, tensor):
         """`[1, position, ...]` at the positions asked for."""
         return tensor if self.positions is None else tensor[:, self.positions]
 
 
-def _eager_blocks(query, key, value, attention_mask, causal, scaling, output):
-    """Softmax attention, `BLOCK` queries at a time: yields (first query, probabilities [head, block, seen]), where
+def _eager_blocks(query, key, value, attention_mask, causal, scaling, output, future, into=None):
+    """Softmax attention, a block of queries at a time: yields (first query, probabilities [head, block, seen]), where
     the keys after the first `seen` are hidden from all queries of the block.
 
-    Fills `output [1, query, head, head_dim]` on the way. Query heads that share a key/value head stand
-    together, so that keys need not be repeated. The numbers are those of `eager_attention_forward`.
+    Fills `output [1, query, head, head_dim]` on the way, and `into [head, query, key]` if it is given and the block
+    is all of it. Query heads that share a key/value head stand together, so that keys need not be repeated. The
+    numbers are those of `eager_attention_forward`.
     """
     heads, length, head_dim = query.shape[1:]
     groups, keys = key.shape[1:3]
     grouped = query[0].reshape(groups, heads // groups, length, head_dim)
-    for start in range(0, length, BLOCK):
-        stop = min(start + BLOCK, length)
+    block = BLOCK if query.device.type == "cpu" else max(BLOCK, SCORE_BYTES // (4 * heads * keys))
+    for start in range(0, length, block):
+        stop = min(start + block, length)
         seen = stop if attention_mask is None and causal else keys  # the keys after a block are hidden from all of it
         queries = grouped[:, :, start:stop].reshape(groups, -1, head_dim)
         scores = torch.bmm(queries, key[0, :, :seen].transpose(1, 2)).view(heads, stop - start, seen).mul_(scaling)
-        _hide(scores, start, attention_mask, causal)
-        probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        _hide(scores, start, attention_mask, causal, future)
+        scores = scores.float()  # in float32, as `eager_attention_forward` does; the scores in bfloat16 can go
+        probabilities = _softmax(scores, query.dtype, into if stop - start == length and seen == keys else None)
+        del scores
         mixed = torch.bmm(probabilities.view(groups, -1, seen), value[0, :, :seen])
         output[0, start:stop] = mixed.view(heads, stop - start, -1).transpose(0, 1)
         yield start, probabilities
 
 
-def _hide(scores, start, attention_mask, causal):
+def _softmax(scores, dtype, into):
+    """Probabilities of float32 `scores`, in the dtype asked for; written to `into` unless that is None."""
+    if dtype == torch.float32:
+        return torch.softmax(scores, dim=-1, out=into)
+    probabilities = torch.softmax(scores, dim=-1)
+    return probabilities.to(dtype) if into is None else into.copy_(probabilities)
+
+
+def _hide(scores, start, attention_mask, causal, future):
     """Lowest number into `scores [head, block, key]` where the queries from `start` on must not look.
 
-    As `sdpa_mask` has it, a mask is True where a query may look, and None stands for the causal triangle.
+    As `sdpa_mask` has it, a mask is True where a query may look, and None stands for the causal triangle. `future`
+    keeps that triangle for the next block or layer.
     """
     lowest = torch.finfo(scores.dtype).min
     stop = start + scores.shape[1]
     if attention_mask is None and causal:
-        scores[:, :, stop:] = lowest
-        future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
-        scores[:, :, start:stop].masked_fill_(future, lowest)
+        if stop < scores.shape[2]:
+            scores[:, :, stop:] = lowest
+        triangle = (stop - start, scores.device)
+        if triangle not in future:
+            future[triangle] = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
+        scores[:, :, start:stop].masked_fill_(future[triangle], lowest)
     elif attention_mask is not None and attention_mask.is_floating_point():
         scores += attention_mask[0, :, start:stop]
     elif attention_mask is not None:
@@ -409,6 +496,61 @@ def _library_eager(module):
         if function is not None:
             return function
     raise BadInputError(f"{type(module).__name__} computes no attention probabilities: ask with attentions=False.")
+
+
+def _moved(value, device):
+    """A tensor, or what holds tensors, with all of them on another device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    return tuple(_moved(part, device) for part in value) if isinstance(value, tuple) else value
+
+
+def _sizes(recorder, past):
+    """Bytes of what a run will keep, by what it is: "attentions", "hidden states", "logits", "modules".
+
+    A module's output is counted as one vector of the residual stream's size at each position.
+    """
+    config, width = recorder.base.config, recorder.model.dtype.itemsize
+    last = len(recorder.base.layers)
+    positions = recorder.length if recorder.positions is None else len(recorder.positions)
+    vector = positions * config.hidden_size * width
+    rows = sum(layer < last for layer in recorder.layers)
+    attention = config.num_attention_heads * positions * (past + recorder.length) * width
+    sizes = {
+        "attentions": rows * attention if recorder.attentions else 0,
+        "hidden states": (len(recorder.layers) + (last in recorder.layers)) * vector if recorder.hidden_states else 0,
+        "logits": positions * config.vocab_size * width if recorder.logits else 0,
+        "modules": (len(recorder.outputs_of) + len(recorder.inputs_of)) * vector,
+    }
+    return {part: size for part, size in sizes.items() if size}
+
+
+def _smaller(recorder, sizes):
+    """How to ask for less -> the bytes that takes: without attentions, one layer at a time, one position."""
+    total, rows = sum(sizes.values()), len(recorder.layers)
+    positions = recorder.length if recorder.positions is None else len(recorder.positions)
+    options = {}
+    if recorder.attentions and len(sizes) > 1:
+        options["attentions=False"] = total - sizes["attentions"]
+    if rows > 1:
+        by_layer = sizes.get("attentions", 0) + sizes.get("hidden states", 0)
+        options["a layer at a time, such as layers=[0]"] = total - by_layer + by_layer // rows
+    if positions > 1:
+        options["the last position alone, positions=[-1]"] = total // positions
+    return options
+
+
+def _place(device, needed, options, own):
+    """The device where a result of `needed` bytes is kept; `own` is the model's. Raises `DoesNotFitError`."""
+    chosen = own if device == "auto" else torch.device(pick_device(device))
+    free = int(SPARE * available_bytes(chosen))
+    if needed > free and device == "auto" and own.type != "cpu" and needed <= SPARE * available_bytes("cpu"):
+        return torch.device("cpu")
+    if needed > free:
+        raise does_not_fit("Keeping this trace", needed, free, str(chosen), options)
+    return chosen
 
 
 def _tensors(value):

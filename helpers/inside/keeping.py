@@ -1,0 +1,118 @@
+"""Where results are kept: on the device that computed them, or moved to the CPU while the run goes on.
+
+A plain `tensor.to("cpu")` makes the GPU wait: it empties the queue of kernels, and nothing new is queued until the
+copy is done. `Keeper` avoids both. A tensor is copied on a CUDA stream of its own into a pinned buffer (memory that
+the operating system does not move, so the GPU can write to it without the processor), and a thread carries it from
+there to its place while the next layers already run. There are few buffers, so the memory this takes is bounded; when
+all are in use, the run waits for one. See "Use pinned memory buffers" in PyTorch's CUDA notes.
+"""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+BUFFER_BYTES = 32 * 2**20  # of a pinned buffer: large enough that a copy runs at the full speed of the bus
+BUFFERS = 4
+
+
+class Keeper:
+    """Copies what a run computes to the place where it is kept; a context manager, and one for each run.
+
+    `device` is where results are kept; None keeps each where the first part of it was computed. Only on leaving the
+    context is everything in its place.
+    """
+
+    def __init__(self, device=None):
+        self.device = None if device is None else torch.device(device)
+        self._streams = {}
+        self._free, self._busy = deque(), deque()
+        self._carrier = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                while self._busy:
+                    self._free_one()
+        finally:
+            if self._carrier is not None:
+                self._carrier.shutdown(wait=True)
+
+    def empty(self, shape, like: torch.Tensor) -> torch.Tensor:
+        """Memory for a result of this shape, in the dtype of one of its parts."""
+        return torch.empty(shape, dtype=like.dtype, device=self.device or like.device)
+
+    def write(self, place: torch.Tensor, value: torch.Tensor) -> None:
+        """Copies `value` to `place`, a tensor of its shape (a view into a larger one, as a rule)."""
+        if not (value.is_cuda and place.device.type == "cpu"):
+            place.copy_(value)
+            return
+        for part, piece in _pieces(place, value, BUFFER_BYTES):
+            self._send(part, piece)
+
+    def copy(self, value: torch.Tensor) -> torch.Tensor:
+        """A copy of `value`, with memory of its own."""
+        place = self.empty(value.shape, value)
+        self.write(place, value)
+        return place
+
+    def _send(self, place, value):
+        """`value` into a pinned buffer, on a stream beside the computation; from there to `place`, in a thread."""
+        buffer = self._buffer()
+        pinned = buffer[: value.nbytes].view(value.dtype).view(value.shape)
+        stream = self._stream(value.device)
+        stream.wait_stream(torch.cuda.current_stream(value.device))  # until the value is computed
+        with torch.cuda.stream(stream):
+            pinned.copy_(value, non_blocking=True)
+            arrived = stream.record_event()
+        value.record_stream(stream)  # its memory is not used again before the copy is done
+
+        def carry():
+            arrived.synchronize()
+            place.copy_(pinned)
+
+        self._busy.append((buffer, self._carrier.submit(carry)))
+
+    def _stream(self, device):
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return self._streams[device]
+
+    def _buffer(self):
+        if self._carrier is None:
+            self._carrier = ThreadPoolExecutor(1, thread_name_prefix="keeper")
+            self._free.extend(torch.empty(BUFFER_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(BUFFERS))
+        if not self._free:
+            self._free_one()
+        return self._free.popleft()
+
+    def _free_one(self):
+        """Waits for the buffer that has been in use the longest; raises what its copy raised."""
+        buffer, carried = self._busy.popleft()
+        carried.result()
+        self._free.append(buffer)
+
+
+def _pieces(place, value, size):
+    """(place, value) cut along the first axes until each piece has at most `size` bytes."""
+    if value.nbytes <= size or not value.dim():
+        yield place, value
+        return
+    row = value[0].nbytes
+    if row > size:
+        for part, piece in zip(place, value, strict=True):
+            yield from _pieces(part, piece, size)
+        return
+    count = size // row
+    yield from zip(place.split(count), value.split(count), strict=True)
+
+
+def home(module: torch.nn.Module) -> torch.device:
+    """The device on which a module computes: for weights that `accelerate` fetches for each run, not where they lie."""
+    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if execution is not None:
+        return torch.device(execution) if not isinstance(execution, int) else torch.device("cuda", execution)
+    return next(module.parameters()).device

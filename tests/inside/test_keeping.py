@@ -1,0 +1,134 @@
+"""Where a trace is kept: on the model's device, or on another; and what is said when it fits on none."""
+
+import pickle
+
+import pytest
+import torch
+
+from helpers.inside import tracing
+from helpers.errors import DoesNotFitError
+from helpers.inside.keeping import Keeper, _pieces, home
+from helpers.inside.tracing import trace
+
+GB = 10**9
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets how many bytes are free, by kind of device."""
+
+    def pretend(**sizes):
+        monkeypatch.setattr(tracing, "available_bytes", lambda device: sizes[torch.device(device).type])
+
+    return pretend
+
+
+def test_pieces_are_of_the_size_asked_for_and_together_everything():
+    value = torch.arange(7 * 5 * 3.0).view(7, 5, 3)
+    for size in (12, 60, 130, 10**6):
+        place = torch.zeros(7, 5, 6)[..., ::2]
+        pieces = list(_pieces(place, value, size))
+        assert all(piece.nbytes <= size for _, piece in pieces)
+        for part, piece in pieces:
+            part.copy_(piece)
+        assert torch.equal(place, value)
+
+
+def test_a_copy_has_memory_of_its_own():
+    value = torch.ones(3)
+    with Keeper("cpu") as keeper:
+        copy = keeper.copy(value)
+    value.zero_()
+    assert copy.sum() == 3
+
+
+def test_home_is_where_a_module_computes():
+    layer = torch.nn.Linear(2, 2)
+    assert home(layer) == torch.device("cpu")
+    layer.to("meta")._hf_hook = type("Hook", (), {"execution_device": 1})
+    assert home(layer) == torch.device("cuda:1")
+
+
+def test_a_trace_says_where_it_is(model, tokenizer):
+    run = trace(model, tokenizer, "Hello there", attentions=False)
+    assert run.device == torch.device("cpu")
+    assert repr(run).endswith("MB on cpu)")
+    meta = run.to("meta")
+    assert meta.device == torch.device("meta") and meta.hidden_states.device.type == "meta"
+    assert meta.tokens == run.tokens and run.device.type == "cpu"
+
+
+def test_labels_are_made_when_they_are_read(model, tokenizer):
+    run = trace(model, tokenizer, "Hello there", attentions=False, logits=False, layers=0)
+    assert callable(vars(run)["tokens"])
+    assert pickle.loads(pickle.dumps(run)).tokens == run.tokens == ("Hello", "·there")
+    assert not callable(vars(run)["tokens"])
+
+
+def test_auto_takes_the_cpu_when_the_gpu_is_full(free):
+    gpu = torch.device("cuda:0")
+    free(cuda=10 * GB, cpu=50 * GB)
+    assert tracing._place("auto", 5 * GB, {}, gpu) == gpu
+    assert tracing._place("auto", 20 * GB, {}, gpu) == torch.device("cpu")
+    assert tracing._place("cpu", 5 * GB, {}, gpu) == torch.device("cpu")
+    with pytest.raises(DoesNotFitError, match=r"needs 70 GB and 9 GB are free on cuda:0"):
+        tracing._place("auto", 70 * GB, {}, gpu)
+
+
+def test_a_trace_that_cannot_fit_is_refused_before_it_runs(model, tokenizer, free):
+    """8,000 tokens with attentions are 69 GB, which used to be asked for without a word."""
+    free(cpu=8 * GB)
+    ran = []
+    with (
+        model.model.embed_tokens.register_forward_hook(lambda *_: ran.append(1)),
+        pytest.raises(DoesNotFitError) as error,
+    ):
+        trace(model, tokenizer, torch.randint(100, 200, (1, 8000)))
+    assert not ran
+    assert 69 * GB < error.value.needed_bytes < 72 * GB and error.value.available_bytes == 7.2 * GB
+    assert error.value.would_fit[0] == "attentions=False" and "layers=[0]" in error.value.would_fit[1]
+    assert str(error.value).startswith("Keeping this trace needs 71.3 GB and 7.2 GB are free on cpu.")
+    assert trace(model, tokenizer, "a b", layers=3, logits=False).attentions.shape[0] == 1
+
+
+def test_what_would_fit_does(model, tokenizer, free):
+    """The sizes that the advice rests on are those of the results."""
+    whole = trace(model, tokenizer, "a b c d e f")
+    free(cpu=(whole.nbytes - 100) / tracing.SPARE)  # the ids are not counted
+    with pytest.raises(DoesNotFitError) as error:
+        trace(model, tokenizer, "a b c d e f")
+    assert error.value.needed_bytes == pytest.approx(whole.nbytes, rel=0.001)
+    assert trace(model, tokenizer, "a b c d e f", attentions=False).nbytes < error.value.available_bytes
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize("place", ["model.layers.1.mlp", "lm_head"])
+def test_memory_that_runs_out_ends_in_one_sentence(tiny, tokenizer, error, place):
+    class Letters:
+        all_special_ids, added_tokens_decoder, chat_template = (), {}, None
+
+        def __len__(self):
+            return 64
+
+    def fail(*_):
+        raise error
+
+    before = [(name, len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in tiny.named_modules()]
+    attention = tiny.config._attn_implementation
+    ids = torch.arange(1, 20)[None]
+    logits = tiny(ids).logits
+    with tiny.get_submodule(place).register_forward_pre_hook(fail), pytest.raises(DoesNotFitError) as raised:
+        trace(tiny, Letters(), ids)
+    assert "ran out of memory on cpu" in str(raised.value) and raised.value.would_fit
+    assert raised.value.needed_bytes > 0
+    assert [(name, len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in tiny.named_modules()] == before
+    assert tiny.config._attn_implementation == attention
+    assert torch.equal(tiny(ids).logits, logits)
+
+
+def test_other_errors_stay_what_they_are(model, tokenizer):
+    def fail(*_):
+        raise RuntimeError("something else")
+
+    with model.lm_head.register_forward_pre_hook(fail), pytest.raises(RuntimeError, match="something else"):
+        trace(model, tokenizer, "a")
