@@ -5,8 +5,8 @@ import pickle
 import pytest
 import torch
 
-from helpers.inside import tracing
 from helpers.errors import DoesNotFitError
+from helpers.inside import tracing
 from helpers.inside.keeping import Keeper, _pieces, home
 from helpers.inside.tracing import trace
 

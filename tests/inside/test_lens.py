@@ -9,8 +9,8 @@ import torch
 from transformers import GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from helpers.errors import BadInputError
-from helpers.inside import lens
-from helpers.inside.lens import logit_lens
+from helpers.inside import fast_lens
+from helpers.inside.lens import logit_lens, plain_lens
 from helpers.inside.tracing import Trace, trace
 
 
@@ -26,8 +26,24 @@ def _plain(model, traced):
         return torch.softmax(model.lm_head(normed), dim=-1)
 
 
-def test_it_equals_the_plain_way(model, traced):
-    found, plain = logit_lens(model, traced, top_k=4), _plain(model, traced)
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def either_way(request, monkeypatch):
+    """The lens, and once more with the way it takes on a GPU."""
+    if request.param == "as on a GPU":
+        _as_on_a_gpu(monkeypatch)
+
+
+def _as_on_a_gpu(monkeypatch):
+    def read(block, head, top_k, change):
+        return fast_lens._read_whole(block, head, top_k, change, fast_lens._room(len(block), head.weight))
+
+    monkeypatch.setattr(fast_lens, "_read_in_slices", read)
+    monkeypatch.setattr(fast_lens, "_rows_in_slices", fast_lens._rows_whole)
+
+
+@pytest.mark.parametrize("lens", [logit_lens, plain_lens])
+def test_it_equals_norm_head_and_softmax(model, traced, lens, either_way):
+    found, plain = lens(model, traced, top_k=4), _plain(model, traced)
     best = plain.topk(4, dim=-1)
     assert torch.equal(found.token_ids, best.indices)
     assert torch.allclose(found.probabilities, best.values, rtol=1e-4, atol=1e-7)
@@ -48,12 +64,14 @@ def test_some_layers_and_positions_are_the_same_rows(model, tokenizer, traced):
     assert (found.layers, found.positions) == ((30, 3), (4, 1))
     assert torch.equal(found.token_ids, everything.token_ids[[30, 3]][:, [4, 1]])
     assert torch.allclose(found.entropy, everything.entropy[[30, 3]][:, [4, 1]], atol=1e-4)
+    plain = plain_lens(model, some)
+    assert torch.equal(plain.token_ids, found.token_ids) and torch.allclose(plain.entropy, found.entropy, atol=1e-4)
 
 
 def test_blocks_of_rows_change_nothing(model, traced, monkeypatch):
     whole = logit_lens(model, traced)
-    monkeypatch.setattr(lens, "BUFFER_BYTES", 200_000)
-    assert lens._rows_at_a_time((49_152, 576), top_k=5) < 20
+    monkeypatch.setattr(fast_lens, "BUFFER_BYTES", 200_000)
+    assert fast_lens._rows_in_slices((49_152, 576), top_k=5) < 20
     blocks = logit_lens(model, traced)
     assert torch.equal(blocks.token_ids, whole.token_ids)
     assert torch.allclose(blocks.probabilities, whole.probabilities, atol=1e-5)
@@ -78,19 +96,18 @@ def _random_lens(dtype, bias=False, scale=3.0, top_k=7, vocab=5001, rows=530):
     model.to(dtype)
     states = torch.randn(1, rows, 32, dtype=dtype)
     traced = Trace((), None, states, None, None, None, layers=(1,), positions=tuple(range(rows)))
-    head = model.lm_head.double() if dtype == torch.float32 else model.lm_head
-    scores = head(states[0].to(head.weight.dtype)).double()
-    model.lm_head.to(dtype)
-    return logit_lens(model, traced, top_k=top_k), scores.softmax(-1)
+    exact = torch.nn.functional.linear(states[0].double(), *(p.double() for p in model.lm_head.parameters()))
+    return logit_lens(model, traced, top_k=top_k), exact.softmax(-1)
 
 
 @pytest.mark.parametrize("scale", [0.001, 3.0, 30.0])
 @pytest.mark.parametrize("bias", [False, True])
-def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias, monkeypatch):
+def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias, monkeypatch, either_way):
     """Several blocks of rows, chunks and slices, the last group not full; flat, usual and extreme distributions."""
-    monkeypatch.setattr(lens, "BUFFER_BYTES", 4_000_000)
-    rows = lens._rows_at_a_time((5001, 32), top_k=7)
-    assert lens.CHUNK < rows < 530 and 5001 % lens.GROUP and 2 * lens.SLICE < 5001
+    monkeypatch.setattr(fast_lens, "BUFFER_BYTES", 4_000_000)
+    monkeypatch.setattr(fast_lens, "SCORE_BYTES", 16_000_000)
+    rows = fast_lens._rows_in_slices((5001, 32), top_k=7)
+    assert fast_lens.CHUNK < rows < 530 and 5001 % fast_lens.GROUP and 2 * fast_lens.SLICE < 5001
     found, exact = _random_lens(torch.float32, bias, scale)
     best = exact.topk(7, dim=-1)
     assert torch.allclose(found.probabilities[0].double(), best.values, rtol=2e-4, atol=1e-9)
@@ -101,15 +118,41 @@ def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias,
 
 
 @pytest.mark.parametrize("top_k", [1, 64, 5001])
-def test_any_top_k(top_k):
+def test_any_top_k(top_k, either_way):
     found, exact = _random_lens(torch.float32, top_k=top_k, rows=3)
     assert torch.equal(found.token_ids[0, :, :64], exact.topk(top_k, dim=-1).indices[:, :64])
     assert found.token_ids.max() < 5001 and len(set(found.token_ids[0, 0].tolist())) == top_k
 
 
-def test_a_model_in_bfloat16():
-    found, exact = _random_lens(torch.bfloat16, scale=0.1)
-    assert torch.allclose(found.probabilities[0].double(), exact.topk(7, dim=-1).values, rtol=2e-2)
+def test_a_model_in_bfloat16_is_as_exact_as_one_in_float32(either_way):
+    """Of the numbers that the model has; they are rounded to bfloat16 before, and nothing is afterwards."""
+    found, exact = _random_lens(torch.bfloat16)
+    assert torch.allclose(found.probabilities[0].double(), exact.topk(7, dim=-1).values, rtol=2e-4)
+    assert torch.equal(found.token_ids[0, :, 0], exact.argmax(dim=-1))
+
+
+def test_in_bfloat16_it_is_closer_to_float32_than_a_loop_over_the_models_own_head(model, tokenizer, either_way):
+    """The loop rounds scores to bfloat16: more of its likeliest tokens are others, its probabilities further off."""
+    import copy
+
+    small = copy.deepcopy(model).to(torch.bfloat16)
+    exact = copy.deepcopy(small).float()
+    traced = trace(small, tokenizer, "The capital of France is Paris, and 北京是中国的首都。", attentions=False)
+    ours = logit_lens(small, traced, top_k=1)
+    with torch.no_grad():
+        normed = torch.cat([small.model.norm(traced.hidden_states[:-1]), traced.hidden_states[-1:]])
+        loop = small.lm_head(normed).float().softmax(dim=-1)
+        states = traced.hidden_states.float()
+        true = exact.lm_head(torch.cat([exact.model.norm(states[:-1]), states[-1:]])).softmax(dim=-1)
+
+    def off(ids, probabilities):
+        """Share of other tokens; mean error of the probability of those it names."""
+        error = (probabilities - true.gather(-1, ids[..., None])[..., 0]).abs().mean()
+        return float((ids != true.argmax(dim=-1)).float().mean()), float(error)
+
+    own, theirs = off(ours.token_ids[..., 0], ours.probabilities[..., 0]), off(loop.argmax(-1), loop.amax(-1))
+    assert own[0] <= 0.01 < theirs[0], (own, theirs)
+    assert own[1] < theirs[1] / 3, (own, theirs)
 
 
 def test_it_works_on_glm(tokenizer):
@@ -141,7 +184,8 @@ def test_memory_stays_within_its_bound_at_2000_positions(vocab, hidden, top_k):
 import gc, torch
 from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM
-from helpers.inside.lens import BUFFER_BYTES, logit_lens
+from helpers.inside.fast_lens import BUFFER_BYTES
+from helpers.inside.lens import logit_lens
 from helpers.inside.tracing import Trace
 
 def bytes_of(line):

@@ -1,0 +1,210 @@
+"""The logit lens for many rows: the numbers of `plain_lens`, without ever holding all rows by all tokens.
+
+Nearly all of the time is one matrix product, states by `lm_head`. What is around it decides how fast it can run, and
+that differs between a processor and a GPU, so there are two ways here.
+
+**On a CPU** (`_read_in_slices`) memory is slow and a processor's cache is small. All rows of a block go through the
+vocabulary one slice after the other. What is wanted of a slice is taken at once, and its scores are gone: the sums
+of the softmax, and the highest score of each group of ids. Only the groups that can hold one of the best are scored
+a second time, for the rows that want them.
+
+**On a GPU** (`_read_whole`) every kernel costs a launch and wants much to do, so a block of rows meets the whole
+vocabulary in one product. Softmax then works in place, and the best ids are looked for in two steps, first among
+groups and then in the groups found: `torch.topk` of 128,000 numbers goes over them about twenty times.
+
+**Which precision.** Scores, probabilities and entropy are float32, whatever the model's dtype. In a bfloat16 model
+states and weights are bfloat16, as the model has them; each product of two of them is exact in float32, the sums
+are float32, and scores are never rounded. The model's own head does round its scores to bfloat16, to 8 significant
+bits: a score near 20 then moves by up to 0.06, its probability by 6%, and the best tokens often end in a tie. So this
+lens is closer to the same model in float32 than a loop over the model's own `lm_head` is
+(tests/inside/test_fast_lens.py measures it).
+
+Two cheaper products for a CPU were measured and do not help. bfloat16 takes longer where a processor has no matrix
+unit for it; where it has one, three products (each number as a sum of two) would be needed for a probability that is
+right to four digits. int8 can say which ids may be among the best, but not the sum that a probability is a part of: a
+third of the rows of a 128-token prompt have more than a millionth of it outside their 1,024 best ids.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+BUFFER_BYTES = 100_000_000  # worked in at a time on a CPU
+SLICE = 1024  # ids at a time
+CHUNK = 256  # rows at a time, once a slice is scored: 1 MB of scores, which stays in a processor's cache
+GROUP = 64  # neighbouring ids that share a maximum
+SCORE_BYTES = 360_000_000  # of scores at a time on a GPU
+TILE = 128  # rows of a block are a multiple of it there: what a GPU's matrix product works on at once
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def read(
+    normed: Callable[[int, int], torch.Tensor], count: int, head: torch.nn.Module, top_k: int, change: Change, device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids `[row, k]`, probabilities `[row, k]`, entropy `[row]`) of `count` rows, on `device`.
+
+    `normed(start, stop)` gives rows as they go into `head`, `[row, hidden]` on its device; `change` is done to the
+    head's scores, in place. Beyond the result it takes at most 1.5 times `BUFFER_BYTES` on a CPU (for a `top_k` up
+    to 100), and 500 MB on a GPU.
+    """
+    token_ids = torch.empty(count, top_k, dtype=torch.long, device=device)
+    probabilities = torch.empty(count, top_k, device=device)
+    entropy = torch.empty(count, device=device)
+    on_cpu = head.weight.device.type == "cpu"
+    rows = min(count, (_rows_in_slices if on_cpu else _rows_whole)(head.weight.shape, top_k))
+    room = None if on_cpu else _room(rows, head.weight)
+    for start in range(0, count, rows):
+        stop = min(start + rows, count)
+        block = normed(start, stop)
+        found = _read_in_slices(block, head, top_k, change) if on_cpu else _read_whole(block, head, top_k, change, room)
+        token_ids[start:stop], probabilities[start:stop], entropy[start:stop] = found
+    return token_ids, probabilities, entropy
+
+
+# On a GPU.
+
+
+def _rows_whole(size, top_k):
+    """How many rows a block has: their scores, and what is gathered of them, have `SCORE_BYTES`."""
+    rows = SCORE_BYTES // (4 * (size[0] + size[0] // GROUP + 4 * top_k * GROUP))
+    return max(rows // TILE * TILE, min(rows, TILE), 1)
+
+
+def _room(rows, weight):
+    """Memory for the scores of a block `[row, id]`, with whole groups of ids."""
+    return torch.empty(rows, -(-weight.shape[0] // GROUP) * GROUP, device=weight.device)
+
+
+def _read_whole(block, head, top_k, change, room):
+    """(ids, probabilities, entropy) of normed states `[row, hidden]`."""
+    rows, vocab = len(block), head.weight.shape[0]
+    room = room[:rows]
+    _score(block, head, slice(None), change, out=room[:, :vocab])
+    room[:, vocab:] = -torch.inf  # what fills the last group has no part in the softmax,
+    # In place where that is safe: on CUDA, one block of threads reads a row and then writes it.
+    room = torch.softmax(room, dim=-1, out=room if room.is_cuda else None)
+    room[:, vocab:] = -1  # and is never among the best
+    grouped = room.view(rows, -1, GROUP)
+    groups = grouped.amax(dim=-1).topk(min(top_k, grouped.shape[1]), dim=-1).indices
+    wanted = grouped.gather(1, groups[..., None].expand(-1, -1, GROUP)).flatten(1)
+    probabilities, place = wanted.topk(top_k, dim=-1)
+    ids = groups.gather(1, place // GROUP) * GROUP + place % GROUP
+    known = room[:, :vocab]
+    return ids, probabilities, torch.special.entr(known, out=known).sum(dim=-1)
+
+
+# On a CPU.
+
+
+def _rows_in_slices(size, top_k):
+    """The largest number of rows whose tensors in `_read_in_slices` fit into `BUFFER_BYTES`."""
+    vocab, hidden = size
+    numbers = 2 * hidden + min(SLICE, vocab) + vocab // GROUP + 4 * top_k * GROUP
+    return max(1, BUFFER_BYTES // (4 * numbers))
+
+
+def _read_in_slices(block, head, top_k, change):
+    """(ids, probabilities, entropy) of normed states `[row, hidden]`."""
+    rows, vocab = len(block), head.weight.shape[0]
+    block = block.float()
+    buffer = torch.empty(rows * min(SLICE, vocab))
+    maxima = torch.empty(rows, -(-vocab // GROUP))
+    softmax = _Softmax(rows, -(-vocab // SLICE))
+    for place, start in enumerate(range(0, vocab, SLICE)):
+        stop = min(start + SLICE, vocab)
+        out = buffer[: rows * (stop - start)].view(rows, -1)
+        scores = _score(block, head, slice(start, stop), change, out)
+        for first in range(0, rows, CHUNK):
+            chunk = slice(first, first + CHUNK)
+            groups = maxima[chunk, start // GROUP : -(-stop // GROUP)]
+            _maxima(scores[chunk], out=groups)
+            softmax.add(chunk, place, scores[chunk], groups.amax(dim=-1))
+    softmax.close()
+    best, ids = _best(block, head, change, maxima, top_k)
+    return ids, softmax.probabilities(best), softmax.entropy()
+
+
+def _score(block, head, ids, change, out):
+    """Scores `[row, id]` of a slice of ids, float32, written to `out`."""
+    weight = head.weight[ids]
+    if block.dtype == weight.dtype == torch.float32:
+        torch.mm(block, weight.T, out=out)
+    elif weight.is_cuda:
+        torch.mm(block, weight.T, out_dtype=torch.float32, out=out)
+    else:
+        for start in range(0, len(weight), SLICE):
+            part = slice(start, start + SLICE)
+            torch.mm(block.float(), weight[part].float().T, out=out[:, part])
+    if getattr(head, "bias", None) is not None:
+        out += head.bias[ids]
+    return change(out)
+
+
+def _maxima(scores, out):
+    """The highest of each group of `scores [row, id]`, written to `out [row, group]`; the last may be a short one."""
+    whole = scores.shape[1] // GROUP
+    torch.amax(scores[:, : whole * GROUP].unflatten(-1, (whole, GROUP)), dim=-1, out=out[:, :whole])
+    if whole < out.shape[1]:
+        torch.amax(scores[:, whole * GROUP :], dim=-1, out=out[:, whole])
+
+
+def _best(block, head, change, maxima, top_k):
+    """The `top_k` best scores of each row, and their ids.
+
+    They are all in the `top_k` groups with the highest maxima: a score in any other group is at most that
+    group's maximum, so `top_k` scores (the better groups' maxima) are at least as high. Those groups are scored
+    again, each for all the rows that want it. A product of another shape may round otherwise (with scores in the
+    hundreds, a probability by 1e-5 of it): they are moved to where their maximum was, so that none comes out above 1.
+    """
+    vocab = head.weight.shape[0]
+    groups = maxima.topk(min(top_k, maxima.shape[1]), dim=-1).indices
+    wanted = groups.flatten()
+    scores = torch.full((len(wanted), GROUP), -torch.inf)
+    in_order = wanted.argsort()
+    counts = wanted.bincount(minlength=maxima.shape[1]).tolist()
+    for group, places in enumerate(in_order.split(counts)):
+        start, stop = group * GROUP, min((group + 1) * GROUP, vocab)
+        if len(places):
+            rows = places // groups.shape[1]
+            out = scores.new_empty(len(places), stop - start)
+            again = _score(block[rows], head, slice(start, stop), change, out)
+            again += (maxima[rows, group] - again.amax(dim=-1))[:, None]
+            scores[places, : stop - start] = again
+    best, place = scores.view(len(block), -1).topk(top_k, dim=-1)
+    return best, groups.gather(1, place // GROUP) * GROUP + place % GROUP
+
+
+class _Softmax:
+    """Softmax over a vocabulary that comes in slices, each tensor `[row, slice]`:
+
+    - `highest`: the highest score. Scores count from there, so that no exponential is too large.
+    - `total`: sum of exp(score - highest); `mean`: sum of exp(score - highest) * (score - highest).
+    """
+
+    def __init__(self, rows, slices):
+        self.highest, self.total, self.mean = torch.empty(3, rows, slices)
+
+    def add(self, rows, place, scores, highest):
+        """Some rows of one slice, `scores [row, id]` (overwritten), and their `highest [row]`."""
+        weights = scores.sub_(highest[:, None]).exp()
+        self.highest[rows, place] = highest
+        self.total[rows, place] = weights.sum(dim=-1)
+        self.mean[rows, place] = weights.mul_(scores).sum(dim=-1)
+
+    def close(self):
+        """All slices as one, `[row, 1]`."""
+        highest = self.highest.amax(dim=-1, keepdim=True)
+        lower_by = self.highest - highest
+        share = lower_by.exp()
+        self.mean = ((self.mean + lower_by * self.total) * share).sum(dim=-1, keepdim=True)
+        self.total = (self.total * share).sum(dim=-1, keepdim=True)
+        self.highest = highest
+
+    def probabilities(self, scores):
+        """Of some of the scores `[row, k]`."""
+        return (scores - self.highest).exp() / self.total
+
+    def entropy(self):
+        """Of each row, in nats; log(total) - mean / total, since log p is score - highest - log(total)."""
+        return (self.total.log() - self.mean / self.total)[:, 0]  # nan with scores of -inf: no model here has them
