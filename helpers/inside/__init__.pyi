@@ -31,6 +31,7 @@ from .kv_cache import kv_cache_norms as kv_cache_norms
 from .kv_cache import kv_cache_summary as kv_cache_summary
 from .lens import Lens as Lens
 from .lens import logit_lens as logit_lens
+from .lens import plain_lens as plain_lens
 from .patching import PatchingSweep as PatchingSweep
 from .patching import patching_sweep as patching_sweep
 from .tracing import Trace as Trace

@@ -81,17 +81,16 @@ def _read_whole(block, head, top_k, change, room):
     rows, vocab = len(block), head.weight.shape[0]
     room = room[:rows]
     _score(block, head, slice(None), change, out=room[:, :vocab])
-    room[:, vocab:] = -torch.inf  # what fills the last group has no part in the softmax,
-    # In place where that is safe: on CUDA, one block of threads reads a row and then writes it.
-    room = torch.softmax(room, dim=-1, out=room if room.is_cuda else None)
-    room[:, vocab:] = -1  # and is never among the best
+    room[:, vocab:] = -torch.inf  # what fills the last group
     grouped = room.view(rows, -1, GROUP)
     groups = grouped.amax(dim=-1).topk(min(top_k, grouped.shape[1]), dim=-1).indices
     wanted = grouped.gather(1, groups[..., None].expand(-1, -1, GROUP)).flatten(1)
-    probabilities, place = wanted.topk(top_k, dim=-1)
+    place = wanted.topk(top_k, dim=-1).indices
     ids = groups.gather(1, place // GROUP) * GROUP + place % GROUP
-    known = room[:, :vocab]
-    return ids, probabilities, torch.special.entr(known, out=known).sum(dim=-1)
+    # In place where that is safe: on CUDA, one block of threads reads a row and then writes it.
+    room = torch.softmax(room, dim=-1, out=room if room.is_cuda else None)
+    probabilities = room.gather(1, ids)
+    return ids, probabilities, torch.special.entr(room, out=room).sum(dim=-1)
 
 
 # On a CPU.
