@@ -322,3 +322,7 @@ class EngineConversation:
             raise HelpersError(f"{self.engine.name} failed: {answer}") from answer
         self.messages += [message, {"role": "assistant", "content": answer}]
         yield answer
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
