@@ -4,11 +4,45 @@ Every message says what is wrong, with the value, and what to do next. In a note
 show as that one sentence, without a traceback through library code.
 """
 
+import re
+import unicodedata
+
+SHOWN_CHARACTERS = 2_000  # of one message
+# A user name and password in an address: up to the last @ before the path, or with a / in the password.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/?#\s]*@|[^/?#\s:]*:(?!\d+[/?#])\S*@)")
+_INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # control, format (bidirectional marks), private, surrogates, breaks
+
+
+def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
+    """A text that is safe to show on a terminal and in a notebook, whoever wrote it: a server, a file, a reader.
+
+    Control characters and marks that turn the direction of writing come out as escapes, a user name and password in
+    an address are left out, and of a long text the middle is.
+
+    >>> printable("\\x1b[31mred, from http://me:secret@host/x")
+    '\\\\x1b[31mred, from http://…@host/x'
+    """
+    text = _CREDENTIALS.sub("…@", _shortened(str(text), 10 * limit))
+    text = _shortened(text, limit)
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in _INVISIBLE and character not in "\n\t\u200c\u200d"
+        else character
+        for character in text
+    )
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[len(text) - limit // 2 :]}"
+
 
 class HelpersError(Exception):
-    """Base class of every error that `helpers` raises on purpose."""
+    """Base class of every error that `helpers` raises on purpose. Its text is `printable`."""
 
-    def _render_traceback_(self):
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+    def _render_traceback_(self) -> list[str]:
         """IPython calls this instead of printing a traceback."""
         return [f"{type(self).__name__}: {self}"]
 

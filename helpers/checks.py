@@ -1,0 +1,175 @@
+"""Checks at the doors: an argument is what it should be, or one `BadInputError` says what it is and what it may be.
+
+Every public function checks what a reader passes with these, before anything is loaded or computed. Each check takes
+the argument's name and its value, and gives back the value in the form that the code behind the door works with.
+"""
+
+import math
+import os
+from collections.abc import Collection
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import BadInputError, printable
+
+SHOWN_CHARACTERS = 80  # of a wrong value, in a message
+NAME_BYTES = 255  # the longest name of a file that file systems take
+
+
+def shown(value: Any) -> str:
+    """A wrong value for a message: its `repr`, shortened, without control characters; a large object by its type.
+
+    >>> shown("one"), len(shown("a" * 200)), shown(object())
+    ("'one'", 80, 'an object of type object')
+    """
+    if value is not None and not isinstance(value, str | bytes | Real | Path | list | tuple | dict | set):
+        return f"an object of type {type(value).__name__}"
+    try:
+        text = printable(repr(value))
+    except Exception:  # a value nested so deeply, or so odd, that it cannot even be shown
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…{text[-2:]}"
+
+
+def whole_number(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+    """A whole number between `least` and `most` as an int. A bool is none. Raises `BadInputError`.
+
+    >>> whole_number("batch", 2, least=1)
+    2
+    >>> whole_number("batch", "2", least=1)
+    Traceback (most recent call last):
+    helpers.errors.BadInputError: batch is a whole number of at least 1, not '2'.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and _within(value, least, most):
+        return int(value)
+    raise BadInputError(f"{name} is a whole number{_range(least, most)}, not {shown(value)}.")
+
+
+def number(name: str, value: Any, *, least: float | None = None, most: float | None = None) -> float:
+    """A finite number between `least` and `most` as a float. Raises `BadInputError`.
+
+    >>> number("scale", 2)
+    2.0
+    """
+    if isinstance(value, Real) and not isinstance(value, bool) and _finite(value) and _within(value, least, most):
+        return float(value)
+    raise BadInputError(f"{name} is a finite number{_range(least, most)}, not {shown(value)}.")
+
+
+def one_of(name: str, value: Any, options: Collection[Any]) -> Any:
+    """One of the options. Raises `BadInputError` that lists them.
+
+    >>> one_of("quantization", "8bit", (None, "8bit", "4bit"))
+    '8bit'
+    """
+    if any(type(value) is type(option) and value == option for option in options):
+        return value
+    *others, last = map(repr, options)
+    listed = f"{', '.join(others)} or {last}" if others else last
+    raise BadInputError(f"{name} is {listed}, not {shown(value)}.")
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False. Raises `BadInputError`."""
+    return one_of(name, value, (True, False))
+
+
+def text(name: str, value: Any, *, empty: bool = True) -> str:
+    """A string that can be written down (no half of a surrogate pair). Raises `BadInputError`.
+
+    >>> text("prompt", "北京")
+    '北京'
+    """
+    if not isinstance(value, str):
+        raise BadInputError(f"{name} is a text, not {shown(value)}.")
+    if not value and not empty:
+        raise BadInputError(f"{name} is empty: give it some text.")
+    half = next((at for at, character in enumerate(value) if "\ud800" <= character <= "\udfff"), None)
+    if half is not None:
+        raise BadInputError(
+            f"{name} holds half of a character at position {half} (a lone surrogate, U+{ord(value[half]):04X}), which "
+            "no file or tokenizer can take. Read the text again with the encoding that it was written in."
+        )
+    return value
+
+
+def file_path(name: str, value: Any) -> Path:
+    """A path, given as a text or a path, with `~` for the home folder. Raises `BadInputError`.
+
+    >>> file_path("folder", "models/mine").parts
+    ('models', 'mine')
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise BadInputError(f"{name} is a text or a path, not {shown(value)}.")
+    written = text(name, os.fspath(value), empty=False)
+    if "\0" in written:
+        raise BadInputError(f"{name} holds a null character, which no path can hold: {shown(written)}.")
+    path = Path(written)
+    if any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts):
+        raise BadInputError(f"{name} is longer than the name of a file can be: {shown(written)}.")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise BadInputError(
+            f"{name} begins with the home folder of a user this machine does not have: {written}."
+        ) from None
+
+
+def language_model(name: str, value: Any) -> Any:
+    """A model of `transformers` with its weights. Raises `BadInputError`.
+
+    >>> language_model("model", "smollm2-135m")
+    Traceback (most recent call last):
+    helpers.errors.BadInputError: model is what load_model gives, not 'smollm2-135m'.
+    """
+    if not (hasattr(value, "config") and hasattr(value, "forward") and hasattr(value, "modules")):
+        raise BadInputError(f"{name} is what load_model gives, not {shown(value)}.")
+    if any(parameter.is_meta for parameter in value.parameters()):
+        raise BadInputError(f'{name} has no weights: they are on the device "meta". Load it with load_model.')
+    return value
+
+
+def tokenizer(name: str, value: Any) -> Any:
+    """A tokenizer of `transformers`, or a processor, which has one. Raises `BadInputError`.
+
+    >>> tokenizer("tokenizer", None)
+    Traceback (most recent call last):
+    helpers.errors.BadInputError: tokenizer is what load_tokenizer or load_processor gives, not None.
+    """
+    inner = getattr(value, "tokenizer", value)
+    if not (callable(inner) and hasattr(inner, "decode") and hasattr(inner, "convert_ids_to_tokens")):
+        raise BadInputError(f"{name} is what load_tokenizer or load_processor gives, not {shown(value)}.")
+    return value
+
+
+def ids_of_model(model: Any, input_ids: Any) -> None:
+    """That the model has an embedding for every one of these token ids (a tensor). Raises `BadInputError`.
+
+    A tokenizer that knows more tokens than the model belongs to another model, or has had tokens added to it.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = int(input_ids.max()) if input_ids.numel() else 0
+    if highest >= rows:
+        raise BadInputError(
+            f"Token id {highest} is outside this model's vocabulary: it has embeddings for ids 0 to {rows - 1}. The "
+            "tokenizer belongs to another model, or has more tokens than the model was resized to: load both by the "
+            "same name."
+        )
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _within(value: Any, least: float | None, most: float | None) -> bool:
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def _range(least: float | None, most: float | None) -> str:
+    if least is not None and most is not None:
+        return f" from {least:,} to {most:,}"
+    return f" of at least {least:,}" if least is not None else f" of at most {most:,}" if most is not None else ""
