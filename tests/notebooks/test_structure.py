@@ -1,5 +1,6 @@
 """The shape of every notebook: CONTRIBUTING.md, "Writing a notebook", says the same in words."""
 
+import ast
 import re
 from statistics import median
 
@@ -7,6 +8,7 @@ import pytest
 
 from course import NOTEBOOKS, read, tags
 
+TINY_NUMBER = re.compile(r"\b\d(?:\.\d+)?e-(?:0?[5-9]|1\d)\b|(?<![\d.])0\.0000\d+")  # what rounding leaves in float32
 LOCAL_PATH = re.compile(r"(?:/home/|/root/|/work/|/tmp/|/Users/|[A-Z]:\\\\Users)[\w./-]+")
 
 
@@ -64,8 +66,15 @@ def test_recap_then_exercises(notebook):
         assert headings.index("Recap") < headings.index("Exercises")
 
 
+def _lines(source):
+    """Lines of a cell; an import that the formatter folds, a name a line, counts as one."""
+    tree = ast.parse(re.sub(r"^%.*$", "", source, flags=re.MULTILINE))
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return len(source.splitlines()) - sum(node.end_lineno - node.lineno for node in imports)
+
+
 def test_cells_are_short(notebook):
-    lengths = [len(cell.source.splitlines()) for cell in _code(notebook)]
+    lengths = [_lines(cell.source) for cell in _code(notebook)]
     assert max(lengths) <= 15, f"longest cell: {max(lengths)} lines"
     assert median(lengths) <= 5
     for cell in _code(notebook):
@@ -81,6 +90,46 @@ def test_executed_in_order_without_noise(notebook):
             assert output.output_type != "error", cell.source
             assert output.get("name") != "stderr", cell.source
     assert sum(bool(cell.outputs) for cell in code) >= len(code) / 2
+
+
+def _shown(cell):
+    """A cell's outputs as text."""
+    return "\n".join(o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in cell.outputs)
+
+
+def test_no_output_depends_on_rounding(notebook):
+    """Processors add in different orders: the digits of an error differ, that it is small does not."""
+    for cell in _code(notebook):
+        if {"nbval-ignore-output", "exact"} & set(tags(cell)):
+            continue
+        tiny = TINY_NUMBER.search(_shown(cell))
+        assert not tiny, f"{tiny[0]} looks like a rounding error; print that it is below 0.001, or tag the cell `exact`"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("off by 9.5e-06", True),
+        ("1.2e-5", True),
+        ("1e-07", True),
+        ("0.0000123", True),
+        ("below 0.0001", False),
+        ("1e-04", False),
+        ("10.00001", False),
+        ("1.5e+06", False),
+    ],
+)
+def test_what_looks_like_rounding(text, found):
+    assert bool(TINY_NUMBER.search(text)) is found
+
+
+def test_numbers_are_compared_with_a_tolerance_of_ones_own(notebook):
+    """That of `allclose` itself, 1e-5 of the value, is a few roundings of a sum and fails on some processors."""
+    for cell in _code(notebook):
+        for node in ast.walk(ast.parse(re.sub(r"^%.*$", "", cell.source, flags=re.MULTILINE))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("allclose", "isclose"):
+                given = {keyword.arg for keyword in node.keywords}
+                assert given & {"atol", "rtol", "abs_tol", "rel_tol"}, ast.unparse(node)
 
 
 def test_predictions_and_figures_are_framed(notebook):
