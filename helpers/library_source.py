@@ -249,11 +249,11 @@ _STYLE = """<style>
  margin:2px 12px 8px 5.5em;padding:4px 10px;position:sticky;left:5.5em;white-space:pre-line;
  border-left:3px solid var(--jp-brand-color1,#0072b2);background:var(--jp-layout-color2,#eee)}
 .source-view .gap{color:var(--jp-content-font-color2,#59636e);font-style:italic}
-.source-view .k{color:var(--jp-mirror-editor-keyword-color,inherit);font-weight:600}
-.source-view .s{color:var(--jp-mirror-editor-string-color,inherit)}
-.source-view .m{color:var(--jp-mirror-editor-number-color,inherit)}
-.source-view .d{color:var(--jp-mirror-editor-def-color,inherit)}
-.source-view .o{color:var(--jp-content-font-color2,#59636e);font-style:italic}
+.source-view .c>[class^=k],.source-view .ow{color:var(--jp-mirror-editor-keyword-color,inherit);font-weight:600}
+.source-view .c>[class^=s]{color:var(--jp-mirror-editor-string-color,inherit)}
+.source-view .c>[class^=m]{color:var(--jp-mirror-editor-number-color,inherit)}
+.source-view .nf,.source-view .nc{color:var(--jp-mirror-editor-def-color,inherit)}
+.source-view .c>[class^=c]{color:var(--jp-content-font-color2,#59636e);font-style:italic}
 </style>"""
 
 
@@ -278,27 +278,11 @@ def _as_html(view):
     )
 
 
-def _colored(lines):
-    """Lines of Python as HTML, keywords and so on in spans."""
+def _colored(lines: list[str]) -> list[str]:
+    """Lines of Python as HTML, keywords and so on in spans with pygments' usual class names."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
-    from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
-    classes = (
-        (Keyword, "k"),
-        (Operator.Word, "k"),
-        (String, "s"),
-        (Number, "m"),
-        (Name.Function, "d"),
-        (Name.Class, "d"),
-        (Comment, "o"),
-    )
-    colored = [""]
-    for token, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens("\n".join(lines)):
-        css = next((css for kind, css in classes if token in kind), None)
-        for index, part in enumerate(text.split("\n")):
-            if index:
-                colored.append("")
-            if part:
-                part = html.escape(part)
-                colored[-1] += f'<span class="{css}">{part}</span>' if css else part
-    return colored
+    lexer = PythonLexer(stripnl=False, ensurenl=False)
+    return highlight("\n".join(lines), lexer, HtmlFormatter(nowrap=True)).removesuffix("\n").split("\n")

@@ -174,7 +174,7 @@ def test_what_has_no_python_source_is_said(thing):
 
 
 def test_functions_outside_a_package(tmp_path):
-    assert show_source(example).location.startswith("test_walkthrough.py:")
+    assert show_source(example).location.startswith("test_library_source.py:")
     assert show_source(show_source).location.startswith("helpers/walkthrough.py:")
     namespace = {"__name__": "__main__"}
     file = tmp_path / "cell.py"
@@ -280,7 +280,7 @@ def test_text_shows_numbers_lines_and_notes():
     text = repr(show_source(example, start="for value", notes={"+=": "One more,\nand one more."})).splitlines()
     number = view_line(example, "for value").number
     width = len(str(number))
-    assert text[0].startswith(f"example · test_walkthrough.py:{number} · ")
+    assert text[0].startswith(f"example · test_library_source.py:{number} · ")
     assert text[1] == f"{number} │ for value in values:"  # the common margin is cut off
     assert text[3] == f"{number + 2} │     total += value"
     assert text[4:6] == [f"{'':{width}} └─ One more,", f"{'':{width}} └─ and one more."]

@@ -12,10 +12,10 @@ Subword Units" (2016), on bytes as in GPT-2 (Radford et al., 2019). `tokenizers`
 import json
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 
 from helpers.errors import BadInputError
+from helpers.text.tokens import byte_alphabet
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,7 @@ def _byte_level_backend(tokenizer):
     return backend
 
 
-def _spelled_bytes(letters):
-    """The bytes that a tokenizer's file spells with one printable letter each (`Ġ` is a space)."""
-    alphabet = _bytes_of_letters()
+def _spelled_bytes(letters: str) -> bytes:
+    """The bytes that a tokenizer's file spells with one printable letter each."""
+    alphabet = byte_alphabet()
     return bytes(alphabet[letter] for letter in letters)
-
-
-@cache
-def _bytes_of_letters():
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return {letter: byte for byte, letter in bytes_to_unicode().items()}

@@ -52,11 +52,17 @@ def token_bytes(tokenizer, token_id, added=None):
 
 
 @cache
-def byte_alphabet():
-    """character -> byte: printable bytes stand for themselves, the others for characters from 256 up."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+def byte_alphabet() -> dict[str, int]:
+    """character -> byte: how byte-level tokenizers spell bytes, each with one printable character (`Ġ` is a space).
+
+    It is `bytes_to_unicode` of `transformers`, the other way round.
+
+    >>> byte_alphabet()["Ġ"], byte_alphabet()["a"]
+    (32, 97)
+    """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def visible(text):

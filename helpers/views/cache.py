@@ -8,8 +8,8 @@ from helpers.inside.kv_cache import KVCacheNorms, kv_cache_norms
 from helpers.models.cache_size import kv_cache_bytes
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
-from helpers.views.plots import MOST_LABELS, _axes
-from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, colormap, drawable
+from helpers.views.plots import MOST_LABELS
+from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, colormap, drawable, new_axes
 from helpers.views.widget import HERE, CourseWidget, StepByStep, front
 
 MOST_POSITIONS = 160  # positions the page gets of a long text: the last ones
@@ -29,7 +29,7 @@ def plot_kv_cache(past_key_values, *, tokens=None, ax=None):
     if tokens is not None and len(tokens) != length:
         raise BadInputError(f"The cache holds {length} positions, but there are {len(tokens)} tokens.")
     shift = length + max(1, length // 12)  # where the values begin
-    ax = _axes(ax, min(11.0, 4.2 + 0.26 * length), min(5.2, 1.9 + 0.085 * layers))
+    ax = new_axes(ax, min(11.0, 4.2 + 0.26 * length), min(5.2, 1.9 + 0.085 * layers))
     for part, left in (("values", shift), ("keys", 0)):
         shown = getattr(norms, part).numpy(force=True)
         picture = ax.imshow(

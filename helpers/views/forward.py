@@ -8,7 +8,7 @@ from math import ceil, cos, pi, sin
 
 from helpers.errors import BadInputError
 from helpers.text.tokens import token_table
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, new_axes
 
 MOST_COLUMNS = 9  # positions drawn of one pass; of more, the first and the last few
 NEW, CACHED = OKABE_ITO["orange"], OKABE_ITO["sky"]
@@ -188,8 +188,7 @@ def plot_mask(visible, queries, keys, *, ax=None):
         )
     from matplotlib.colors import ListedColormap
 
-    if ax is None:
-        ax = _figure(1.9 + 0.46 * len(keys), 1.5 + 0.4 * len(queries))
+    ax = new_axes(ax, 1.9 + 0.46 * len(keys), 1.5 + 0.4 * len(queries))
     ax.imshow(visible.numpy(force=True), cmap=ListedColormap(["#f0f2f4", OKABE_ITO["sky"]]), vmin=0, vmax=1)
     for query, row in enumerate(visible.tolist()):
         for key, sees in enumerate(row):
@@ -219,7 +218,7 @@ def plot_dials(speeds, *, pairs=(0, 2, 4, 6, 10, 31), positions=12, ax=None):
         raise BadInputError(f"There is no pair {missing[0]}: speeds has pairs 0 to {len(speeds) - 1}.")
     columns = min(6, len(pairs))
     rows = ceil(len(pairs) / columns)
-    ax = ax or _figure(0.6 + 1.2 * columns, 0.4 + 1.5 * rows)
+    ax = new_axes(ax, 0.6 + 1.2 * columns, 0.4 + 1.5 * rows)
     for n, pair in enumerate(pairs):
         dots = _dial(ax, 2.7 * (n % columns), 3.6 * (n // columns), pair, speeds[pair], positions)
     ax.set(xlim=(-1.4, 2.7 * (columns - 1) + 1.4), ylim=(3.6 * (rows - 1) + 1.3, -2.1), aspect="equal")
@@ -260,7 +259,7 @@ def plot_turns(speeds, context, *, ax=None):
     `speeds [pair]` as in `plot_dials`; `context` in positions.
     """
     turns = [2 * pi / float(speed) for speed in speeds]
-    ax = ax or _figure(5.8, 2.6)
+    ax = new_axes(ax, 5.8, 2.6)
     for inside, name, color in ((True, "within the context", "blue"), (False, "longer than it", "vermillion")):
         pairs = [pair for pair, turn in enumerate(turns) if (turn <= context) is inside]
         ax.bar(pairs, [turns[pair] for pair in pairs], 0.7, color=OKABE_ITO[color], label=f"{name}: {len(pairs)} pairs")
@@ -282,7 +281,7 @@ def plot_by_layer(values, *, before=None, label="", title="", ax=None):
     if len(lengths) != 1 or 0 in lengths:
         found = {name: len(series) for name, series in values.items()}
         raise BadInputError(f"Each series needs a number for every layer; these have {found} numbers.")
-    ax = ax or _figure(7.2, 2.8)
+    ax = new_axes(ax, 7.2, 2.8)
     width = 0.84 / len(values)
     for n, ((name, series), color) in enumerate(zip(values.items(), cycle(["blue", "orange", "green"]), strict=False)):
         left = [layer - 0.42 + n * width for layer in range(len(series))]
@@ -311,16 +310,9 @@ def _tint(color):
     return tuple(1 - 0.35 * (1 - channel) for channel in to_rgb(color))
 
 
-def _figure(width, height):
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
-
-
 def _canvas(ax, width, height):
     """Axes for a drawing of this many columns and lines."""
-    if ax is None:
-        ax = _figure(0.3 + 0.52 * width, 0.36 * height)
+    ax = new_axes(ax, 0.3 + 0.52 * width, 0.36 * height)
     ax.set(xlim=(-0.35, width + 0.1), ylim=(height - 0.4, -1.3))
     ax.set_axis_off()
     return ax

@@ -8,8 +8,7 @@ import math
 import torch
 
 from helpers.errors import BadInputError
-from helpers.views.plots import _axes
-from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP
+from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP, new_axes
 
 
 def plot_head_scores(scores, *, title="", label="mean attention", marked=(), ax=None):
@@ -20,7 +19,7 @@ def plot_head_scores(scores, *, title="", label="mean attention", marked=(), ax=
     if scores.dim() != 2:
         raise BadInputError(f"scores is [layer, head], not {list(scores.shape)}.")
     layers, heads = scores.shape
-    ax = _axes(ax, min(11.0, 2.0 + 0.22 * layers), 1.1 + 0.17 * heads)
+    ax = new_axes(ax, min(11.0, 2.0 + 0.22 * layers), 1.1 + 0.17 * heads)
     shown = scores.float().T.numpy(force=True)
     picture = ax.imshow(shown, cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     for layer, head in marked:
@@ -48,7 +47,7 @@ def plot_attention_on_picture(weights, picture, *, title="", ax=None):
     pixels = torch.tensor(list(picture.convert("RGB").tobytes()), dtype=torch.float32)
     pixels = pixels.view(picture.height, picture.width, 3) / 255
     light = torch.nn.functional.interpolate(light, (picture.height, picture.width), mode="nearest")[0, 0]
-    ax = _axes(ax, 2.6, 2.8)
+    ax = new_axes(ax, 2.6, 2.8)
     ax.imshow((pixels * (0.16 + 0.84 * light[..., None])).numpy())
     row, column = divmod(int(weights.argmax()), side)
     high, wide = picture.height / side, picture.width / side

@@ -2,7 +2,7 @@
 
 from helpers.errors import BadInputError
 from helpers.text.tokens import byte_labels
-from helpers.views.style import INK, MUTED, OKABE_ITO, drawable
+from helpers.views.style import INK, MUTED, OKABE_ITO, drawable, new_axes
 
 MOST_ROWS = 24
 
@@ -18,11 +18,7 @@ def plot_merges(steps, *, title="Merges, the lowest rank first", ax=None):
     if not 1 <= len(steps) <= MOST_ROWS or not steps[0].tokens:
         raise BadInputError(f"Draw 1 to {MOST_ROWS} steps of a piece that has bytes; these are {len(steps)} steps.")
     width = len(steps[0].tokens)
-    if ax is None:
-        from matplotlib import pyplot
-
-        size = (1.3 + max(0.6 * width, 3), 0.7 + 0.36 * len(steps))
-        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
+    ax = new_axes(ax, 1.3 + max(0.6 * width, 3), 0.7 + 0.36 * len(steps))
     for row, step in enumerate(steps):
         left = 0
         labels = byte_labels(step.tokens, [False] * len(step.tokens))

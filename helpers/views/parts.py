@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from helpers.errors import BadInputError
-from helpers.views.style import INK, MUTED, OKABE_ITO, drawable
+from helpers.views.style import INK, MUTED, OKABE_ITO, drawable, new_axes
 
 _COLORS = ("blue", "orange", "green", "purple", "sky", "vermillion", "yellow")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")  # so that parts differ without colour, too
@@ -26,10 +26,7 @@ def plot_parts(rows, *, unit="", title="", limit=None, ax=None):
     if negative:
         row, part = negative[0]
         raise BadInputError(f"{part} of {row} is {rows[row][part]:.3g}: a part of a whole cannot be negative.")
-    if ax is None:
-        from matplotlib import pyplot
-
-        ax = pyplot.subplots(figsize=(7.4, 1.15 + 0.42 * len(rows)), layout="constrained")[1]
+    ax = new_axes(ax, 7.4, 1.15 + 0.42 * len(rows))
     widest = max([sum(parts.values()) for parts in rows.values()] + ([limit[1]] if limit else []))
     names = list(dict.fromkeys(part for parts in rows.values() for part in parts))
     left = [0.0] * len(rows)

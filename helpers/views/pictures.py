@@ -1,7 +1,7 @@
 """Pictures in rows, cut into patches, and with weights drawn over them."""
 
 from helpers.errors import BadInputError
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, veil, wrapped
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, new_axes, veil, wrapped
 
 SIDE = 144  # pixels along a side of a picture as it is drawn: more than a tiny model gets, little for a file
 
@@ -66,10 +66,7 @@ def plot_patches(picture, grid, *, title="", ax=None):
         for column in range(grid):
             patch = pixels[row * inside : (row + 1) * inside, column * inside : (column + 1) * inside]
             sheet[row * step : row * step + inside, column * step : column * step + inside] = patch
-    if ax is None:
-        from matplotlib import pyplot
-
-        ax = pyplot.subplots(figsize=(3.2, 3.2 + (0.3 if title else 0)), layout="constrained")[1]
+    ax = new_axes(ax, 3.2, 3.2 + (0.3 if title else 0))
     ax.imshow(sheet, interpolation="nearest")
     places = [number * step + inside / 2 for number in range(0, grid, -(-grid // 12))]
     names = range(0, grid, -(-grid // 12))

@@ -16,6 +16,7 @@ from helpers.views.style import (
     RULE,
     WEIGHTS_COLORMAP,
     drawable,
+    new_axes,
 )
 
 MOST_LABELS = 40  # tokens written along an axis; beyond that every n-th
@@ -83,7 +84,7 @@ def plot_next_token(step, tokenizer, *, top=10, ax=None):
     scores = _as_logits(getattr(step, "probabilities", step))
     rows = candidates({"probability": scores}, tokenizer, top=top, chosen=taken, before=_just_read(step))
     rows = [row for row in rows if row.probabilities[0] is not None]
-    ax = _axes(ax, 6.2, 0.6 + 0.27 * len(rows))
+    ax = new_axes(ax, 6.2, 0.6 + 0.27 * len(rows))
     values = [row.probabilities[0] for row in rows]
     colors = [OKABE_ITO["vermillion" if row.chosen else "blue"] for row in rows]
     ax.barh(range(len(rows)), values, height=0.72, color=colors)
@@ -112,7 +113,7 @@ def plot_processors(step, tokenizer, *, top=10, ax=None):
     """
     scores = stage_scores(step)
     rows = candidates(scores, tokenizer, top=top, chosen=step.token_id, before=_just_read(step))
-    ax = _axes(ax, 1.6 + 1.35 * len(scores), 0.9 + 0.27 * len(rows))
+    ax = new_axes(ax, 1.6 + 1.35 * len(scores), 0.9 + 0.27 * len(rows))
     width = 0.86
     for column in range(len(scores)):
         for y, row in enumerate(rows):
@@ -147,7 +148,7 @@ def plot_bars(values, *, unit="", title="", ax=None):
         raise BadInputError("There is nothing to draw: values is empty. Give it a dict of name to number.")
     groups = {n: v if isinstance(v, Mapping) else {"": v} for n, v in values.items()}
     series = list(dict.fromkeys(name for group in groups.values() for name in group))
-    ax = _axes(ax, 6.6, 0.7 + 0.24 * len(groups) * len(series) + 0.12 * len(groups))
+    ax = new_axes(ax, 6.6, 0.7 + 0.24 * len(groups) * len(series) + 0.12 * len(groups))
     height = 0.8 / len(series)
     colors = [OKABE_ITO[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky")]
     hatches = ("", "//", "..", "\\\\", "xx", "--")
@@ -185,7 +186,7 @@ def plot_memory_plan(plans, *, ax=None):
         plans = {plan.name: plan for plan in plans}
     if not plans:
         raise BadInputError("There is nothing to draw: plans is empty. Give it what memory_plan returned.")
-    ax = _axes(ax, 7.2, 1.0 + 0.38 * len(plans))
+    ax = new_axes(ax, 7.2, 1.0 + 0.38 * len(plans))
     rows = range(len(plans))
     needs = [plan.total_bytes / 1e9 for plan in plans.values()]
     available = [plan.available_bytes / 1e9 for plan in plans.values()]
@@ -245,7 +246,7 @@ def plot_attention(attention, tokens, *, title="Attention", ax=None):
             f"[{len(tokens)}, {len(tokens)}] (query, key): pick one layer and one head."
         )
     side = min(7.0, 2.0 + 0.24 * len(tokens))
-    ax = _axes(ax, side + 0.8, side)
+    ax = new_axes(ax, side + 0.8, side)
     weights = attention.float().numpy(force=True)
     later = np.triu(np.ones_like(weights, dtype=bool), k=1)
     weights = np.ma.masked_array(weights, later & (not weights[later].any()))
@@ -274,7 +275,7 @@ def plot_logit_lens(lens, tokenizer, tokens, *, positions=None, ax=None):
     ids = lens.token_ids[:, positions, 0]
     weights = lens.probabilities[:, positions, 0].float().numpy(force=True)
     layers = ids.shape[0]
-    ax = _axes(ax, max(5.0, 1.6 + 0.82 * len(positions)), max(2.2, 1.2 + 0.19 * layers))
+    ax = new_axes(ax, max(5.0, 1.6 + 0.82 * len(positions)), max(2.2, 1.2 + 0.19 * layers))
     picture = ax.imshow(weights, cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, aspect="auto", origin="lower")
     for layer in range(layers):
         for column in range(len(positions)):
@@ -328,14 +329,6 @@ def _as_logits(values):
     values = values.float()
     is_probability = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-3
     return values.log() if is_probability else values
-
-
-def _axes(ax, width, height):
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def _token_rows(ax, rows, *, mark_chosen=False):

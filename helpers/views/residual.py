@@ -1,8 +1,8 @@
 """Pictures of what is written into the residual stream, and of what happens when it is changed."""
 
 from helpers.errors import BadInputError
-from helpers.views.plots import MOST_LABELS, _axes
-from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, columns, drawable
+from helpers.views.plots import MOST_LABELS
+from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, columns, drawable, new_axes
 
 COLUMN_WIDTH = 10  # Latin letters that fit under a column of a heat map
 WIDE_COLUMNS = 13  # with more columns they become narrower
@@ -15,7 +15,7 @@ def plot_patching(sweep, *, title="", ax=None):
     beyond them has their end's colour. Where the prompts' tokens differ, both are written.
     """
     rows, length = sweep.moved.shape
-    ax = _axes(ax, min(11.0, 2.6 + 0.62 * length), min(6.5, 1.7 + 0.125 * rows))
+    ax = new_axes(ax, min(11.0, 2.6 + 0.62 * length), min(6.5, 1.7 + 0.125 * rows))
     picture = _heat(ax, sweep.moved.numpy(force=True), 1.0)
     both = [(a,) if a == b else (a, f"← {b}") for a, b in zip(sweep.tokens, sweep.source_tokens, strict=True)]
     lines = [[drawable(line) for line in label] for label in both]
@@ -44,7 +44,7 @@ def plot_heads(heads, mlp=None, *, label="", title="", ax=None):
         other = "" if mlp is None else f" and mlp {list(mlp.shape)}"
         raise BadInputError(f"It takes heads [layer, head] and mlp [layer]; these are {list(heads.shape)}{other}.")
     layers, count = heads.shape
-    ax = _axes(ax, min(10.0, 2.6 + 0.3 * count), min(6.5, 1.6 + 0.125 * layers))
+    ax = new_axes(ax, min(10.0, 2.6 + 0.3 * count), min(6.5, 1.6 + 0.125 * layers))
     limit = max(float(heads.abs().max()), 0.0 if mlp is None else float(mlp.abs().max())) or 1.0
     picture = _heat(ax, heads.numpy(force=True), limit)
     names = [str(head) for head in range(count)]
@@ -70,7 +70,7 @@ def plot_against_controls(measured, controls, *, before=None, label="", title=""
     if not measured or not controls or not all(len(values) for values in controls.values()):
         raise BadInputError("There is nothing to compare: measured and controls each need a name with a number.")
     rows = [*measured, *controls]
-    ax = _axes(ax, 6.8, 1.0 + 0.42 * len(rows))
+    ax = new_axes(ax, 6.8, 1.0 + 0.42 * len(rows))
     for y, name in enumerate(rows):
         if name in measured:
             ax.plot(measured[name], y, "D", color=OKABE_ITO["vermillion"], ms=8)

@@ -13,7 +13,7 @@ from math import prod
 from textwrap import wrap
 
 from helpers.errors import BadInputError
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, png_bytes
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, new_axes, png_bytes
 
 IDLE = "not reached by a text alone"
 ADD = "+"  # in a layer's order: here the residual stream and what was computed from it are added
@@ -334,10 +334,7 @@ def _canvas(structure, ax):
         lines += 1.2 + GAP
     for block in structure.blocks + structure.idle:
         lines += GAP + (_stack_height(block) if isinstance(block, Stack) else _height(block, LEFT))
-    if ax is None:
-        from matplotlib import pyplot
-
-        ax = pyplot.subplots(figsize=(7.6, 0.4 + 0.185 * lines), layout="constrained")[1]
+    ax = new_axes(ax, 7.6, 0.4 + 0.185 * lines)
     ax.set(xlim=(0, 100), ylim=(lines, 0))
     ax.set_axis_off()
     order = "" if structure.ordered else " (order as in the code)"

@@ -7,6 +7,10 @@ from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe & Ito (2008), "Color Universal Design": told apart by readers of every colour vision.
 OKABE_ITO = {
@@ -169,9 +173,20 @@ def veil(shown):
     return 0.82 - 0.52 * shown
 
 
-def columns(text):
-    """How wide it is, in Latin letters: a Chinese character takes two."""
-    return sum(2 if character >= "\u2e80" else 1 for character in text)
+def columns(text: str) -> int:
+    """How wide a text is, in columns of a terminal: a Chinese character or an emoji takes two."""
+    from wcwidth import wcswidth
+
+    return max(wcswidth(text), 0)
+
+
+def new_axes(ax: "Axes | None", width: float, height: float) -> "Axes":
+    """The Axes that were given, or those of a new figure of this size in inches."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def wrapped(text, width=46):

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from html import escape
-from unicodedata import east_asian_width
 
 from helpers.errors import BadInputError
 from helpers.text.prompts import RenderedChat, Segment, prompt_ids
 from helpers.text.tokens import TokenRow, token_table
-from helpers.views.style import HTML_THEME
+from helpers.views.style import HTML_THEME, columns
 
 ROLE_COLORS = {"system": "green", "user": "blue", "assistant": "vermillion", "observation": "purple", "tool": "purple"}
 TEXT_WIDTH = 96  # columns of the plain-text form
@@ -107,15 +106,10 @@ def _text_lines(rows, indent):
     lines, labels, ids = [], indent, indent
     for row in rows:
         label = f"[{row.label}]" if row.special else row.label
-        width = max(_columns(label), len(str(row.token_id))) + 2
-        if labels != indent and _columns(labels) + width > TEXT_WIDTH:
+        width = max(columns(label), len(str(row.token_id))) + 2
+        if labels != indent and columns(labels) + width > TEXT_WIDTH:
             lines += [labels.rstrip(), ids.rstrip()]
             labels, ids = indent, indent
-        labels += label + " " * (width - _columns(label))
+        labels += label + " " * (width - columns(label))
         ids += str(row.token_id).ljust(width)
     return [*lines, labels.rstrip(), ids.rstrip()]
-
-
-def _columns(text):
-    """Terminal columns that a text takes: Chinese characters and emoji take two."""
-    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
