@@ -175,7 +175,7 @@ def test_what_has_no_python_source_is_said(thing):
 
 def test_functions_outside_a_package(tmp_path):
     assert show_source(example).location.startswith("test_library_source.py:")
-    assert show_source(show_source).location.startswith("helpers/walkthrough.py:")
+    assert show_source(show_source).location.startswith("helpers/library_source.py:")
     namespace = {"__name__": "__main__"}
     file = tmp_path / "cell.py"
     file.write_text("def mine():\n    return 1\n")
