@@ -1,9 +1,10 @@
-"""Reading the course's notebooks: what the tests of this folder share."""
+"""Reading and running the course's notebooks: what the tests of this folder share."""
 
 import re
 from pathlib import Path
 
 import nbformat
+from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
@@ -18,6 +19,20 @@ def read(path):
 def tags(cell):
     """A cell's tags."""
     return cell.metadata.get("tags", [])
+
+
+def execute(notebook, folder, **settings):
+    """Run the notebook's cells in a new kernel that works in `folder`; their outputs are replaced by what comes.
+
+    `settings` are those of nbclient's `NotebookClient`. Streams are joined, so that outputs do not depend on when the
+    kernel happened to flush.
+    """
+    NotebookClient(
+        notebook,
+        **{"timeout": 300, "coalesce_streams": True, "record_timing": False, "store_widget_state": False} | settings,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+    ).execute()
 
 
 def exercises(notebook):

@@ -7,25 +7,18 @@ import time
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
 from PIL import Image
+
+from course import execute, read
 
 COLOURS = 128  # of a committed picture: charts need no more, and take a third of the space
 
 
-def execute(path):
+def write_outputs(path):
     """Run one notebook in place. Metadata that changes from run to run is left out."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     started = time.perf_counter()
-    NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-        record_timing=False,
-        store_widget_state=False,
-        coalesce_streams=True,
-    ).execute()
+    execute(notebook, path.parent, timeout=600)
     for cell in notebook.cells:
         if cell.cell_type == "code" and "library-source" in cell.metadata.get("tags", []):
             cell.outputs = []
@@ -52,4 +45,4 @@ def smaller(png):
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        execute(Path(name))
+        write_outputs(Path(name))
