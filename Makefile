@@ -13,12 +13,16 @@ BIN := $(VENV)/bin
 BENCH := .bench
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
 ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requirements.txt)
+# Tests run JOBS at a time, with one thread each: that is faster than one after the other with two. Whoever has
+# nothing left to do takes over half of what the slowest still has to do.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
+NOT_HERE := --ignore=tests/measured --ignore=tests/engines  # these have targets of their own
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 READERS_OFFLINE := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit exercises test-browser nbval lint notebooks new lock engines test-engines test-latest test-oldest bench clean
+.PHONY: help setup lab test unit test-notebooks test-measured test-browser lint notebooks new lock engines test-engines test-latest test-oldest bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,21 +35,20 @@ lab: setup  ## Everything, then JupyterLab on 127.0.0.1 (BROWSER=0 opens none, P
 	    $(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(if $(filter 0 no,$(BROWSER)),--no-browser) $(AS_ROOT) \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
-test: setup lint unit exercises nbval  ## Everything, then all tests: style, unit tests, every notebook
+test: setup lint  ## Everything, then all tests: style, unit tests, every notebook
+	$(PYTEST) tests $(NOT_HERE) $(ARGS)
 
 unit: setup  ## Unit tests alone (ARGS="-k lens" picks some)
-	$(BIN)/python -m pytest tests --ignore=tests/notebooks --ignore=tests/engines $(ARGS)
+	$(PYTEST) tests --ignore=tests/notebooks $(NOT_HERE) $(ARGS)
 
-# Notebooks run JOBS at a time, with one thread each: that is faster than one after the other with two.
-exercises: setup  ## Each notebook's shape, its exercises with wrong answers and solutions, its show_source notes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses=$(JOBS) $(ARGS)
+test-notebooks: setup  ## Run each notebook: its outputs, its exercises with wrong answers and solutions (ARGS="-k 03_")
+	$(PYTEST) tests/notebooks $(ARGS)
+
+test-measured: setup  ## Tests of time and memory, one after the other: stop everything else first
+	$(BIN)/python -m pytest tests/measured $(ARGS)
 
 test-browser: setup  ## The tests that drive a browser alone; they are skipped where there is no Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
-
-nbval: setup  ## Run every notebook and compare its outputs with the committed ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 \
-	    --numprocesses=$(JOBS) --dist=loadfile $(NOTEBOOKS)
 
 lint: setup  ## Style of all Python, in modules and notebooks
 	$(BIN)/ruff check .

@@ -8,6 +8,24 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Long tests first in each process' share, which is a slice of the list (pytest-xdist's `worksteal`).
+
+    What is left for the end is then short, and no process waits for another.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    size = len(items) // processes
+    items.clear()
+    for process in range(processes):
+        first = long[process::processes]
+        last = len(short) if process == processes - 1 else size - len(first)
+        items += first + short[:last]
+        del short[:last]
+
+
 @pytest.fixture(scope="session")
 def model():
     """The default model, float32 on the CPU, sdpa. Leave it as it is."""

@@ -32,15 +32,10 @@ def _declared():
     return [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
 
 
-def test_import_is_fast_and_imports_nothing_heavy():
-    program = (
-        "import sys, time; start = time.perf_counter(); import helpers;"
-        "print(time.perf_counter() - start, [m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
-    )
+def test_import_imports_nothing_heavy():
+    program = "import sys, helpers; print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    seconds, heavy = done.stdout.split(" ", 1)
-    assert float(seconds) < 0.3
-    assert heavy.strip() == "[]"
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", helpers.__all__)

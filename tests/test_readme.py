@@ -1,22 +1,17 @@
 """README's commands are run, or, where that would need another machine, checked piece by piece."""
 
 import json
-import os
 import re
 import shlex
-import signal
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
+from lab_by_make import ROOT, make, serving_lab
 
 from helpers.models.catalog import DEFAULT_MODEL
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.strip()
@@ -24,14 +19,6 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
-
-
-# When make runs the tests, its own flags must not reach the make that a test runs.
-OWN = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-
-
-def _make(*arguments):
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=OWN)
 
 
 def test_every_command_is_checked_below():
@@ -45,7 +32,7 @@ def test_every_command_is_checked_below():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
 def test_make_knows_its_targets(command):
-    assert _make("--dry-run", *shlex.split(command)[1:]).returncode == 0
+    assert make("--dry-run", *shlex.split(command)[1:]).returncode == 0
 
 
 def test_the_batch_command_says_what_its_options_are_called():
@@ -92,55 +79,20 @@ def test_windows_gets_what_make_does():
 
 
 def test_setup_does_nothing_when_nothing_is_missing():
-    start = time.perf_counter()
-    done = _make("setup")
+    done = make("setup")
     assert done.returncode == 0, done.stderr
-    assert time.perf_counter() - start < 5
     assert "pip" not in done.stdout
     assert DEFAULT_MODEL not in done.stderr
 
 
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def test_lab_serves_within_ten_seconds_and_wants_the_token(tmp_path):
-    port, log = _free_port(), tmp_path / "log"
-    start = time.perf_counter()
-    with open(log, "w") as out:
-        server = subprocess.Popen(
-            ["make", "lab", "BROWSER=0", f"PORT={port}"],
-            cwd=ROOT,
-            env=OWN,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    try:
-        url = None
-        while url is None and time.perf_counter() - start < 30:
-            time.sleep(0.1)
-            url = re.search(rf"http://127\.0\.0\.1:{port}/lab\S*token=\w+", log.read_text())
-        assert url, log.read_text()
-        while not _listens(port) and time.perf_counter() - start < 10:  # it may say where before it does
-            time.sleep(0.05)
-        assert "/lab/tree/notebooks/00_start_here.ipynb" in url[0]
-        assert _status(url[0]) == 200
-        assert time.perf_counter() - start < 10
-        token = url[0].split("token=")[1]
-        assert _status(f"http://127.0.0.1:{port}/api/contents") == 403
-        assert _status(f"http://127.0.0.1:{port}/api/contents?token={token}") == 200
-        assert "fetching" not in log.read_text()
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=20)
+def test_lab_serves_and_wants_the_token(tmp_path):
+    with serving_lab(tmp_path / "log") as (url, _):
+        assert "/lab/tree/notebooks/00_start_here.ipynb" in url
+        assert _status(url) == 200
+        contents, token = url.partition("/lab/")[0] + "/api/contents", url.split("token=")[1]
+        assert _status(contents) == 403
+        assert _status(f"{contents}?token={token}") == 200
+        assert "fetching" not in (tmp_path / "log").read_text()
 
 
 def _status(url):
@@ -152,7 +104,7 @@ def _status(url):
 
 
 def test_lab_listens_on_this_machine_only():
-    recipe = _make("--dry-run", "lab").stdout
+    recipe = make("--dry-run", "lab").stdout
     assert "--ip=127.0.0.1" in recipe
     assert "token=" not in recipe  # JupyterLab makes a new one at each start
 

@@ -16,10 +16,12 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+NOT_UNIT = ("notebooks", "browser", "engines", "measured", "test_readme.py")
+PARALLEL = ["--numprocesses=2", "--dist=worksteal"]
 SUITES = {
     "anchors of show_source": ["tests/notebooks/test_anchors.py"],
-    "unit tests": ["tests", "--ignore=tests/notebooks", "--ignore=tests/browser", "--ignore=tests/test_readme.py"],
-    "notebooks": "--nbval --nbval-current-env --nbval-cell-timeout=300 -n 2 --dist=loadfile notebooks".split(),
+    "unit tests": ["tests", *(f"--ignore=tests/{part}" for part in NOT_UNIT)],
+    "notebooks": ["tests/notebooks/test_notebooks.py"],
 }
 # What is installed differs from the lock here on purpose.
 NOT_HERE = "not test_what_is_installed_is_what_is_locked"
@@ -55,9 +57,9 @@ def main(which):
         version = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
         print(f"transformers {version}:", flush=True)
         for name, arguments in SUITES.items():
-            command = [python, "-m", "pytest", "-q", "-rfE", "--tb=short", "-k", NOT_HERE, *arguments]
-            threads = {"OMP_NUM_THREADS": "1"} if "--nbval" in arguments else {}
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | threads)
+            command = [python, "-m", "pytest", "-q", "-rfE", "--tb=short", "-k", NOT_HERE, *PARALLEL, *arguments]
+            one_each = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=one_each)
             print(f"- {name}: {done.stdout.strip().splitlines()[-1]}", flush=True)
             if done.returncode:
                 broken[name] = done.stdout

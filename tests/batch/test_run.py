@@ -17,7 +17,6 @@ from helpers.batch.__main__ import EngineConversation, main, talk
 from helpers.batch.engines import GenerationSettings, Prompt, in_windows
 from helpers.batch.predictions import Predictions, error_text
 from helpers.batch.run import SYSTEM_PROMPT, PromptFile, run_batch
-from helpers.batch.throughput import peak_memory
 from helpers.errors import BadInputError, DamagedFilesError, DiskFullError, HelpersError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -438,19 +437,6 @@ def test_a_long_file_does_not_sit_in_memory(tmp_path):
     tracemalloc.stop()
     assert peak < 500_000
     assert sum(1 for _ in (tmp_path / "p.jsonl").open("rb")) == total
-
-
-def test_a_million_lines_do_not_sit_in_memory(tmp_path):
-    """All are read once, to know that they are the same ones, and the first thousand are answered."""
-    total = 1_000_000
-    with (tmp_path / "d.txt").open("w", encoding="utf-8") as stream:
-        stream.writelines(f"{'一个很长的问题 and so on, ' * 3}\n" * 1000 for _ in range(total // 1000))
-    assert (tmp_path / "d.txt").stat().st_size >= 100e6
-    with peak_memory() as peak, pytest.raises(KeyboardInterrupt):
-        run(PromptFile(tmp_path / "d.txt"), tmp_path / "p.json", engine=Echo(stop_after=1000))
-    assert json.loads((tmp_path / "p.run.json").read_text())["prompts"] == total
-    assert len(lines(tmp_path / "p.jsonl")) == 1000
-    assert peak.bytes < 40e6  # eight bytes a line, and what happens to be in use
 
 
 # --- the command line, with a model

@@ -1,15 +1,8 @@
 """`trace` gives what transformers gives, holds nothing twice, stops early, and leaves no mark on the model."""
 
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from pathlib import Path
-
 import pytest
 import torch
+from marks import marks
 from transformers import (
     DynamicCache,
     Gemma2Config,
@@ -22,8 +15,6 @@ from transformers import (
     MistralForCausalLM,
     StaticCache,
 )
-from transformers.masking_utils import AttentionMaskInterface
-from transformers.modeling_utils import AttentionInterface
 
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside.interventions import patch_hidden_state, skip_layer, steer
@@ -92,16 +83,6 @@ def by_library(model, ids, **inputs):
     finally:
         model.set_attn_implementation(own)
     return torch.stack(given.hidden_states)[:, 0], torch.stack(given.attentions)[:, 0], given.logits[0]
-
-
-def marks(model):
-    """Everything that a trace touches: hooks, settings, forwards, and the registries of transformers."""
-    hooks = [
-        (name, tuple(m._forward_hooks), tuple(m._forward_pre_hooks), "forward" in vars(m))
-        for name, m in model.named_modules()
-    ]
-    configs = [model.config.to_dict(), model.config._attn_implementation]
-    return hooks, configs, list(AttentionInterface()), list(AttentionMaskInterface())
 
 
 # --- equal to transformers ---
@@ -397,28 +378,6 @@ def test_the_model_is_as_before_after_an_error(llama, error, place):
     assert marks(llama) == before
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to one process")
-def test_the_model_is_as_before_after_an_interrupted_cell(model, tokenizer):
-    before = marks(model)
-    ids = list(range(100, 200))
-    start = time.perf_counter()
-    trace(model, tokenizer, ids)
-    once = time.perf_counter() - start
-    for part in (0.1, 0.3, 0.5, 0.7, 0.9):
-        # Several signals: Python swallows those that fall into a destructor.
-        timers = [
-            threading.Timer((part + 3 * again) * once, os.kill, (os.getpid(), signal.SIGINT)) for again in range(6)
-        ]
-        for timer in timers:
-            timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            [trace(model, tokenizer, ids) for _ in range(100)]
-        for timer in timers:
-            timer.cancel()
-            timer.join()
-        assert marks(model) == before
-
-
 def test_a_trace_inside_inference_mode(llama):
     with torch.inference_mode():
         result = trace(llama, Letters(), "abc")
@@ -503,38 +462,3 @@ def test_repr_says_what_is_in_it(llama):
     assert len(repr(result)) < 300
     tensors = (result.input_ids, result.hidden_states, result.attentions, result.logits, result.last_residual)
     assert result.nbytes == sum(tensor.nbytes for tensor in tensors)
-
-
-GROWTH = """
-import sys, torch
-from helpers.models.loading import load_model
-from helpers.models.pretrained import load_tokenizer
-from helpers.inside.tracing import trace
-torch.set_num_threads(2)
-length, logits, implementation = int(sys.argv[1]), sys.argv[2] == "True", sys.argv[3]
-model, tokenizer = load_model(device="cpu", attn_implementation=implementation), load_tokenizer()
-
-def memory(line):
-    with open("/proc/self/status") as status:
-        return next(int(row.split()[1]) * 1024 for row in status if row.startswith(line))
-
-trace(model, tokenizer, list(range(100, 116)))  # reads the weights in
-with open("/proc/self/clear_refs", "w") as peak:
-    peak.write("5")
-before = memory("VmRSS")
-result = trace(model, tokenizer, list(range(100, 100 + length)), logits=logits)
-print((memory("VmHWM") - before) / result.nbytes)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize(
-    ("length", "logits", "implementation"),
-    [(512, False, "sdpa"), (512, True, "sdpa"), (256, True, "eager"), (64, True, "sdpa")],
-)
-def test_memory_grows_by_little_more_than_the_result(model, length, logits, implementation):
-    command = [sys.executable, "-c", GROWTH, str(length), str(logits), implementation]
-    root = Path(__file__).resolve().parents[2]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    ratio = float(run.stdout)
-    assert 0.5 < ratio <= 1.15, f"grew by {ratio:.2f} times the tensors it returned"

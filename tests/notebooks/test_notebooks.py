@@ -44,6 +44,7 @@ def _problems(committed, folder):
     return differences(committed, notebook) + _misjudged(tries)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_shows_what_is_committed_and_its_exercises_are_judged_rightly(path):
     problems = _problems(read(path), path.parent)

@@ -1,0 +1,110 @@
+"""How long things take, with nothing else running: `make test-measured`."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from lab_by_make import ROOT, make, serving_lab
+from marks import marks
+
+from helpers.batch.throughput import measure_batch_sizes
+from helpers.errors import HubNotReachableError
+from helpers.inside.tracing import trace
+from helpers.models import hubs
+from helpers.text.prompts import load_prompts
+
+
+def _seconds(program):
+    """The median of three new processes, and what the last one printed."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds)[1], done.stdout
+
+
+def test_importing_the_package_takes_under_a_third_of_a_second():
+    timed = "import time; start = time.perf_counter(); import helpers; print(time.perf_counter() - start)"
+    assert float(_seconds(timed)[1]) < 0.3
+
+
+def test_loading_takes_under_a_second_imports_aside():
+    """The median of five, in a process of its own: other tests leave caches and threads behind."""
+    program = (
+        "import time, transformers, torch; from transformers import AutoModelForCausalLM, LlamaForCausalLM;"
+        "import helpers; times = []\n"
+        "for _ in range(5):\n"
+        "    start = time.perf_counter(); helpers.load_model('smollm2-135m', device='cpu')\n"
+        "    times.append(time.perf_counter() - start)\n"
+        "print(sorted(times)[2])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.0
+
+
+def test_the_first_answer_comes_within_ten_seconds_of_starting():
+    seconds, printed = _seconds(
+        "import helpers; tokenizer = helpers.load_tokenizer(); model = helpers.load_model()\n"
+        "chat = helpers.render_chat(tokenizer, [{'role': 'user', 'content': 'What is the capital of France?'}])\n"
+        "steps = helpers.generate_steps(model, tokenizer, chat, max_new_tokens=20)\n"
+        "print(''.join(step.token for step in steps))"
+    )
+    assert "Paris" in printed
+    assert seconds < 10
+
+
+def test_batches_of_eight_answer_2_5_times_as_many_prompts_a_second(model, tokenizer):
+    texts = [text[:10] for text in load_prompts("english")[:5] + load_prompts("chinese")[:3]]
+    one, eight = measure_batch_sizes(model, tokenizer, texts, (1, 8), rounds=3, do_sample=False, max_new_tokens=8)
+    ratio = eight.prompts_per_second / one.prompts_per_second
+    assert ratio >= 2.5, f"{one.prompts_per_second:.3g} prompts/s one by one, {eight.prompts_per_second:.3g} in a batch"
+
+
+def test_setup_with_nothing_missing_takes_under_five_seconds():
+    start = time.perf_counter()
+    assert make("setup").returncode == 0
+    assert time.perf_counter() - start < 5
+
+
+def test_lab_serves_within_ten_seconds(tmp_path):
+    with serving_lab(tmp_path / "log") as (_, seconds):
+        assert seconds < 10
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_no_network_is_said_within_five_seconds(source, endpoint, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HELPERS_MODELS", str(tmp_path))
+    monkeypatch.setenv(hubs.HUBS[source][1], endpoint)
+    start = time.perf_counter()
+    with pytest.raises(HubNotReachableError):
+        hubs.fetch("owner/model", source)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to one process")
+def test_the_model_is_as_before_after_an_interrupted_cell(model, tokenizer):
+    before = marks(model)
+    ids = list(range(100, 200))
+    start = time.perf_counter()
+    trace(model, tokenizer, ids)
+    once = time.perf_counter() - start
+    for part in (0.1, 0.3, 0.5, 0.7, 0.9):
+        # Several signals: Python swallows those that fall into a destructor.
+        timers = [
+            threading.Timer((part + 3 * again) * once, os.kill, (os.getpid(), signal.SIGINT)) for again in range(6)
+        ]
+        for timer in timers:
+            timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            [trace(model, tokenizer, ids) for _ in range(100)]
+        for timer in timers:
+            timer.cancel()
+            timer.join()
+        assert marks(model) == before
