@@ -4,8 +4,11 @@ Every message says what is wrong, with the value, and what to do next. In a note
 show as that one sentence, without a traceback through library code.
 """
 
+import json
 import re
 import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
 
 SHOWN_CHARACTERS = 2_000  # of one message
 # A user name and password in an address: up to the last @ before the path, or with a / in the password.
@@ -36,11 +39,44 @@ def _shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[len(text) - limit // 2 :]}"
 
 
-class HelpersError(Exception):
-    """Base class of every error that `helpers` raises on purpose. Its text is `printable`."""
+@dataclass(frozen=True)
+class Setting:
+    """A setting that a message advises: an argument of the public functions, and the value to give it.
+
+    >>> print("Use", Setting("do_sample", False))
+    Use do_sample=False
+    """
+
+    name: str
+    value: object
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return f"{self.name}={json.dumps(self.value) if isinstance(self.value, str) else self.value}"
+
+
+class HelpersError(Exception):
+    """Base class of every error that `helpers` raises on purpose. Its text is `printable`.
+
+    It is made of the `parts` of its message, texts and `Setting`s, so that a program with other names for the same
+    settings can write them in its own way: `worded(spell)` takes what `spell` gives for each of them.
+
+    >>> error = HelpersError("For the most likely token use ", Setting("do_sample", False), ".")
+    >>> print(error)
+    For the most likely token use do_sample=False.
+    >>> error.worded({Setting("do_sample", False): "--greedy"}.get)
+    'For the most likely token use --greedy.'
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__("".join(map(str, parts)))
+        self.parts = parts
+
+    def __str__(self) -> str:
+        return self.worded(str)
+
+    def worded(self, spell: Callable[[Setting], str | None]) -> str:
+        """The message, with `spell(setting)` for each setting in it."""
+        return printable("".join(str(spell(part) if isinstance(part, Setting) else part) for part in self.parts))
 
     def _render_traceback_(self) -> list[str]:
         """IPython calls this instead of printing a traceback."""
@@ -66,8 +102,8 @@ class DoesNotFitError(HelpersError, MemoryError):
     ask for less that do fit, such as "attentions=False".
     """
 
-    def __init__(self, message, *, needed_bytes=None, available_bytes=None, would_fit=()):
-        super().__init__(message)
+    def __init__(self, *parts, needed_bytes=None, available_bytes=None, would_fit=()):
+        super().__init__(*parts)
         self.needed_bytes, self.available_bytes, self.would_fit = needed_bytes, available_bytes, would_fit
 
 
