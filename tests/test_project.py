@@ -71,7 +71,7 @@ def test_the_lock_pins_what_the_project_declares(requirement):
 def test_what_is_installed_is_what_is_locked():
     from importlib.metadata import version
 
-    for name in ("torch", "transformers", "tokenizers", "jupyterlab", "nbval"):
+    for name in ("torch", "transformers", "tokenizers", "jupyterlab", "nbclient"):
         (pin,) = _locked()[name]
         assert pin.specifier.contains(Version(version(name)).public), (
             f"{name} {version(name)} is installed, {pin} locked"

@@ -23,8 +23,8 @@ COMMANDS = [
 
 def test_every_command_is_checked_below():
     known = re.compile(
-        r"make (help|setup|lab|test|lab BROWSER=0 PORT=8899)$|conda |python -m helpers\.sources$"
-        r"|python -m helpers\.batch |jupyter lab |py -3\.11 -m venv \.venv$|\.venv\\Scripts\\"
+        r"make (help|setup|lab|test|lab BROWSER=0 PORT=8899)$|conda |python -m helpers\.models$"
+        r"|python -m helpers\.batch |jupyter lab |py -3\.11 -m venv \.venv$|\.venv\\Scripts\\|uv (?:sync|run) "
     )
     assert len(COMMANDS) >= 15
     assert [command for command in COMMANDS if not known.match(command)] == []
@@ -71,7 +71,14 @@ def test_windows_gets_what_make_does():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for step, rule in zip(
         steps,
-        ("--upgrade", "--requirement requirements.lock", "--no-deps --editable .", "helpers.models", "jupyter lab"),
+        (
+            "--upgrade",
+            "--requirement requirements.lock",
+            "--no-deps --editable .",
+            "jupyter labextension disable",
+            "helpers.models",
+            "jupyter lab",
+        ),
         strict=True,
     ):
         assert rule in makefile

@@ -1,7 +1,7 @@
-"""`make bench`: run the parts (all, or those of ONLY), print each table, and write them into README.
+"""`make bench`: run the parts (all, or those of ONLY), print each table, and write them into docs/BENCHMARKS.md.
 
-Results are kept in `.bench/results`, a file a part, so that a part can be run by itself: README gets those of
-the last run of each part. `--memory` is what the parts themselves call, to run one contender in a fresh process.
+Results are kept in `.bench/results`, a file a part, so that a part can be run by itself: the page gets those
+of the last run of each part. `--memory` is what the parts themselves call, to run one contender in a fresh process.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "BENCHMARKS.md")
     parser.add_argument("--memory", nargs="+", metavar="PART CONTENDER SIZE", help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(given.threads)  # of torch, here and in every process started from here
@@ -33,7 +33,7 @@ def main():
         print(json.dumps(memory(*given.memory)))
         return
     run(given.only or PARTS, given.rounds, given.threads)
-    write(given.readme)
+    write(given.page)
 
 
 def memory(part, name, *sizes):
@@ -83,13 +83,13 @@ def about(rounds, threads):
     }
 
 
-def write(readme):
-    """The newest table of each part, into README."""
+def write(page):
+    """The newest table of each part, into the page."""
     import table
 
     tables = [json.loads(file.read_text(encoding="utf-8")) for file in map(_result, PARTS) if file.exists()]
-    text = table.with_tables(readme.read_text(encoding="utf-8"), tables, tables[-1]["about"])
-    readme.write_text(text, encoding="utf-8")
+    text = table.with_tables(page.read_text(encoding="utf-8"), tables, tables[-1]["about"])
+    page.write_text(text, encoding="utf-8")
 
 
 def _result(part):

@@ -1,4 +1,4 @@
-"""The tables of `make bench` in README, between two markers; everything else there stays as it is."""
+"""The tables of `make bench` in docs/BENCHMARKS.md, between two markers; everything else there stays as it is."""
 
 from measuring import SLOW
 
@@ -33,11 +33,11 @@ def method(about):
     )
 
 
-def with_tables(readme, tables, about):
-    """README's text with these tables between its markers. Raises `ValueError` where it does not have both, once."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"README needs the lines {BEGIN} and {END} once each, in this order.")
-    before, _, rest = readme.partition(BEGIN)
+def with_tables(page, tables, about):
+    """The page's text with these tables between its markers. Raises `ValueError` where it does not have both, once."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise ValueError(f"The page needs the lines {BEGIN} and {END} once each, in this order.")
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     parts = [method(about), *map(markdown, tables)] if tables else []
     return before + BEGIN + "\n" + "".join(f"{part}\n\n" for part in parts) + END + after

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "BENCHMARKS.md"
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +50,27 @@ def test_only_what_is_between_the_markers_changes(bench):
     assert table.with_tables(text, [], ABOUT) == f"before\n{table.BEGIN}\n{table.END}\nafter"
 
 
-@pytest.mark.parametrize("readme", ["", "{begin}", "{end}{begin}", "{begin}{begin}{end}"])
-def test_a_readme_without_its_markers_is_left_alone(bench, readme):
+@pytest.mark.parametrize("page", ["", "{begin}", "{end}{begin}", "{begin}{begin}{end}"])
+def test_a_page_without_its_markers_is_left_alone(bench, page):
     table = bench("table")
     with pytest.raises(ValueError, match="once each"):
-        table.with_tables(readme.format(begin=table.BEGIN, end=table.END), [], ABOUT)
+        table.with_tables(page.format(begin=table.BEGIN, end=table.END), [], ABOUT)
 
 
-def test_readme_has_the_markers(bench):
-    table = bench("table")
-    assert table.with_tables((ROOT / "README.md").read_text(encoding="utf-8"), [], ABOUT)
+def test_the_page_has_the_markers(bench):
+    assert bench("table").with_tables(PAGE.read_text(encoding="utf-8"), [], ABOUT)
+
+
+def test_the_five_numbers_of_readme_are_those_of_the_page():
+    """Each figure of README's table stands in a table of the page; after `make bench`, README says the new ones."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)`: .*? \| ([^|]*) \| ([^|]*) \|$", readme, re.MULTILINE)
+    assert len(rows) == 5
+    page = PAGE.read_text(encoding="utf-8")
+    for name, here, beside in rows:
+        assert name in page
+        for figure in re.findall(r"[\d.]+ (?:ms|s|MB)\b", f"{here} {beside}"):
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}\b", page), f"{name}: {figure} is in no table"
 
 
 def test_rounds_are_interleaved_and_slow_ones_run_three_times(bench, monkeypatch):
