@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from helpers.errors import DamagedFilesError, HelpersError
 from helpers.models import catalog, store, wheels
@@ -36,23 +37,23 @@ class Report:
     findings: tuple[Finding, ...]
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether nothing has to be done."""
         return all(finding.verdict != "TO DO" for finding in self.findings)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         rows = [(f.name, f.value, f.verdict, f.hint) for f in self.findings]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
         return "\n".join([self.title, *(f"  {line}" for line in lines)])
 
 
-def check_environment():
+def check_environment() -> tuple[Report, Report, Report]:
     """The three reports in order: packages, machine, models. Raises what `check_packages` raises."""
     return check_packages(), check_machine(), check_models()
 
 
-def check_packages():
+def check_packages() -> Report:
     """Python and every package the course needs, against the ranges that `pyproject.toml` declares.
 
     Raises `DamagedFilesError` when `pyproject.toml` is missing or cannot be read.
@@ -69,7 +70,7 @@ def check_packages():
     return Report("Packages", tuple(findings))
 
 
-def _project():
+def _project() -> dict[str, Any]:
     try:
         return tomllib.loads(PROJECT_FILE.read_text(encoding="utf-8"))["project"]
     except FileNotFoundError:
@@ -83,7 +84,7 @@ def _project():
         ) from None
 
 
-def _installed(package):
+def _installed(package: str) -> str | None:
     """The version's text, or None when the package is not there."""
     try:
         return metadata.version(package)
@@ -91,14 +92,14 @@ def _installed(package):
         return None
 
 
-def _against(name, version, wanted, cure):
+def _against(name: str, version: str | None, wanted: Any, cure: str) -> Finding:
     needed = f"needs {', '.join(sorted(map(str, wanted), reverse=True))}"  # ">=5.20, <6"
     if version is not None and wanted.contains(version, prereleases=True):
         return Finding(name, version, "OK", needed)
     return Finding(name, version or "missing", "TO DO", f"{needed}. {cure}")
 
 
-def check_machine():
+def check_machine() -> Report:
     """Device, threads, free memory, and free disk space where models live."""
     findings = []
     try:
@@ -117,11 +118,11 @@ def check_machine():
     return Report("Machine", (*findings, _disk()))
 
 
-def _about_device(device):
+def _about_device(device: str) -> str:
     return "no GPU is needed" if device == "cpu" else 'load_model(…, device="cpu") gives the outputs you see here'
 
 
-def _disk():
+def _disk() -> Finding:
     folder = store.models_dir()
     while not folder.is_dir():
         folder = folder.parent
@@ -142,7 +143,7 @@ def _disk():
     )
 
 
-def check_models(*, context=2048):
+def check_models(*, context: int = 2048) -> Report:
     """Which models of the catalog would fit into the memory that is free now, with `context` positions.
 
     Takes `memory_plan` at its word: in the dtype that `load_model` would take on this device. A model
@@ -151,7 +152,7 @@ def check_models(*, context=2048):
     return Report("Models", tuple(_fit(card.name, context) for card in catalog.list_models() if card.parameters))
 
 
-def _fit(name, context):
+def _fit(name: str, context: int) -> Finding:
     try:
         from helpers.models.memory import memory_plan
 

@@ -102,7 +102,13 @@ class DoesNotFitError(HelpersError, MemoryError):
     ask for less that do fit, such as "attentions=False".
     """
 
-    def __init__(self, *parts, needed_bytes=None, available_bytes=None, would_fit=()):
+    def __init__(
+        self,
+        *parts: object,
+        needed_bytes: int | None = None,
+        available_bytes: int | None = None,
+        would_fit: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(*parts)
         self.needed_bytes, self.available_bytes, self.would_fit = needed_bytes, available_bytes, would_fit
 

@@ -5,6 +5,8 @@ changes and the line is gone, `show_source` says so instead of explaining what i
 and a test asks `broken_anchors` the same about every notebook.
 """
 
+from __future__ import annotations
+
 import ast
 import contextlib
 import difflib
@@ -16,8 +18,15 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import AnchorNotFoundError, BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+Anchor = str | re.Pattern[str]  # a piece of a line of code, or a regular expression
 
 
 @dataclass(frozen=True)
@@ -42,14 +51,20 @@ class SourceView:
     version: str
     lines: tuple[SourceLine, ...]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _as_text(self)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return _as_html(self)
 
 
-def show_source(function, *, start=None, stop=None, notes=None):
+def show_source(
+    function: object,
+    *,
+    start: Anchor | None = None,
+    stop: Anchor | None = None,
+    notes: Mapping[Anchor, str] | None = None,
+) -> SourceView:
     """The lines of `function` in the installed library, numbered, with notes below the lines they explain.
 
     >>> show_source(LlamaAttention.forward, start="query_states =", notes={"apply_rotary_pos_emb(": "Here …"})
@@ -72,7 +87,13 @@ def show_source(function, *, start=None, stop=None, notes=None):
     return view
 
 
-def broken_anchors(function, *, start=None, stop=None, notes=None):
+def broken_anchors(
+    function: object,
+    *,
+    start: Anchor | None = None,
+    stop: Anchor | None = None,
+    notes: Mapping[Anchor, str] | None = None,
+) -> list[str]:
     """One sentence for each pattern of this `show_source` call that no longer matches exactly one line.
 
     Raises `BadInputError` as `show_source` does.
@@ -80,7 +101,7 @@ def broken_anchors(function, *, start=None, stop=None, notes=None):
     return _view(function, start, stop, notes)[1]
 
 
-def since_2024(claim, holds):
+def since_2024(claim: str, holds: bool) -> None:
     """Print what has changed in the library since the walkthroughs were written, after checking that it has.
 
     Raises `AnchorNotFoundError` when the claim no longer holds.
@@ -90,7 +111,9 @@ def since_2024(claim, holds):
     print("✓", claim)
 
 
-def _view(function, start, stop, notes):
+def _view(
+    function: object, start: Anchor | None, stop: Anchor | None, notes: Mapping[Anchor, str] | None
+) -> tuple[SourceView, list[str]]:
     """A `SourceView` of what the patterns that match ask for, and sentences about those that do not."""
     notes = _checked_notes(notes)
     target, lines, file = _source_lines(function)
@@ -98,7 +121,7 @@ def _view(function, start, stop, notes):
     version = _package_version(target)
     broken = []
 
-    def find(pattern, among, role):
+    def find(pattern: Anchor, among: list[SourceLine], role: str) -> SourceLine | None:
         found = [line for line in among if _matches(pattern, line.text)]
         if len(found) != 1:
             broken.append(_complaint(pattern, role, found, among, f"{name} in {version}, {file}"))
@@ -116,14 +139,14 @@ def _view(function, start, stop, notes):
     return SourceView(name, f"{file}:{lines[0].number}", version, shown), broken
 
 
-def _checked_notes(notes):
+def _checked_notes(notes: Mapping[Anchor, str] | None) -> Mapping[Anchor, str]:
     notes = {} if notes is None else notes
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
         raise BadInputError(f'notes are a dict {{"piece of a line": "what to say about it"}}, not {notes!r}.')
     return notes
 
 
-def _matches(pattern, text):
+def _matches(pattern: Anchor, text: str) -> bool:
     if isinstance(pattern, re.Pattern):
         return bool(pattern.search(text))
     if not isinstance(pattern, str) or not pattern.strip():
@@ -131,7 +154,7 @@ def _matches(pattern, text):
     return pattern in text
 
 
-def _complaint(pattern, role, found, among, where):
+def _complaint(pattern: Anchor, role: str, found: list[SourceLine], among: list[SourceLine], where: str) -> str:
     text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
     if found:
         numbers = ", ".join(str(line.number) for line in found)
@@ -141,13 +164,13 @@ def _complaint(pattern, role, found, among, where):
     return f"The {role} anchor {text!r} matches no line of {where}.{hint}"
 
 
-def _shared(piece, line):
+def _shared(piece: str, line: str) -> float:
     """The share of `piece` that `line` has too, in runs of at least four characters."""
     blocks = difflib.SequenceMatcher(None, piece, line, autojunk=False).get_matching_blocks()
     return sum(block.size for block in blocks if block.size >= 4) / len(piece)
 
 
-def _source_lines(function):
+def _source_lines(function: Any) -> tuple[Any, list[SourceLine], str]:
     """What the lines belong to, unwrapped; its `SourceLine`s; and its file, beginning at the package."""
     target = function
     if isinstance(target, property):
@@ -159,7 +182,7 @@ def _source_lines(function):
         if inspect.ismodule(target):
             raise TypeError("a file, not a function")
         texts, first = inspect.getsourcelines(target)
-        file = inspect.getsourcefile(target)
+        file = inspect.getsourcefile(target) or ""
     except (TypeError, OSError):
         raise BadInputError(
             f"There is no Python source for {function!r:.80}. show_source takes a function, method, property "
@@ -174,7 +197,7 @@ def _source_lines(function):
     return target, lines, _within_package(file, target)
 
 
-def _docstring_lines(source):
+def _docstring_lines(source: str) -> set[int]:
     """Line indices of docstrings longer than one line."""
     before = "if True:\n" if source[:1].isspace() else ""
     hidden = set()
@@ -182,12 +205,12 @@ def _docstring_lines(source):
         for node in ast.walk(ast.parse(before + source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 first = node.body[0]
-                if ast.get_docstring(node, clean=False) is not None and first.end_lineno > first.lineno:
-                    hidden.update(range(first.lineno, first.end_lineno + 1))
+                if ast.get_docstring(node, clean=False) is not None and (last := first.end_lineno or 0) > first.lineno:
+                    hidden.update(range(first.lineno, last + 1))
     return {line - 1 - before.count("\n") for line in hidden}
 
 
-def _within_package(file, target):
+def _within_package(file: str, target: Any) -> str:
     """`transformers/generation/utils.py`: the file, from its package's folder on."""
     package = sys.modules.get(target.__module__.partition(".")[0])
     root = getattr(package, "__file__", None)
@@ -196,7 +219,7 @@ def _within_package(file, target):
     return "this notebook" if target.__module__ == "__main__" else Path(file).name
 
 
-def _package_version(target):
+def _package_version(target: Any) -> str:
     package = target.__module__.partition(".")[0]
     try:
         return f"{package} {metadata.version(package)}"
@@ -204,7 +227,7 @@ def _package_version(target):
         return package
 
 
-def _pieces(view):
+def _pieces(view: SourceView) -> Iterator[tuple[str, Any]]:
     """What to show, in order: ("line", SourceLine), ("note", SourceLine), ("gap", lines left out)."""
     expected = view.lines[0].number
     margin = min(len(line.text) - len(line.text.lstrip()) for line in view.lines if line.text)
@@ -218,7 +241,7 @@ def _pieces(view):
             yield "note", line
 
 
-def _as_text(view):
+def _as_text(view: SourceView) -> str:
     width = len(str(view.lines[-1].number))
     shown = [f"{view.name} · {view.location} · {view.version}"]
     for kind, piece in _pieces(view):
@@ -257,7 +280,7 @@ _STYLE = """<style>
 </style>"""
 
 
-def _as_html(view):
+def _as_html(view: SourceView) -> str:
     colored = iter(_colored([piece.text for kind, piece in _pieces(view) if kind == "line"]))
     rows = []
     for kind, piece in _pieces(view):

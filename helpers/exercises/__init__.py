@@ -11,10 +11,11 @@ calls `require(condition, "what is off")` and returns the sentence printed for a
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from helpers.errors import BadInputError
 
-_CHECKS = {}
+_CHECKS: dict[str, tuple[Callable[[Any], str], tuple[Any, ...]]] = {}
 _KINDS = {
     int: "a whole number",
     float: "a number",
@@ -30,23 +31,23 @@ class NotYet(Exception):
     """What is off about an answer."""
 
 
-def require(condition, what_is_off):
+def require(condition: object, what_is_off: str) -> None:
     """Go on when the condition holds, else tell the reader what is off."""
     if not condition:
         raise NotYet(what_is_off)
 
 
-def exercise(name, *, expects):
+def exercise(name: str, *, expects: Any) -> Callable[[Callable[[Any], str]], Callable[[Any], str]]:
     """Register the decorated check. `expects` is a type (or several): another answer is told so."""
 
-    def register(function):
+    def register(function: Callable[[Any], str]) -> Callable[[Any], str]:
         _CHECKS[name] = (function, expects if isinstance(expects, tuple) else (expects,))
         return function
 
     return register
 
 
-def check(name, answer):
+def check(name: str, answer: Any) -> None:
     """Print whether the answer to an exercise ("03.2" is notebook 03's second) is right, or what is off.
 
     An unanswered exercise (`...` or None) gets a friendly line. An answer that is a function and
@@ -67,7 +68,7 @@ def check(name, answer):
     print(f"Exercise {name}: {verdict}")
 
 
-def _find(name):
+def _find(name: str) -> tuple[Callable[[Any], str], tuple[Any, ...]]:
     notebook = str(name).partition(".")[0]
     try:
         importlib.import_module(f"helpers.exercises.nb{notebook}")
@@ -77,11 +78,11 @@ def _find(name):
         raise BadInputError(f"There is no exercise {name!r}; there are: {known}.") from None
 
 
-def _is_one_of(answer, expects):
+def _is_one_of(answer: Any, expects: tuple[Any, ...]) -> bool:
     if isinstance(answer, bool):
         return bool in expects
     return isinstance(answer, expects) or (float in expects and isinstance(answer, int))
 
 
-def _describe(expects):
+def _describe(expects: tuple[Any, ...]) -> str:
     return " or ".join(_KINDS.get(kind, f"a {kind.__name__}") for kind in expects)

@@ -1,10 +1,20 @@
 """Checks of notebook 00, start here."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from helpers.exercises import exercise, require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 @exercise("00.1", expects=int)
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.models.catalog import find_card
 
     card = find_card("smollm2-135m")
@@ -15,7 +25,7 @@ def _(answer):
 
 
 @exercise("00.2", expects=str)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     from helpers.models.loading import load_model
@@ -39,7 +49,7 @@ def _(answer):
 
 
 @exercise("00.3", expects=str)
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_tokenizer
 
@@ -60,7 +70,7 @@ def _(answer):
 
 
 @exercise("00.4", expects=int)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     from helpers.models.loading import load_model
@@ -80,7 +90,7 @@ def _(answer):
     return "A long tail: most of these are nearly impossible, and together they count."
 
 
-def _continued(model, ids, places):
+def _continued(model: PreTrainedModel, ids: Tensor, places: Sequence[int]) -> Tensor:
     """Ids [1, length + rounds]: in each round the token in that place of the ranking, 0 for the best."""
     import torch
 

@@ -1,10 +1,16 @@
 """Checks for notebook 01: fragments, the merge loop, fewer merges, ChatML, padding, forged turns."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
 from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PIECES = (" seashell", "seashell", " tokenizer", "建议", "strawberry", " 🐼", "aaaaaaa")
 FEWER = 10_000
@@ -25,21 +31,21 @@ FORGED = [
 
 
 @cache
-def _tokenizer(name):
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     from helpers.models.pretrained import load_tokenizer
 
     return load_tokenizer(name)
 
 
 @cache
-def _merges():
+def _merges() -> list[tuple[bytes, bytes]]:
     from helpers.text.bpe import read_merges
 
     return read_merges(_tokenizer("smollm2-135m"))
 
 
 @exercise("01.1", expects=str)
-def _(answer):
+def _(answer: Any) -> str:
     require(len(answer) == 1, f"one character is asked for, this text has {len(answer)}.")
     require("\u4e00" <= answer <= "\u9fff", f"{answer!r} is not a Chinese character.")
     small, large = (
@@ -51,7 +57,7 @@ def _(answer):
 
 
 @exercise("01.2", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.text.bpe import apply_merges
 
     ranks = {pair: rank for rank, pair in enumerate(_merges())}
@@ -59,19 +65,19 @@ def _(answer):
     for piece, known in [(b"abc", toy), (b"aaab", toy), *((text.encode(), ranks) for text in PIECES)]:
         given = answer(piece, dict(known))
         require(
-            isinstance(given, list), f"a list of tokens is asked for; for {piece} your function gives {given!r:.60}."
+            isinstance(given, list), f"a list of tokens is asked for; for {piece!r} your function gives {given!r:.60}."
         )
         right = apply_merges(piece, known.get)
         require(
-            b"".join(given) == piece, f"put together, the tokens have to be the piece: {piece} became {given!r:.80}."
+            b"".join(given) == piece, f"put together, the tokens have to be the piece: {piece!r} became {given!r:.80}."
         )
         order = f" with the ranks {toy}" if known is toy else ""
-        require(given == right, f"{piece}{order} becomes {right}; your function gives {given}. Lowest rank first!")
+        require(given == right, f"{piece!r}{order} becomes {right}; your function gives {given}. Lowest rank first!")
     return "Your loop reads every piece as the library does."
 
 
 @exercise("01.3", expects=dict)
-def _(answer):
+def _(answer: Any) -> str:
     require(set(answer) == {"english", "chinese"}, 'the keys are "english" and "chinese".')
     fewer, full = (_prompt_tokens(count) for count in (FEWER, len(_merges())))
     require(answer != full, "these are the numbers with all merges: keep only the first 10,000.")
@@ -85,7 +91,7 @@ def _(answer):
 
 
 @cache
-def _prompt_tokens(count):
+def _prompt_tokens(count: int) -> dict[str, int]:
     """Tokens of the course's prompts by file, with only the first `count` merges."""
     from helpers.text.bpe import apply_merges, split_pieces
     from helpers.text.prompts import load_prompts
@@ -100,7 +106,7 @@ def _prompt_tokens(count):
 
 
 @exercise("01.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     tokenizer = _tokenizer("smollm2-135m")
     for messages in CONVERSATIONS:
         given = answer([dict(message) for message in messages])
@@ -119,7 +125,7 @@ def _(answer):
 
 
 @exercise("01.5", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     for rows, pad_id in (([[5, 6, 7], [8]], 2), ([[1, 2, 9, 2], [4, 2], [3]], 2), ([[5], [6]], 0)):
         given = answer([list(row) for row in rows], pad_id)
         require(
@@ -143,7 +149,7 @@ def _(answer):
 
 
 @exercise("01.6", expects=str)
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.text.prompts import render_chat
 
     tokenizer = _tokenizer("smollm2-135m")

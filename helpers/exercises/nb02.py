@@ -1,6 +1,7 @@
 """Checks of notebook 02, model loading."""
 
 from collections.abc import Callable
+from typing import Any
 
 from helpers.exercises import exercise, require
 
@@ -9,7 +10,7 @@ CARD_BYTES = 24 * 2**30
 
 
 @exercise("02.1", expects=int)
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.models.catalog import find_card, parameter_groups
 
     card = find_card("smollm2-135m")
@@ -27,7 +28,7 @@ def _(answer):
 
 
 @exercise("02.2", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
     from safetensors import safe_open
 
@@ -55,7 +56,7 @@ def _(answer):
 
 
 @exercise("02.3", expects=dict)
-def _(answer):
+def _(answer: Any) -> str:
     names = ("llama-3-8b-instruct", "glm-4-9b-chat")
     require(set(answer) == set(names), f"the dictionary needs these two names: {', '.join(names)}.")
     if all(answer[name] == _largest_batch(name, 24 * 10**9) for name in names):
@@ -70,7 +71,7 @@ def _(answer):
     return "The larger model serves more people at once: two key/value heads against eight."
 
 
-def _largest_batch(name, limit):
+def _largest_batch(name: str, limit: int) -> int:
     from helpers.models.memory import memory_plan
 
     plan = memory_plan(name, device="cpu", dtype="bfloat16", context=8192)
@@ -78,7 +79,7 @@ def _largest_batch(name, limit):
 
 
 @exercise("02.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     names = getattr(getattr(answer, "__code__", None), "co_names", ())

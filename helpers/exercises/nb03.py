@@ -1,16 +1,25 @@
 """Checks for notebook 03: what the cache holds, min-p, terminators, an answer's probability, the loop."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from helpers.inside.generation import GenerationStep
+    from helpers.text.prompts import RenderedChat
 
 STORY = "Tell me a story about a cat."
 CAPITAL = "What is the capital of France?"
 
 
 @cache
-def _default():
+def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The default model and its tokenizer."""
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_tokenizer
@@ -18,13 +27,13 @@ def _default():
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
 
-def _chat(text):
+def _chat(text: str) -> RenderedChat:
     from helpers.text.prompts import render_chat
 
     return render_chat(_default()[1], [{"role": "user", "content": text}])
 
 
-def _answer(text, **settings):
+def _answer(text: str, **settings: Any) -> list[GenerationStep]:
     """The steps of the default model's answer to one user message."""
     from helpers.inside.generation import generate_steps
 
@@ -32,7 +41,7 @@ def _answer(text, **settings):
 
 
 @exercise("03.1", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     new_tokens = 4
     steps = _answer(STORY, max_new_tokens=new_tokens, eos_token_id=[])
     prompt_length, held = steps[0].input_ids.shape[1], steps[-1].kv_length
@@ -52,7 +61,7 @@ def _(answer):
 
 
 @exercise("03.2", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
     from transformers import MinPLogitsWarper
 
@@ -80,7 +89,7 @@ def _(answer):
 
 
 @exercise("03.3", expects=list)
-def _(answer):
+def _(answer: Any) -> str:
     tokenizer = _default()[1]
     ids = [i for i in answer if isinstance(i, int) and not isinstance(i, bool)]
     require(len(ids) == len(answer), "a terminator is a token id; convert_tokens_to_ids gives it for a token's text.")
@@ -101,7 +110,7 @@ def _(answer):
 
 
 @exercise("03.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     model = _default()[0]
@@ -121,7 +130,7 @@ def _(answer):
 
 
 @exercise("03.5", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     model = _default()[0]

@@ -1,11 +1,19 @@
 """Checks for notebook 04: a layer that is needed, vanishing factors, a window, two pairings, another family."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CAPITAL = "The capital of France is"
 WEEKDAY = "星期一、星期二、星期三、星期"
@@ -13,7 +21,7 @@ LAYERS = range(3, 30)
 
 
 @cache
-def _default():
+def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The default model and its tokenizer."""
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_tokenizer
@@ -21,7 +29,7 @@ def _default():
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
 
-def _probabilities(prompt):
+def _probabilities(prompt: str) -> Tensor:
     """[vocab] after the prompt, by the default model as it is now."""
     import torch
 
@@ -33,7 +41,7 @@ def _probabilities(prompt):
 
 
 @cache
-def _left_without_attention():
+def _left_without_attention() -> Any:
     """Layer -> probability of the weekday's right token without that layer's attention."""
     from helpers.inside.interventions import skip_attention
 
@@ -45,7 +53,7 @@ def _left_without_attention():
 
 
 @exercise("04.1", expects=int)
-def _(answer):
+def _(answer: Any) -> str:
     require(answer in LAYERS, f"the question is about layers {LAYERS[0]} to {LAYERS[-1]}; this is {answer}.")
     left = _left_without_attention()
     lowest = min(left, key=left.get)
@@ -66,7 +74,7 @@ WHY = {
 
 
 @cache
-def _stays():
+def _stays() -> Any:
     """Place -> whether the answer's probability stays when it is multiplied by 10 there."""
     from helpers.inside.anatomy import decoder
 
@@ -75,19 +83,19 @@ def _stays():
     before = _probabilities(CAPITAL)
     right = int(before.argmax())
 
-    def tenfold_input(module, given):
+    def tenfold_input(module: Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (10 * given[0], *given[1:])
 
-    def tenfold_output(module, given, result):
+    def tenfold_output(module: Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
         return 10 * result
 
-    hooks = {
+    hooks: dict[str, Any] = {
         "embedding": [(base.embed_tokens.register_forward_hook, tenfold_output)],
         "norm input": [(norm.register_forward_pre_hook, tenfold_input) for norm in [*scales, base.norm]],
         "last stream": [(base.norm.register_forward_pre_hook, tenfold_input)],
         "logits": [(model.lm_head.register_forward_hook, tenfold_output)],
     }
-    stays = {}
+    stays: dict[str, Any] = {}
     for place, several in hooks.items():
         with ExitStack() as active:
             for register, hook in several:
@@ -97,7 +105,7 @@ def _stays():
 
 
 @exercise("04.2", expects=dict)
-def _(answer):
+def _(answer: Any) -> str:
     missing = [place for place in WHY if not isinstance(answer.get(place), bool)]
     require(not missing, f"each of the four places needs True or False; {', '.join(missing)} has none.")
     for place, stays in _stays().items():
@@ -107,7 +115,7 @@ def _(answer):
 
 
 @exercise("04.3", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
     from transformers.masking_utils import sliding_window_causal_mask_function
 
@@ -131,7 +139,7 @@ def _(answer):
     return "Equal to the library's sliding window, in a first pass and in a later one."
 
 
-def _turned(x, positions, *, neighbours):
+def _turned(x: Tensor, positions: Tensor, *, neighbours: bool) -> Tensor:
     """`x [head, position, head_dim]` turned by the default model's angles, pairs as neighbours or as halves."""
     import torch
 
@@ -142,7 +150,7 @@ def _turned(x, positions, *, neighbours):
 
 
 @exercise("04.4", expects=list)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     require(sorted(answer) == list(range(64)), "it should hold each of the numbers 0 to 63 once.")
@@ -161,12 +169,17 @@ def _(answer):
     return "Reordered like this, weights made for one pairing serve the other."
 
 
-def _tiny(family):
+def _tiny(family: str) -> PreTrainedModel:
     """A small random model of a family, with biases that are not zero."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    sizes = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6}
+    sizes: dict[str, Any] = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+    }
     sizes |= {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 97, "rms_norm_eps": 1e-4}
     sizes |= {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "tie_word_embeddings": False}
     with torch.random.fork_rng(devices=[]):
@@ -178,7 +191,7 @@ def _tiny(family):
 
 
 @exercise("04.5", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     ids = torch.tensor([5, 17, 3, 96, 0, 17, 42])

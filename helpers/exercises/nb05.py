@@ -1,9 +1,16 @@
 """Checks for notebook 05: a budget, a prompt that lasts, four bits, sinks, guesses taken back."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 CAPITAL = "The capital of France is"
 RULES = "The museum is open from nine to five, except on Mondays"
@@ -11,7 +18,7 @@ LONG = "The name of the cat is Milo. " + 12 * "We had tea. It rained a little. T
 
 
 @cache
-def _default():
+def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The default model and its tokenizer."""
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_tokenizer
@@ -19,7 +26,7 @@ def _default():
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
 
-def _cache_of(text):
+def _cache_of(text: str) -> tuple[Cache, Tensor]:
     """The default model's `DynamicCache` of a text, and its ids `[1, length]`."""
     import torch
 
@@ -32,7 +39,7 @@ def _cache_of(text):
 
 
 @exercise("05.1", expects=int)
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.models.cache_size import kv_cache_bytes
     from helpers.models.catalog import find_card
 
@@ -49,7 +56,7 @@ def _(answer):
 
 
 @exercise("05.2", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.inside.kv_cache import common_prefix
     from helpers.text.prompts import render_chat
 
@@ -70,13 +77,13 @@ def _(answer):
     return f"{shared} of {len(chats[0])} ids can be reused on another day: what changes goes last."
 
 
-def _most_values(x, dim):
+def _most_values(x: Tensor, dim: int) -> int:
     """How many different numbers there are, at most, in one slice of `x` along `dim`."""
     return max(len(line.unique()) for line in x.movedim(dim, -1).reshape(-1, x.shape[dim])[::7])
 
 
 @exercise("05.3", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     filled, _ = _cache_of(LONG)
@@ -104,7 +111,7 @@ def _(answer):
 
 
 @exercise("05.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     filled, ids = _cache_of("The name of the cat is Milo. We had tea.")
@@ -131,7 +138,7 @@ def _(answer):
 
 
 @exercise("05.5", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     from helpers.inside.kv_cache import branch_cache

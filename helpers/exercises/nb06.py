@@ -1,9 +1,18 @@
 """Checks for notebook 06: rows of the lens, heads of an answer, a mean ablation, a lens, one head at one position."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from helpers.inside.contributions import Contributions
 
 CAPITALS = {
     "France": "Paris",
@@ -20,7 +29,7 @@ HEAD = (23, 4)
 
 
 @cache
-def _default():
+def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The default model and its tokenizer."""
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_tokenizer
@@ -28,29 +37,29 @@ def _default():
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
 
-def _prompt(country):
+def _prompt(country: str) -> str:
     return f"The capital of {country} is"
 
 
-def _token(text):
+def _token(text: str) -> int:
     return _default()[1](text)["input_ids"][0]
 
 
 @cache
-def _parts(country):
+def _parts(country: str) -> Contributions:
     from helpers.inside.contributions import residual_contributions
 
     return residual_contributions(*_default(), _prompt(country))
 
 
-def _logits(prompt):
+def _logits(prompt: str) -> Tensor:
     from helpers.inside.tracing import trace
 
     return trace(*_default(), prompt, hidden_states=False, attentions=False).logits[-1]
 
 
 @cache
-def _rows_of_five():
+def _rows_of_five() -> list[int]:
     from helpers.inside.lens import logit_lens
     from helpers.inside.tracing import trace
 
@@ -61,7 +70,7 @@ def _rows_of_five():
 
 
 @exercise("06.1", expects=list)
-def _(answer):
+def _(answer: Any) -> str:
     right = _rows_of_five()
     require(all(row in range(31) for row in answer), "rows run from 0 (embedding) to 30.")
     require(30 in answer, "row 30 is the model's own prediction, and that is 5.")
@@ -73,7 +82,7 @@ def _(answer):
 
 
 @exercise("06.2", expects=list)
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.inside.contributions import direct_logit
 
     require(
@@ -94,7 +103,7 @@ def _(answer):
     return "Head 4 of layer 23 once more, for another country: it is not the Paris head."
 
 
-def _mean_log_p():
+def _mean_log_p() -> float:
     import torch
 
     found = [_logits(_prompt(country)).log_softmax(-1)[_token(f" {city}")] for country, city in CAPITALS.items()]
@@ -102,7 +111,7 @@ def _mean_log_p():
 
 
 @cache
-def _changes():
+def _changes() -> Any:
     """(with the head's mean, with zeros): change of the mean log probability."""
     import torch
 
@@ -118,7 +127,7 @@ def _changes():
 
 
 @exercise("06.3", expects=float)
-def _(answer):
+def _(answer: Any) -> str:
     with_mean, with_zeros = _changes()
     require(answer < 0, "it falls: the change is below 0.")
     require(
@@ -132,7 +141,7 @@ def _(answer):
     return f"{with_mean:.2f} with its mean, {with_zeros:.2f} with zeros: zero is a value too, and an unusual one."
 
 
-def _tiny(family):
+def _tiny(family: str) -> PreTrainedModel:
     """A small random model whose final norm has weights that matter."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -148,7 +157,7 @@ def _tiny(family):
 
 
 @exercise("06.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     states = 3 * torch.randn(7, 32, generator=torch.Generator().manual_seed(1))
@@ -179,13 +188,13 @@ def _(answer):
 
 
 @cache
-def _shares():
+def _shares() -> Any:
     """head -> (at the last position only, at every position): how far the lead moves."""
     from helpers.inside.interventions import ablate_heads
 
     paris, berlin = _token(" Paris"), _token(" Berlin")
 
-    def lead(country):
+    def lead(country: str) -> float:
         logits = _logits(_prompt(country))
         return float(logits[paris] - logits[berlin])
 
@@ -200,7 +209,7 @@ def _shares():
 
 
 @exercise("06.5", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     for head, right in enumerate(_shares()):
         given = answer(head)
         require(isinstance(given, float | int), f"for head {head} it should return a number.")

@@ -1,9 +1,15 @@
 """Checks for notebook 07: groups, a rotation in another order, the template, padding, Zhipu's file."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CHATS = (
     [{"role": "user", "content": "你好"}],
@@ -24,14 +30,14 @@ NEWLINES = [{"role": "user", "content": "\n\nfirst line\n"}]
 
 
 @cache
-def _tokenizer():
+def _tokenizer() -> PreTrainedTokenizerBase:
     from helpers.models.pretrained import load_tokenizer
 
     return load_tokenizer("tiny-glm4v")
 
 
 @exercise("07.1", expects=(tuple, list))
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.models.catalog import find_card
 
     card = find_card("glm-4-9b-chat")
@@ -54,7 +60,7 @@ def _(answer):
 
 
 @exercise("07.2", expects=list)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     require(
@@ -84,10 +90,10 @@ def _(answer):
 
 
 @exercise("07.3", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     tokenizer = _tokenizer()
 
-    def compare(messages, hint):
+    def compare(messages: list[dict[str, str]], hint: str) -> None:
         expected = tokenizer.encode_chat(messages).input_ids
         given = answer([dict(message) for message in messages])
         require(isinstance(given, list), f"it should return a list of ids, not {type(given).__name__}.")
@@ -107,7 +113,7 @@ def _(answer):
 
 
 @exercise("07.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     end = _tokenizer().pad_token_id
@@ -141,7 +147,7 @@ def _(answer):
 
 
 @exercise("07.5", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
     from safetensors import safe_open
 
@@ -150,7 +156,7 @@ def _(answer):
 
     state = load_model("tiny-glm4v", device="cpu").state_dict()
     prefix = "transformer.encoder.layers.{}.self_attention.query_key_value."
-    stored = {}
+    stored: dict[str, Any] = {}
     for file in sorted(model_folder("tiny-glm4v").glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             stored |= {name: tensors.get_tensor(name) for name in tensors.keys() if "query_key_value" in name}  # noqa: SIM118

@@ -1,12 +1,18 @@
 """Checks for notebook 08: counting vectors, positions, a scene to order, a pointing finger, the weight of eyes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from helpers.exercises import exercise, require
 from helpers.glm.tiny.scenes import Scene
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 WANTED = {
     "描述一下这张图片": "左边有一个绿色的五角星，右边有一个紫色的正方形。",
@@ -16,7 +22,7 @@ POINTED_AT, ENOUGH, UNSEEN = 20, 16, 8_080_000
 
 
 @cache
-def _tiny():
+def _tiny() -> tuple[PreTrainedModel, ProcessorMixin]:
     """The tiny GLM-4V and its processor."""
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_processor
@@ -25,7 +31,7 @@ def _tiny():
 
 
 @exercise("08.1", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     for image_size, patch_size, wanted in ((96, 8, 38), (1120, 14, 1602), (448, 14, 258)):
         given = answer(image_size, patch_size)
         where = f"for {image_size} pixels and patches of {patch_size}"
@@ -36,7 +42,7 @@ def _(answer):
 
 
 @exercise("08.2", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     for before, patches, after in ((4, 36, 2), (0, 4, 0), (7, 1600, 5)):
         given = list(answer(before, patches, after))
         wanted = [*range(before + 1), *[before + 1] * patches, *range(before + 2, before + 3 + after)]
@@ -56,7 +62,7 @@ def _(answer):
 
 
 @exercise("08.3", expects=(Scene, Image.Image))
-def _(answer):
+def _(answer: Any) -> str:
     from helpers.conversation import Conversation
     from helpers.glm.tiny.scenes import draw
 
@@ -68,7 +74,7 @@ def _(answer):
 
 
 @exercise("08.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import random
     from dataclasses import replace
 
@@ -104,7 +110,7 @@ def _(answer):
 
 
 @exercise("08.5", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     for name, config in _configs().items():
         given, wanted = answer(config), _tower_parameters(config)
         width, hidden = config.vision_config.hidden_size, config.hidden_size
@@ -117,7 +123,7 @@ def _(answer):
     return "To the last parameter, for three sizes."
 
 
-def _configs():
+def _configs() -> dict[str, PreTrainedConfig]:
     from helpers.glm import ChatGLMConfig
     from helpers.models.catalog import find_card
 
@@ -132,7 +138,7 @@ def _configs():
     }
 
 
-def _tower_parameters(config):
+def _tower_parameters(config: PreTrainedConfig) -> int:
     """Counted in an empty tower."""
     import torch
 

@@ -1,15 +1,22 @@
 """Checks for notebook 09: a habit, how many keys, a weak link, rollout without the sink."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STORY = "When Anna met Ben, Anna gave Ben a book. When Ben met Carla, Ben gave Carla"
 
 
 @cache
-def _default():
+def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Tensor]:
     """The default model, its tokenizer and the notebook's random sequence [1, 101]."""
     import torch
 
@@ -23,7 +30,7 @@ def _default():
 
 
 @cache
-def _attentions():
+def _attentions() -> Tensor:
     """`[layer, head, query, key]` of the random sequence."""
     from helpers.inside.tracing import trace
 
@@ -31,14 +38,14 @@ def _attentions():
     return trace(model, tokenizer, ids, hidden_states=False, logits=False).attentions
 
 
-def _require_pair(pair):
+def _require_pair(pair: Any) -> None:
     whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(number, int) for number in pair)
     require(whole, f"a head is a pair (layer, head) such as (5, 0), not {pair!r}.")
     require(0 <= pair[0] < 30 and 0 <= pair[1] < 9, f"there is no head {pair}: layers are 0 to 29, heads 0 to 8.")
 
 
 @exercise("09.1", expects=(tuple, list))
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     _require_pair(answer)
@@ -53,7 +60,7 @@ def _(answer):
 
 
 @exercise("09.2", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     one, four = torch.eye(4), torch.full((4, 4), 0.25)
@@ -74,7 +81,7 @@ def _(answer):
     return f"From {float(values.min()):.1f} keys to {float(values.max()):.0f} on the random sequence."
 
 
-def _losses(heads):
+def _losses(heads: Any) -> Any:
     """(loss of the random sequence's second half, loss of the story) without these heads, in nats."""
     import torch
 
@@ -91,7 +98,7 @@ def _losses(heads):
 
 
 @exercise("09.3", expects=(list, tuple))
-def _(answer):
+def _(answer: Any) -> str:
     pairs = list(answer)
     require(1 <= len(pairs) <= 2, f"one head or two, not {len(pairs)}.")
     for pair in pairs:
@@ -103,7 +110,7 @@ def _(answer):
 
 
 @exercise("09.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     sink = torch.zeros(4, 4)

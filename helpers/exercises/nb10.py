@@ -1,15 +1,23 @@
 """Checks for notebook 10: a batch size, going on by hand, a batch padded on the right, slots refilled."""
 
+from __future__ import annotations
+
 import heapq
 import json
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @cache
-def _default():
+def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The default model and its tokenizer."""
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_tokenizer
@@ -18,7 +26,7 @@ def _default():
 
 
 @cache
-def _lengths():
+def _lengths() -> list[int]:
     """The lengths of section 3's prompts, sorted."""
     from helpers.models.pretrained import load_tokenizer
     from helpers.text.prompts import load_prompts, prompt_ids
@@ -28,7 +36,7 @@ def _lengths():
     return sorted(len(prompt_ids(load_tokenizer("smollm2-135m"), text)[0]) for text in many)
 
 
-def _padding(batch_size):
+def _padding(batch_size: int) -> float:
     """The share of padding when the sorted prompts run in batches of this size."""
     lengths = _lengths()
     batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
@@ -36,7 +44,7 @@ def _padding(batch_size):
 
 
 @exercise("10.1", expects=int)
-def _(answer):
+def _(answer: Any) -> str:
     require(1 <= answer <= 48, f"a batch size is from 1 to 48 here, not {answer}.")
     share = _padding(answer)
     require(share < 0.05, f"with {answer} prompts a batch {share:.1%} of all positions are padding.")
@@ -45,13 +53,13 @@ def _(answer):
     return f"With {answer} prompts a batch {share:.1%} of all positions are padding."
 
 
-def _line(index, answer):
+def _line(index: int, answer: Any) -> bytes:
     fields = {"index": index, "Input": "问题", "Output": answer}
     return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 
 @exercise("10.2", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     whole = _line(2, "ja") + _line(0, "two\nlines") + _line(4, "")
     for data, done, what in (
         (b"", [], "an empty file"),
@@ -70,7 +78,7 @@ def _(answer):
 
 
 @exercise("10.3", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     import torch
 
     from helpers.text.prompts import prompt_ids
@@ -102,7 +110,7 @@ def _(answer):
     return "One pass, each row's own last column."
 
 
-def _refilled(answer_lengths, slots):
+def _refilled(answer_lengths: Sequence[int], slots: int) -> int:
     free = [0] * slots
     for length in answer_lengths:
         heapq.heappush(free, heapq.heappop(free) + length)
@@ -110,7 +118,7 @@ def _refilled(answer_lengths, slots):
 
 
 @exercise("10.4", expects=Callable)
-def _(answer):
+def _(answer: Any) -> str:
     cases = [([5, 3], 1), ([5, 3, 4], 2), ([9, 1, 1, 1, 1, 1], 2), ([2, 2, 2], 8), (list(range(1, 30)), 4)]
     for lengths, slots in cases:
         right, given = _refilled(lengths, slots), answer(list(lengths), slots)

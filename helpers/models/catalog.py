@@ -4,7 +4,15 @@ A `ModelCard` carries the sizes of a model under the names that `transformers` c
 arithmetic such as `parameter_groups(card)` works on a card and on `model.config` alike.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -39,7 +47,7 @@ class ModelCard:
     norms_per_layer: int = 2
 
 
-def parameter_groups(config):
+def parameter_groups(config: ModelCard | PreTrainedConfig) -> dict[str, int]:
     """How many parameters each part of a Llama-type or GLM decoder has, by formula.
 
     `config` is a `ModelCard` or a `transformers` config. Returns a dict of int: embedding, query,
@@ -64,17 +72,17 @@ def parameter_groups(config):
     }
 
 
-def list_models():
+def list_models() -> list[ModelCard]:
     """Every model the course knows, the default one first."""
     return list(_CARDS.values())
 
 
-def find_card(name):
+def find_card(name: str | Path) -> ModelCard | None:
     """The card of that name, or None. A model's id on a hub is a name too, with or without its owner."""
     return _CARDS.get(str(name)) or _BY_ID.get(str(name).lower())
 
 
-_LLAMA_3_8B = {
+_LLAMA_3_8B: dict[str, Any] = {
     "architecture": "LlamaForCausalLM",
     "bytes_on_disk": 16_060_522_496,
     "parameters": 8_030_261_248,
@@ -87,7 +95,7 @@ _LLAMA_3_8B = {
     "head_dim": 128,
     "max_position_embeddings": 8192,
 }
-_GLM_4_9B = {
+_GLM_4_9B: dict[str, Any] = {
     "vocab_size": 151_552,
     "hidden_size": 4096,
     "intermediate_size": 13_696,

@@ -9,13 +9,21 @@ Subword Units" (2016), on bytes as in GPT-2 (Radford et al., 2019). `tokenizers`
 `transformers`, does the same in Rust.
 """
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
 from helpers.text.tokens import byte_alphabet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -28,17 +36,17 @@ class MergeStep:
     rank: int | None
 
 
-def single_bytes(piece):
+def single_bytes(piece: bytes) -> list[bytes]:
     """A piece (`bytes`) as a list of tokens of one byte each: where every tokenization starts."""
     return [piece[i : i + 1] for i in range(len(piece))]
 
 
-def count_pairs(sequences):
+def count_pairs(sequences: Iterable[Sequence[bytes]]) -> Counter[tuple[bytes, bytes]]:
     """How often each pair of neighbours occurs in the token lists `sequences`: a `Counter`."""
     return Counter(pair for tokens in sequences for pair in pairwise(tokens))
 
 
-def merge_pair(tokens, pair):
+def merge_pair(tokens: Iterable[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
     """A new token list in which every occurrence of `pair`, from left to right, is one token."""
     merged = []
     for token in tokens:
@@ -49,7 +57,7 @@ def merge_pair(tokens, pair):
     return merged
 
 
-def train_merges(pieces, count):
+def train_merges(pieces: Sequence[bytes], count: int) -> list[tuple[bytes, bytes]]:
     """Learn `count` merges from pieces (list of `bytes`): a list of pairs, the first one learned first.
 
     Each turn merges the most frequent pair (of several, the one met first) everywhere. Fewer come back
@@ -60,13 +68,13 @@ def train_merges(pieces, count):
     sequences = [single_bytes(piece) for piece in pieces]
     merges = []
     while len(merges) < count and (pairs := count_pairs(sequences)):
-        best = max(pairs, key=pairs.get)
+        best = max(pairs, key=lambda pair: pairs[pair])
         sequences = [merge_pair(tokens, best) for tokens in sequences]
         merges.append(best)
     return merges
 
 
-def merge_steps(piece, rank):
+def merge_steps(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None]) -> list[MergeStep]:
     """How a piece (`bytes`) becomes tokens, merge by merge: a list of `MergeStep`.
 
     `rank` is a function of a pair: its rank, or None for a pair that is never merged. Each step merges
@@ -84,12 +92,12 @@ def merge_steps(piece, rank):
         steps.append(MergeStep(tuple(tokens), place, value))
 
 
-def apply_merges(piece, rank):
+def apply_merges(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None]) -> list[bytes]:
     """The tokens (list of `bytes`) that a piece ends as: the last of `merge_steps`."""
     return list(merge_steps(piece, rank)[-1].tokens)
 
 
-def split_pieces(tokenizer, text):
+def split_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[bytes]:
     """The pieces (list of `bytes`) that the tokenizer cuts a text into; no merge crosses a cut.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
@@ -98,7 +106,7 @@ def split_pieces(tokenizer, text):
     return [_spelled_bytes(piece) for piece, _ in pieces]
 
 
-def read_merges(tokenizer):
+def read_merges(tokenizer: PreTrainedTokenizerBase) -> list[tuple[bytes, bytes]]:
     """A tokenizer's merges as pairs of `bytes`, the lowest rank first.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
@@ -107,7 +115,7 @@ def read_merges(tokenizer):
     return [(_spelled_bytes(left), _spelled_bytes(right)) for left, right in merges]
 
 
-def byte_vocabulary(tokenizer):
+def byte_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[bytes, int]:
     """A dict from the bytes of a token to its id, control tokens left out.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
@@ -117,8 +125,8 @@ def byte_vocabulary(tokenizer):
     return {_spelled_bytes(token): token_id for token, token_id in vocabulary.items() if token not in control}
 
 
-def _byte_level_backend(tokenizer):
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+def _byte_level_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     kind = type(getattr(backend, "model", tokenizer)).__name__
     if kind != "BPE" or "ByteLevel" not in str(backend.pre_tokenizer):
         raise BadInputError(f"This needs a byte-level BPE tokenizer, such as load_tokenizer() gives; this is a {kind}.")

@@ -1,8 +1,17 @@
 """Token ids as something to look at: their bytes, and a label for each that shows every character."""
 
+from __future__ import annotations
+
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class TokenRow:
     special: bool
 
 
-def token_table(tokenizer, ids):
+def token_table(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Tensor) -> list[TokenRow]:
     """A `TokenRow` for each id of `ids` (list of int, or tensor `[length]` or `[1, length]`).
 
     Bytes come from the byte-level alphabet that GPT-2 introduced (`bytes_to_unicode` in
@@ -37,7 +46,7 @@ def token_table(tokenizer, ids):
     ]
 
 
-def token_bytes(tokenizer, token_id, added=None):
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int, added: Mapping[int, Any] | None = None) -> bytes:
     """The raw bytes of one token. `added`: the tokenizer's `added_tokens_decoder`, which is slow to ask for."""
     added = tokenizer.added_tokens_decoder if added is None else added
     if token_id in added:
@@ -65,7 +74,7 @@ def byte_alphabet() -> dict[str, int]:
     return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
-def visible(text):
+def visible(text: str) -> str:
     """What prints as nothing, made visible: `·` for a space, `⏎` for a newline, `⇥` for a tab, and the
     code point of other white space, control and format characters, such as `<U+200B>`."""
     signs = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
@@ -73,7 +82,7 @@ def visible(text):
     return "".join(signs.get(c) or (f"<U+{ord(c):04X}>" if unicodedata.category(c) in invisible else c) for c in text)
 
 
-def byte_labels(raws, special):
+def byte_labels(raws: Sequence[bytes], special: Sequence[bool]) -> list[str]:
     """Labels for consecutive tokens, given their bytes; a character spread over several is shown in each."""
     starts, total = [], 0
     for raw in raws:
@@ -106,11 +115,11 @@ def byte_labels(raws, special):
     return ["".join(part) or "∅" for part in parts]
 
 
-def _character_at(data, at):
+def _character_at(data: bytes, at: int) -> str | None:
     return next((text for length in (1, 2, 3, 4) if (text := _as_text(data[at : at + length])) is not None), None)
 
 
-def _as_text(data):
+def _as_text(data: bytes) -> str | None:
     try:
         return data.decode()
     except UnicodeDecodeError:

@@ -22,7 +22,7 @@ class Stepper(StepByStep):
     was chosen, the steps equal `generate_steps(…, forced_ids=the tokens so far)`.
     """
 
-    commands = (*StepByStep.commands, "choose", "write", "change", "draw_again")
+    commands: tuple[str, ...] = (*StepByStep.commands, "choose", "write", "change", "draw_again")
 
     def __init__(self, model, tokenizer, prompt, *, top=10, max_new_tokens=40, seed=0, **generation):
         self.model, self.tokenizer, self.top = model, tokenizer, top

@@ -67,7 +67,7 @@ class CourseWidget(anywidget.AnyWidget):
 class Commands:
     """Base of the states behind widgets: only the methods named in `commands` can be called from a page."""
 
-    commands = ()
+    commands: tuple[str, ...] = ()
 
     def do(self, command, **arguments):
         """Call the method `command`. Raises `BadInputError` when there is none of that name for pages."""
@@ -81,7 +81,7 @@ class StepByStep(Commands):
     """Base of the states that walk through a generation: `steps` are the `GenerationStep`s made so far, `index` the
     one looked at. `_make_step()` appends the next one."""
 
-    commands = ("forward", "back", "go_to")
+    commands: tuple[str, ...] = ("forward", "back", "go_to")
 
     @property
     def step(self):

@@ -4,9 +4,15 @@ A conversation is a list of turns (question, answer, kind); `kind` says what a t
 scores. Answers come from the scene's data; questions about things that are not there get "can't tell".
 """
 
+from __future__ import annotations
+
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ZH = {
     **dict(zip(SHAPES, ("圆形", "正方形", "三角形", "五角星"), strict=True)),
@@ -275,5 +281,5 @@ def _ask_absent(random, scene, language):
     yield [(_ask(random, what, language, name), answer, "can't tell")]
 
 
-_MAKERS = (_ask_colour, _ask_shape, _ask_only, _ask_position, _ask_count, _ask_digit)
+_MAKERS: tuple[Callable[..., Any], ...] = (_ask_colour, _ask_shape, _ask_only, _ask_position, _ask_count, _ask_digit)
 _MAKERS += 2 * (_ask_yes_no, _ask_absent)  # the hardest: what is not there has to be looked for everywhere
