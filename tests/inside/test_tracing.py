@@ -1,5 +1,9 @@
 """`trace` gives what transformers gives, holds nothing twice, stops early, and leaves no mark on the model."""
 
+import signal
+import sys
+from contextlib import contextmanager
+
 import pytest
 import torch
 from marks import marks
@@ -376,6 +380,58 @@ def test_the_model_is_as_before_after_an_error(llama, error, place):
     with pytest.raises(error, match="middle"), llama.get_submodule(place).register_forward_pre_hook(fail):
         trace(llama, Letters(), random_ids(9), outputs_of=["model.layers.2.mlp"])
     assert marks(llama) == before
+
+
+@pytest.mark.parametrize("layer", [0, 15, 29])
+def test_the_model_is_as_before_after_an_interrupted_cell(model, tokenizer, layer):
+    """The signal that Jupyter's stop button sends arrives in the middle of the run, on any machine."""
+    before = marks(model)
+
+    def stop(module, args):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), model.model.layers[layer].mlp.register_forward_pre_hook(stop):
+        trace(model, tokenizer, list(range(100, 110)))
+    assert marks(model) == before
+
+
+def test_the_model_is_as_before_between_whichever_lines_it_is_interrupted(llama):
+    """Until all is written, that is; the few lines that clean up afterwards are not interrupted here."""
+    before = marks(llama)
+    lines = []
+    with _watched(lambda frame: lines.append(frame.f_code.co_name)):
+        trace(llama, Letters(), "abc")
+    last = len(lines) - lines[::-1].index("_done")
+    assert last > 300
+    for stop in range(1, last, 7):
+        left = iter(range(stop))
+
+        def interrupt(frame, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), _watched(interrupt):
+            trace(llama, Letters(), "abc")
+        assert marks(llama) == before, f"interrupted in {lines[stop]}"
+
+
+@contextmanager
+def _watched(on_line):
+    """`on_line(frame)` is called before each line of the tracing module that runs."""
+
+    def watch(frame, event, arg):
+        if frame.f_code.co_filename != trace.__code__.co_filename:
+            return None
+        if event == "line":
+            on_line(frame)
+        return watch
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def test_a_trace_inside_inference_mode(llama):
