@@ -1,12 +1,18 @@
 """The weights of an original checkpoint: their names, and what to say when they are not all there."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
 from helpers.errors import DamagedFilesError
 from helpers.models.store import checked_folder
 from helpers.models.weights import weight_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # From the names on disk to those of GlmForCausalLM: applied in order when loading, backwards when saving.
 ORIGINAL_WEIGHTS = [
@@ -27,7 +33,14 @@ ORIGINAL_WEIGHTS = [
 ]
 
 
-def load_checked(from_pretrained, folder, *args, output_loading_info=False, ignore_mismatched_sizes=False, **kwargs):
+def load_checked(
+    from_pretrained: Callable[..., Any],
+    folder: str | Path | None,
+    *args: Any,
+    output_loading_info: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    **kwargs: Any,
+) -> Any:
     """`from_pretrained`, which fills missing weights with random numbers, made to refuse instead.
 
     Raises `DamagedFilesError` for missing or damaged files, and for missing or misshapen weights.
