@@ -4,7 +4,7 @@ Also runs by itself where torch and transformers are installed: `python tests/be
 minutes on an H100, needs 40 GB of GPU memory, and downloads nothing: models have the real sizes and random weights
 (`gpu_models.py`). Without a GPU it says so and changes nothing.
 
-Tables go into the benchmark page, between the lines `<!-- bench-gpu:begin -->` and `<!-- bench-gpu:end -->`.
+Tables go into docs/BENCHMARKS.md, between the lines `<!-- bench-gpu:begin -->` and `<!-- bench-gpu:end -->`.
 `--results FILE` writes them to a file instead, and `--from FILE` puts such a file into the page, perhaps on another
 machine. `--small` is a dry run with tiny models on whatever is there; its figures mean nothing and are not kept.
 """
@@ -29,7 +29,7 @@ from gpu_models import LLAMA3_8B, SMOL, glm4v, llama, prompt, released, tokenize
 from measuring import Table, interleaved, ratio, ratio_text, seconds_text  # noqa: E402
 
 BEGIN, END = "<!-- bench-gpu:begin -->", "<!-- bench-gpu:end -->"
-PAGES = (ROOT / "docs" / "BENCHMARKS.md", ROOT / "README.md")
+PAGE = ROOT / "docs" / "BENCHMARKS.md"
 PARTS = ("capture", "layer", "interventions", "lens", "lens_8b", "steps")
 TOP = 10
 
@@ -453,14 +453,13 @@ def method(about):
 
 
 def write(results):
-    """The tables into the page that has a place for them."""
-    page = next(page for page in PAGES if page.exists() and BEGIN in page.read_text(encoding="utf-8"))
-    text = page.read_text(encoding="utf-8")
+    """The tables into their place in the page."""
+    text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     parts = [method(results["about"]), *map(table.markdown, results["tables"])]
-    page.write_text(before + BEGIN + "\n" + "".join(f"{part}\n\n" for part in parts) + END + after, encoding="utf-8")
-    print(f"Written to {page.relative_to(ROOT)}.")
+    PAGE.write_text(before + BEGIN + "\n" + "".join(f"{part}\n\n" for part in parts) + END + after, encoding="utf-8")
+    print(f"Written to {PAGE.relative_to(ROOT)}.")
 
 
 def measure(parts, device, rounds, small):

@@ -53,7 +53,7 @@ def test_head_scores_and_rollout(pair, letters):
 
 def test_interventions_act_and_leave_no_trace(exact, device):
     ids = prompt(20, device)
-    vector = torch.randn(576)
+    vector = torch.randn(exact.config.hidden_size)
 
     def logits():
         with torch.no_grad():
