@@ -162,6 +162,4 @@ def _fit(name: str, context: int) -> Finding:
     value = f"{plan.total_bytes / 1e9:.3g} GB in {plan.dtype}"
     if plan.fits:
         return Finding(name, value, "fits")
-    # What it needs and what is free, the first half of the advice, stand in the table already.
-    cure = plan.advice.rpartition("it does not fit")[2].lstrip(".,: ").removeprefix("and ")
-    return Finding(name, value, "too big", cure[:1].upper() + cure[1:])
+    return Finding(name, value, "too big", plan.cure)

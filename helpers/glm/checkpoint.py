@@ -1,18 +1,15 @@
 """The weights of an original checkpoint: their names, and what to say when they are not all there."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
 from helpers.errors import DamagedFilesError
-from helpers.models.store import checked_folder
-from helpers.models.weights import weight_shapes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from helpers.models.folder import checked_folder
+from helpers.models.weights import check_report, weight_shapes
 
 # From the names on disk to those of GlmForCausalLM: applied in order when loading, backwards when saving.
 ORIGINAL_WEIGHTS = [
@@ -46,24 +43,19 @@ def load_checked(
     Raises `DamagedFilesError` for missing or damaged files, and for missing or misshapen weights.
     """
     if folder is not None and Path(folder).is_dir() and not kwargs.get("subfolder"):
-        weight_shapes(checked_folder(Path(folder)))
-    try:
-        model, info = from_pretrained(folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
-        problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
-        problems += [f"{name} is of a layer too many" for name in sorted(info["unexpected_keys"]) if ".layers." in name]
-        if not ignore_mismatched_sizes:
-            problems += [
-                f"{name} has the shape {list(found)} in place of {list(expected)}"
-                for name, found, expected in sorted(info["mismatched_keys"])
-            ]
-    except RuntimeError as error:
-        if "conversion" not in str(error):
-            raise
-        problems = ["a query_key_value is not as large as query, key and value together"]
-    if problems:
-        more = f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""
-        raise DamagedFilesError(
-            f"The weights in {folder} do not fit its config.json: {problems[0]}{more}. They are damaged, or of "
-            "different models: fetch both again."
-        )
+        _check_fused(folder, weight_shapes(checked_folder(Path(folder))), kwargs.get("config"))
+    model, info = from_pretrained(folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+    check_report(folder, info, model.state_dict(), shapes=not ignore_mismatched_sizes, towers=True)
     return (model, info) if output_loading_info else model
+
+
+def _check_fused(folder: str | Path, shapes: Mapping[str, list[int]], config: PreTrainedConfig | None) -> None:
+    """That each query_key_value has the rows of query, key and value, which loading splits it into."""
+    config = config or AutoConfig.from_pretrained(folder, local_files_only=True)
+    rows = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    for name, shape in shapes.items():
+        if "self_attention.query_key_value." in name and shape[:1] != [rows]:
+            raise DamagedFilesError(
+                f"The weights in {folder} do not fit its config.json: {name} has {shape[:1]} rows, and query, key and "
+                f"value together have {rows}. They are damaged, or of different models: fetch both again."
+            )

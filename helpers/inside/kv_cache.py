@@ -2,21 +2,27 @@
 
 Every decoder layer keeps the keys and values of all positions it has seen, `[batch, kv_head, position,
 head_dim]` each, with the rotary embedding already in the keys. `transformers` holds them as
-`past_key_values.layers[i].keys` and `.values`.
+`past_key_values.layers[i].keys` and `.values`. Some architectures hold less: a layer with a sliding window its last
+positions, latent attention (DeepSeek) one compressed vector in place of keys, layers without attention a state of
+fixed size, and layers that reuse another layer's keys nothing.
 """
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from helpers.checks import whole_number
 from helpers.errors import BadInputError
 
-WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+STATES = ("conv_states", "recurrent_states")  # what layers without attention keep, in transformers
 
 
 @dataclass(frozen=True)
 class LayerCache:
     """One layer's share: `keys` and `values` are shapes `[batch, kv_head, position, head_dim]`, or None
-    where a kind of cache keeps them packed. `nbytes` counts every tensor it holds."""
+    where a kind of cache keeps them packed, or the layer keeps none. `nbytes` counts all tensors that hold keys and
+    values, `state_nbytes` the state of fixed size that a layer without attention keeps in their place."""
 
     layer: int
     kind: str
@@ -24,23 +30,35 @@ class LayerCache:
     values: tuple[int, ...] | None
     dtype: str
     nbytes: int
+    state_nbytes: int = 0
 
 
 @dataclass(frozen=True, repr=False)
 class KVCacheSummary:
-    """A KV cache at a glance: `length` positions seen, `nbytes` in all, and each layer's `LayerCache`."""
+    """A KV cache at a glance: `length` positions seen, `nbytes` of keys and values in all, each layer's `LayerCache`.
+
+    `nbytes` is what `kv_cache_bytes` says of such a cache; `state_nbytes` comes on top in models some of whose layers
+    keep a state of fixed size (Mamba, linear attention, convolutions).
+    """
 
     length: int
     nbytes: int
     layers: tuple[LayerCache, ...]
 
-    def __repr__(self):
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes of the states of fixed size, of all layers."""
+        return sum(layer.state_nbytes for layer in self.layers)
+
+    def __repr__(self) -> str:
         title = f"KV cache: {len(self.layers)} layers, {self.length} positions, {self.nbytes:,} bytes"
+        if self.state_nbytes:
+            title += f" and {self.state_nbytes:,} bytes of state"
         rows = [f"  {_span(group)}: {_describe(group[0])}" for group in _runs(self.layers)]
         return "\n".join([title, *rows])
 
 
-def _runs(layers):
+def _runs(layers: Sequence[LayerCache]) -> list[list[LayerCache]]:
     """Layers that follow each other and are alike, together."""
     groups = []
     for layer in layers:
@@ -51,53 +69,77 @@ def _runs(layers):
     return groups
 
 
-def _span(group):
+def _span(group: list[LayerCache]) -> str:
     first, last = group[0].layer, group[-1].layer
     return f"layer {first}" if first == last else f"layers {first} to {last}, each"
 
 
-def _describe(layer):
+def _describe(layer: LayerCache) -> str:
+    if not layer.nbytes:
+        state = f"a state of {layer.state_nbytes:,} bytes" if layer.state_nbytes else "nothing of its own"
+        return f"{state} ({layer.kind})"
     shapes = "packed" if layer.keys is None else f"keys {list(layer.keys)}, values {list(layer.values)}"
     return f"{shapes}, {layer.dtype}, {layer.nbytes:,} bytes ({layer.kind})"
 
 
-def kv_cache_summary(past_key_values):
+def kv_cache_summary(past_key_values: Any) -> KVCacheSummary:
     """Shapes and bytes of a KV cache, layer by layer: a `KVCacheSummary`.
 
-    `past_key_values` is any `Cache` of `transformers` (dynamic, static, sliding, quantized). Raises
-    `BadInputError` for anything else and for a cache that has seen nothing yet.
+    `past_key_values` is any `Cache` of `transformers` (dynamic, static, sliding, quantized, or with layers that keep
+    no keys). Raises `BadInputError` for anything else and for a cache that has seen nothing yet.
+
+    >>> import torch
+    >>> from transformers import DynamicCache
+    >>> cache = DynamicCache()
+    >>> _ = cache.update(torch.zeros(1, 3, 5, 64), torch.zeros(1, 3, 5, 64), 0)
+    >>> kv_cache_summary(cache)
+    KV cache: 1 layers, 5 positions, 7,680 bytes
+      layer 0: keys [1, 3, 5, 64], values [1, 3, 5, 64], float32, 7,680 bytes (DynamicLayer)
     """
-    _check(past_key_values)
-    layers = tuple(
-        LayerCache(
-            layer=index,
-            kind=type(layer).__name__,
-            keys=_shape(layer.keys),
-            values=_shape(layer.values),
-            dtype=str(getattr(layer, "dtype", layer.keys.dtype)).removeprefix("torch."),
-            nbytes=sum(tensor.nbytes for tensor in _tensors(vars(layer))),
-        )
-        for index, layer in enumerate(past_key_values.layers)
+    length = _check(past_key_values)
+    layers = tuple(_layer_cache(index, layer) for index, layer in enumerate(past_key_values.layers))
+    return KVCacheSummary(length, sum(layer.nbytes for layer in layers), layers)
+
+
+def _layer_cache(index: int, layer: Any) -> LayerCache:
+    held = {name: value for name, value in vars(layer).items() if name not in STATES}
+    tensors = list(_tensors(held))
+    dtype = getattr(layer, "dtype", None) or (tensors[0].dtype if tensors else "none")
+    return LayerCache(
+        layer=index,
+        kind=type(layer).__name__,
+        keys=_shape(getattr(layer, "keys", None)),
+        values=_shape(getattr(layer, "values", None)),
+        dtype=str(dtype).removeprefix("torch."),
+        nbytes=sum(tensor.nbytes for tensor in tensors),
+        state_nbytes=sum(tensor.nbytes for name in STATES for tensor in _tensors(getattr(layer, name, ()))),
     )
-    return KVCacheSummary(int(past_key_values.get_seq_length()), sum(layer.nbytes for layer in layers), layers)
 
 
-def _check(past_key_values):
-    if not hasattr(past_key_values, "layers"):
+def _check(past_key_values: Any) -> int:
+    """How many positions a cache has seen; `BadInputError` for what is no cache, or an empty one."""
+    if not hasattr(past_key_values, "layers") or not hasattr(past_key_values, "get_seq_length"):
         raise BadInputError(
             f"A KV cache is what a model gives as past_key_values; this is a {type(past_key_values).__name__}. "
             "Run model(input_ids, use_cache=True).past_key_values."
         )
-    if not past_key_values.layers or int(past_key_values.get_seq_length()) == 0:
+    counted = [layer for layer in past_key_values.layers if hasattr(layer, "get_seq_length")]
+    if past_key_values.layers and not counted:
+        raise BadInputError(
+            "No layer of this model keeps keys and values: each keeps a state of fixed size, however long the text is."
+        )
+    length = max((int(layer.get_seq_length()) for layer in counted), default=0)
+    if length == 0:
         raise BadInputError("This KV cache is empty: give it to model(..., past_key_values=cache) first.")
+    return length
 
 
-def _shape(tensor):
+def _shape(tensor: Any) -> tuple[int, ...] | None:
     """None for tensors that are packed away (a quantized layer keeps an empty one)."""
     return tuple(tensor.shape) if tensor is not None and tensor.dim() == 4 else None
 
 
-def _tensors(value):
+def _tensors(value: Any) -> Iterator[Any]:
     """Every tensor in a value with dicts and tuples in it that holds keys or values (not a counter)."""
     if isinstance(value, dict):
         value = tuple(value.values())
@@ -110,37 +152,62 @@ def _tensors(value):
 
 @dataclass(frozen=True, eq=False)
 class KVCacheNorms:
-    """How large a cache's vectors are: `keys` and `values` `[layer, position]`, float32."""
+    """How large a cache's vectors are: `keys` and `values` `[layer, position]`, float32; NaN where none is held."""
 
-    keys: object
-    values: object
+    keys: Any
+    values: Any
 
 
-def kv_cache_norms(past_key_values):
+def kv_cache_norms(past_key_values: Any, *, aligned: bool = False) -> KVCacheNorms:
     """Lengths (L2 norms) of the key and value vectors of a cache, averaged over batch and heads: a `KVCacheNorms`.
 
-    Positions are those the cache holds: of a static cache those that are filled, of a sliding window the
-    last ones. Raises `BadInputError` for what is no cache, an empty one, one whose layers hold different
-    numbers of positions, and one that keeps its keys packed (quantized).
+    Positions are those the cache holds: of a static cache those that are filled, of a sliding window the last ones.
+    With `aligned=True` they are all that the cache has seen, for layers of every kind: where a layer holds no vector
+    (before its window, or because it keeps none) the norm is NaN.
+
+    Raises `BadInputError` for what is no cache, an empty one, one that keeps its keys packed (quantized), and unless
+    `aligned`, one whose layers hold different numbers of positions.
     """
     import torch
 
-    _check(past_key_values)
-    filled, norms = int(past_key_values.get_seq_length()), {"keys": [], "values": []}
-    for index, layer in enumerate(past_key_values.layers):
-        for part, rows in norms.items():
-            states = getattr(layer, part)
-            if _shape(states) is None:
-                raise BadInputError(f"Layer {index} is a {type(layer).__name__}: its {part} are packed, not vectors.")
-            vectors = torch.linalg.vector_norm(states[:, :, :filled], dim=-1, dtype=torch.float32)
-            rows.append(vectors.mean(dim=(0, 1)))
-    lengths = sorted({len(row) for row in norms["keys"]})
-    if len(lengths) > 1:
-        raise BadInputError(f"The layers of this cache hold {lengths} positions: they do not fit into one picture.")
-    return KVCacheNorms(torch.stack(norms["keys"]), torch.stack(norms["values"]))
+    length = _check(past_key_values)
+    rows = [
+        [_norms(index, layer, part) for part in ("keys", "values")]
+        for index, layer in enumerate(past_key_values.layers)
+    ]
+    lengths = sorted({len(keys) for keys, _ in rows})
+    if not aligned:
+        if len(lengths) > 1:
+            raise BadInputError(
+                f"The layers of this cache hold {lengths} positions: no single picture shows them. Pass aligned=True."
+            )
+        length = lengths[0]
+    norms = torch.full((2, len(rows), length), torch.nan)
+    for index, parts in enumerate(rows):
+        for part, vectors in enumerate(parts):
+            norms[part, index, length - len(vectors) :] = vectors
+    return KVCacheNorms(*norms)
 
 
-def common_prefix(first_ids, second_ids):
+def _norms(index: int, layer: Any, part: str) -> Any:
+    """The norms `[position]` of one layer's keys or values; none for a layer that keeps none."""
+    import torch
+
+    states = getattr(layer, part, None)
+    if states is None:
+        return torch.empty(0)
+    if _shape(states) is None:
+        raise BadInputError(f"Layer {index} is a {type(layer).__name__}: its {part} are packed, not vectors.")
+    norms = torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32).mean(dim=(0, 1))
+    return _in_order(layer, norms)
+
+
+def _in_order(layer: Any, vectors: Any) -> Any:
+    """The filled places of a layer's memory; a static layer has room for more."""
+    return vectors[: int(layer.get_seq_length())] if hasattr(layer, "max_cache_len") else vectors
+
+
+def common_prefix(first_ids: Any, second_ids: Any) -> int:
     """How many ids two prompts have in common at their beginning: what one's cache is worth to the other.
 
     Each is a list of int or a tensor `[length]` or `[1, length]`.
@@ -152,7 +219,7 @@ def common_prefix(first_ids, second_ids):
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
-def branch_cache(past_key_values, length=None):
+def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
     """A second cache that begins with the first `length` positions of this one (None: all), without a copy.
 
     Both share the same memory: `DynamicLayer.update` in `transformers` concatenates into a new tensor, so
@@ -161,12 +228,11 @@ def branch_cache(past_key_values, length=None):
     """
     from transformers.cache_utils import DynamicLayer
 
-    _check(past_key_values)
+    seen = _check(past_key_values)
     other = {type(layer).__name__ for layer in past_key_values.layers if type(layer) is not DynamicLayer}
     if other:
         raise BadInputError(f"Only a DynamicCache can be branched without a copy; this one has {', '.join(other)}.")
-    seen = int(past_key_values.get_seq_length())
-    length = seen if length is None else length
+    length = seen if length is None else whole_number("length", length)
     if not 0 < length <= seen:
         raise BadInputError(f"This cache holds {seen} positions: a branch can begin with 1 to {seen}, not {length}.")
     branch = copy.copy(past_key_values)

@@ -1,21 +1,129 @@
 """How many bytes a KV cache takes: the formula, from a config alone."""
 
+from collections.abc import Iterator
+from typing import Any
+
+from helpers.checks import shown, whole_number
 from helpers.errors import BadInputError
 
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}  # bytes per value
+# How a layer's cache grows, by the name that transformers gives its kind (DYNAMIC_LAYER_TYPE_MAPPING in cache_utils).
+FULL = ("full_attention", "hybrid")
+SLIDING = ("sliding_attention", "chunked_attention", "hybrid_sliding")
+WITHOUT = ("linear_attention", "conv", "dummy")  # a state of fixed size, or nothing
+LATENT = ("kv_lora_rank", "qk_rope_head_dim")
+# Families whose formula is tested against what their caches hold (tests/models/test_cache_size.py). Of any other, a
+# model without weights is asked first.
+TESTED = frozenset(
+    "apertus arcee bamba biogpt bitnet bloom chatglm codegen cohere cohere2 deepseek_v2 deepseek_v3 dots1 ernie4_5 "
+    "ernie4_5_moe exaone4 falcon falcon_h1 gemma gemma2 gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe "
+    "glm4_moe_lite glm4v_text gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj granite granitemoe helium "
+    "hunyuan_v1_dense internlm3 jamba lfm2 llama llama4_text minicpm3 minimax_m2 ministral ministral3 mistral mixtral "
+    "mpt nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_5_vl_text qwen2_moe "
+    "qwen2_vl_text qwen3 qwen3_5_text qwen3_moe qwen3_next qwen3_vl_text seed_oss smollm3 stablelm starcoder2 "
+    "xglm".split()
+)
 
 
-def kv_cache_bytes(config, length, *, batch=1, dtype=None):
-    """Bytes of all keys and values: 2 * layers * kv heads * head_dim * length * batch * bytes per value.
+def kv_cache_bytes(config: Any, length: int, *, batch: int = 1, dtype: Any = None) -> int:
+    """Bytes of all keys and values that a cache holds after `length` positions.
+
+    Of a plain model, 2 * layers * kv heads * head_dim * length * batch * bytes per value. Layers with a sliding
+    window hold its last `sliding_window - 1` positions at most, as `DynamicSlidingWindowLayer` of `transformers`
+    does (the newest is added to them in each step); latent attention (DeepSeek) holds one vector of kv_lora_rank and
+    one of qk_rope_head_dim for all heads; layers without attention, and those that reuse another layer's keys, hold
+    nothing. The state of fixed size that such a layer keeps (Mamba, linear attention, convolutions) is not counted.
 
     `config` is a `transformers` config or a `ModelCard`; `dtype` a torch dtype or its name (None: the
-    config's own, float32 if it has none). Raises `BadInputError` for a length or dtype that cannot be.
+    config's own, float32 if it has none). Raises `BadInputError` for a length or dtype that cannot be, and for a
+    model whose cache is of a kind that this formula does not know.
+
+    >>> from helpers.models import find_card
+    >>> kv_cache_bytes(find_card("smollm2-135m"), 100, dtype="float32") == 2 * 30 * 3 * 64 * 100 * 4
+    True
     """
+    length, batch = whole_number("length", length, least=0), whole_number("batch", batch, least=1)
     name = str(dtype or getattr(config, "dtype", None) or "float32").removeprefix("torch.")
     if name not in WIDTHS:
-        raise BadInputError(f"A KV cache cannot be of dtype {name!r}; it can be {', '.join(WIDTHS)}.")
-    if length < 0 or batch < 1:
-        raise BadInputError(f"length is at least 0 and batch at least 1, not {length} and {batch}.")
+        raise BadInputError(f"A KV cache cannot be of dtype {shown(name)}; it can be {', '.join(WIDTHS)}.")
+    values = sum(width * (length if window is None else min(length, window)) for width, window in layer_caches(config))
+    return values * batch * WIDTHS[name]
+
+
+def layer_caches(config: Any) -> list[tuple[int, int | None]]:
+    """For each layer: values that it stores for one position, and how many positions it holds at most (None: all).
+
+    Raises `BadInputError` for what is no config, and for a model whose cache the formula does not describe.
+    """
+    if not hasattr(config, "get_text_config"):
+        return _of_card(config)
+    text = config.get_text_config(decoder=True)
+    if set(getattr(text, "layer_types", None) or ()) == {"linear_attention"} or text.model_type == "rwkv":
+        return [(0, None)] * text.num_hidden_layers  # nothing but state space layers
+    layers = list(_by_formula(text))
+    if text.model_type not in TESTED and [values for values, _ in layers] != _by_a_run(config):
+        raise _unknown(text, "it differs from what the formula gives")
+    return layers
+
+
+def _by_formula(text: Any) -> Iterator[tuple[int, int | None]]:
+    from transformers.cache_utils import get_layer_types_and_kwargs
+
+    kinds, settings = get_layer_types_and_kwargs(text)
+    for kind, setting, layer in zip(kinds, settings, text.per_layer_config, strict=True):
+        if kind in WITHOUT:
+            yield 0, None
+        elif kind in FULL:
+            yield _values(layer, text.model_type), None
+        elif kind in SLIDING:
+            # A window of one position would keep all of them: keys[-window + 1 :] begins at 0 then.
+            yield _values(layer, text.model_type), setting["sliding_window"] - 1 or None
+        else:
+            raise _unknown(text, f"a layer of kind {kind!r} is not known here")
+
+
+def _values(config: Any, model_type: str) -> int:
+    """Values that one layer with attention stores for one position: its key and its value, of all heads."""
+    latent = [getattr(config, name, None) for name in LATENT]
+    if all(latent):
+        return sum(latent)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * head_dim * length * batch * WIDTHS[name]
+    if model_type == "falcon":  # whose newer architecture repeats the shared heads before it stores them
+        alone = config.num_kv_heads if not config.multi_query else 1
+        heads = config.num_attention_heads if config.new_decoder_architecture else alone
+    elif model_type == "gpt_bigcode":
+        heads = 1 if config.multi_query else config.num_attention_heads
+    return 2 * heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _by_a_run(config: Any) -> list[int]:
+    """The values that each layer stores for one position, as a model without weights puts them into its cache."""
+    import torch
+
+    from helpers.models.skeleton import skeleton
+
+    try:
+        model = skeleton(config, dtype=torch.bfloat16)  # which expert layers ask for on this device
+        with torch.no_grad():
+            ids = torch.zeros(1, 1, dtype=torch.long, device="meta")
+            cache = model(input_ids=ids, use_cache=True).past_key_values
+        held = [[getattr(layer, part, None) for part in ("keys", "values")] for layer in cache.layers]
+        return [sum(states.numel() for states in parts if states is not None) for parts in held]
+    except Exception as error:
+        raise _unknown(config, f"it cannot be tried out: {type(error).__name__}") from error
+
+
+def _of_card(config: Any) -> list[tuple[int, int | None]]:
+    try:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return [(2 * heads * head_dim, None)] * config.num_hidden_layers
+    except (AttributeError, TypeError, ZeroDivisionError):
+        raise BadInputError(f"config is a model's config or a ModelCard with its sizes, not {shown(config)}.") from None
+
+
+def _unknown(config: Any, why: str) -> BadInputError:
+    return BadInputError(
+        f"How much the cache of a model of type {config.model_type!r} holds cannot be said from its config ({why}). "
+        "Run the model, and look at its cache with kv_cache_summary."
+    )

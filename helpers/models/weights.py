@@ -1,50 +1,85 @@
-"""What a folder's safetensors files hold, read from their headers alone."""
+"""What a folder's safetensors files hold, read from their headers alone; and whether a model got all of it."""
 
-import json
-import struct
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from helpers.errors import DamagedFilesError, ModelNotFoundError
+from helpers.models.folder import weight_files
 from helpers.models.store import read_manifest
 
 
-def listed_weights(folder):
+def listed_weights(folder: Path) -> int:
     """Bytes of the weights that a hub lists for a folder whose small files alone are here, else 0."""
     try:
         return int(read_manifest(Path(folder)).get("weights_bytes", 0))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return 0
 
 
-def weight_shapes(folder):
-    """Name -> shape of every tensor in a folder's safetensors files, from their headers alone.
+def weight_shapes(folder: str | Path) -> dict[str, list[int]]:
+    """Name -> shape of every tensor that a folder's model is made of, from its safetensors headers alone.
 
-    A file starts with 8 bytes (little-endian) that say how long the JSON header after them is.
-    Raises `DamagedFilesError` naming the file, `ModelNotFoundError` when there is none.
+    The files are those that `transformers` loads, not others beside them. Raises `DamagedFilesError` naming the file,
+    `ModelNotFoundError` when there is none.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files and listed_weights(folder):
-        raise ModelNotFoundError(
-            f"{folder} holds the config and the tokenizer of this model; its weights are not downloaded yet. Pass the "
-            f'model\'s name and source="{Path(folder).parent.name}" to load_model.'
-        )
+    from safetensors import SafetensorError, safe_open
+
+    files = weight_files(Path(folder))
     if not files:
-        raise ModelNotFoundError(
-            f"{folder} holds no .safetensors file. Other weight formats are not loaded here: they can run code."
-        )
-    shapes = {}
+        raise _no_weights(Path(folder))
+    shapes: dict[str, list[int]] = {}
     for file in files:
         try:
-            with open(file, "rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                if length > file.stat().st_size:
-                    raise ValueError("its header is longer than the file")
-                header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            ends = [tensor["data_offsets"][1] for tensor in header.values()]
-            if 8 + length + max(ends, default=0) != file.stat().st_size:
-                raise ValueError(f"{8 + length + max(ends, default=0)} bytes expected, {file.stat().st_size} found")
-            shapes |= {key: tensor["shape"] for key, tensor in header.items()}
-        except (struct.error, ValueError, KeyError, TypeError) as error:
+            with safe_open(file, framework="numpy") as opened:
+                shapes |= {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
             raise DamagedFilesError(f"{file} is damaged ({error}): fetch it again.") from None
     return shapes
+
+
+def _no_weights(folder: Path) -> ModelNotFoundError:
+    if listed_weights(folder):
+        return ModelNotFoundError(
+            f"{folder} holds the config and the tokenizer of this model; its weights are not downloaded yet. Pass the "
+            f'model\'s name and source="{folder.parent.name}" to load_model.'
+        )
+    return ModelNotFoundError(
+        f"{folder} holds neither model.safetensors nor an index of such files (model.safetensors.index.json): there is "
+        "no .safetensors weight to load. Other weight formats are not loaded here, because they can run code."
+    )
+
+
+def check_report(
+    folder: object, report: Mapping[str, Any], names: Iterable[str], *, shapes: bool = True, towers: bool = False
+) -> list[str]:
+    """The names of weights that the model has no use for, after the check that everything else is where it belongs.
+
+    `report` is the loading info of `from_pretrained`, `names` are those of the model's own weights. `shapes=False` lets
+    other shapes pass, `towers=True` refuses layers of every kind that the model has no place for. Raises
+    `DamagedFilesError` for weights that are missing, of another shape, or of layers that the config does not count.
+    """
+    kinds = {_kind(name) for name in names}
+    unused = sorted(report["unexpected_keys"])
+    problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    problems += [
+        f"{name} is of a layer too many" for name in unused if _kind(name) in kinds or (towers and ".layers." in name)
+    ]
+    problems += [
+        f"{name} has the shape {list(found)} in place of {list(expected)}"
+        for name, found, expected in sorted(report["mismatched_keys"])
+        if shapes
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""
+        raise DamagedFilesError(
+            f"The weights in {folder} do not fit its config.json: {problems[0]}{more}. They are damaged, or of "
+            "different models: fetch both again."
+        )
+    return unused
+
+
+def _kind(name: str) -> str:
+    """A weight's name without its numbers: the same for every layer."""
+    return re.sub(r"\d+", "#", name)

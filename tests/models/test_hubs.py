@@ -299,7 +299,7 @@ def test_a_disk_that_fills_up_on_the_way(hub, source, tmp_path, monkeypatch):
 
 def test_of_two_processes_one_downloads_and_both_succeed(hub, source):
     hub.delay = 0.3
-    program = f"from helpers import hubs; print(hubs.fetch({REPO!r}, {source!r}))"
+    program = f"from helpers.models import hubs; print(hubs.fetch({REPO!r}, {source!r}))"
     start = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from helpers.errors import BadInputError, DoesNotFitError
-from helpers.models import loading, memory, pretrained
+from helpers.models import loading, memory
+from helpers.models.skeleton import auto_class
 
 GB = 10**9
 
@@ -179,15 +180,15 @@ def test_without_bitsandbytes_the_message_says_what_to_install(monkeypatch):
         loading.load_model("smollm2-135m", quantization="8bit", device="cpu")
 
 
-def test_a_model_that_sees_and_is_no_causal_language_model_in_name(monkeypatch):
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Glm4vConfig, LlamaConfig
+def test_of_two_classes_the_one_that_sees_is_loaded():
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     import helpers.glm
 
-    def class_for(config):
-        monkeypatch.setattr(pretrained, "load_config", lambda folder: config)
-        return loading._auto_class("folder")
-
-    assert class_for(LlamaConfig()) is AutoModelForCausalLM
-    assert class_for(helpers.glm.ChatGLMConfig()) is AutoModelForCausalLM
-    assert class_for(Glm4vConfig()) is AutoModelForImageTextToText
+    assert auto_class(transformers.LlamaConfig()) is AutoModelForCausalLM
+    assert auto_class(helpers.glm.ChatGLMConfig()) is AutoModelForCausalLM
+    for family in ("Glm4v", "Qwen3_5", "Llama4", "Mllama", "Gemma3"):
+        assert auto_class(getattr(transformers, f"{family}Config")()) is AutoModelForImageTextToText
+    with pytest.raises(BadInputError, match="does not continue texts"):
+        auto_class(transformers.ViTConfig())

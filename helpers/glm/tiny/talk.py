@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES
 
-Turn = tuple[str, str, str]  # question, answer, what is asked for
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from random import Random
-
-    from helpers.glm.tiny.scenes import Scene, Thing
+    from collections.abc import Callable
 
 ZH = {
     **dict(zip(SHAPES, ("圆形", "正方形", "三角形", "五角星"), strict=True)),
@@ -31,7 +26,7 @@ STRANGERS = {
     "zh": ("狗", "猫", "汽车", "树", "房子", "鸟", "帽子", "人", "花", "心形", "月亮", "船"),
 }
 # Ways to ask the same.
-WORDINGS: dict[str, Any] = {
+WORDINGS = {
     "colour of": {
         "en": ("What colour is the {}?", "What color is the {}?", "Which colour is the {}?"),
         "zh": ("{}是什么颜色的？", "{}是什么颜色？", "{}的颜色是什么？"),
@@ -98,7 +93,7 @@ SMALL_TALK = {
 }
 
 
-def conversation(random: Random, scene: Scene, language: str | None = None) -> list[Turn]:
+def conversation(random, scene, language=None):
     """Turns about a scene: several questions in random order, some with one that refers back after it."""
     language = language or random.choice(("en", "zh"))
     groups = [group for make in _MAKERS for group in make(random, scene, language)]
@@ -109,7 +104,7 @@ def conversation(random: Random, scene: Scene, language: str | None = None) -> l
     return turns
 
 
-def small_talk(random: Random) -> list[Turn]:
+def small_talk(random):
     """Turns without a picture; now and then a question that needs one."""
     language = random.choice(("en", "zh"))
     if random.random() < 0.2:
@@ -119,7 +114,7 @@ def small_talk(random: Random) -> list[Turn]:
     return [(question, answer, "talk") for question, answer in random.choice(SMALL_TALK[language])]
 
 
-def describe(random: Random, scene: Scene, language: str) -> Turn:
+def describe(random, scene, language):
     """The turn that asks for all there is, in reading order."""
     things = sorted(scene.things, key=lambda thing: (REGIONS.index(thing.region), thing.x))
     question = _ask(random, "describe", language)
@@ -130,41 +125,41 @@ def describe(random: Random, scene: Scene, language: str) -> Turn:
     return question, "，".join(f"{ZH[t.region]}有{_one(t)}" for t in things) + "。", "describe"
 
 
-def _ask(random: Random, what: str, language: str, name: str = "") -> str:
+def _ask(random, what, language, name=""):
     return random.choice(WORDINGS[what][language]).format(name)
 
 
-def _word(name: str, language: str) -> str:
+def _word(name, language):
     return name if language == "en" else ZH[name]
 
 
-def _name(thing: Thing, language: str) -> str:
+def _name(thing, language):
     if thing.colour is None:
         return f"digit {thing.kind[-1]}" if language == "en" else f"数字{thing.kind[-1]}"
     return f"{thing.colour} {thing.kind}" if language == "en" else f"{ZH[thing.colour]}的{ZH[thing.kind]}"
 
 
-def _a(name: str) -> str:
+def _a(name):
     return f"the {name}" if name.startswith("digit") else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _one(thing: Thing) -> str:
+def _one(thing):
     return _name(thing, "zh") if thing.colour is None else f"一个{_name(thing, 'zh')}"
 
 
-def _unique(scene: Scene, attribute: str) -> list[Thing]:
+def _unique(scene, attribute):
     """The shapes whose kind (or colour) no other shape of the scene has."""
     shapes = [thing for thing in scene.things if thing.colour]
     counts = Counter(getattr(thing, attribute) for thing in shapes)
     return [thing for thing in shapes if counts[getattr(thing, attribute)] == 1]
 
 
-def _absent(scene: Scene, attribute: str, names: Iterable[str]) -> list[str]:
+def _absent(scene, attribute, names):
     here = {getattr(thing, attribute) for thing in scene.things}
     return [name for name in names if name not in here]
 
 
-def _ask_colour(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_colour(random, scene, language):
     for thing in _unique(scene, "kind"):
         kind, colour = _word(thing.kind, language), _word(thing.colour, language)
         answer = f"The {kind} is {colour}." if language == "en" else f"{kind}是{colour}的。"
@@ -172,7 +167,7 @@ def _ask_colour(random: Random, scene: Scene, language: str) -> Iterator[list[Tu
         yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
-def _ask_shape(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_shape(random, scene, language):
     for thing in _unique(scene, "colour"):
         turns = [
             (_ask(random, "shape of", language, _word(thing.colour, language)), _it_is_a(thing, language), "shape")
@@ -180,7 +175,7 @@ def _ask_shape(random: Random, scene: Scene, language: str) -> Iterator[list[Tur
         yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
-def _ask_only(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_only(random, scene, language):
     """Where there is one shape and nothing else, it needs no name."""
     if len(scene.things) != 1 or not scene.things[0].colour:
         return
@@ -195,32 +190,32 @@ def _ask_only(random: Random, scene: Scene, language: str) -> Iterator[list[Turn
     yield [(_ask(random, "place", language), _it_is_in(kind, thing, language), "position")]
 
 
-def _ask_position(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_position(random, scene, language):
     for thing in _unique(scene, "kind"):
         kind = _word(thing.kind, language)
         turns = [(_ask(random, "place of", language, kind), _it_is_in(kind, thing, language), "position")]
         yield turns + ([_colour_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
-def _it_is_a(thing: Thing, language: str) -> str:
+def _it_is_a(thing, language):
     return f"It is {_a(thing.kind)}." if language == "en" else f"它是{ZH[thing.kind]}。"
 
 
-def _it_is_in(name: str, thing: Thing, language: str) -> str:
+def _it_is_in(name, thing, language):
     return f"The {name} is in the {thing.region}." if language == "en" else f"{name}在{ZH[thing.region]}。"
 
 
-def _colour_of_it(random: Random, thing: Thing, language: str) -> Turn:
+def _colour_of_it(random, thing, language):
     answer = f"It is {thing.colour}." if language == "en" else f"它是{ZH[thing.colour]}的。"
     return _ask(random, "colour of it", language), answer, "colour"
 
 
-def _place_of_it(random: Random, thing: Thing, language: str) -> Turn:
+def _place_of_it(random, thing, language):
     answer = f"It is in the {thing.region}." if language == "en" else f"它在{ZH[thing.region]}。"
     return _ask(random, "place of it", language), answer, "position"
 
 
-def _ask_count(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_count(random, scene, language):
     shapes = [thing for thing in scene.things if thing.colour]
     kind = random.choice(SHAPES)
     yield [(_ask(random, "count", language), _there_are(len(shapes), None, language), "count")]
@@ -228,14 +223,14 @@ def _ask_count(random: Random, scene: Scene, language: str) -> Iterator[list[Tur
     yield [(_ask(random, "count of", language, _word(kind, language)), _there_are(count, kind, language), "count")]
 
 
-def _there_are(count: int, kind: str | None, language: str) -> str:
+def _there_are(count, kind, language):
     if language == "en":
         verb, plural = ("is", "") if count == 1 else ("are", "s")
         return f"There {verb} {NUMBERS['en'][count]} {kind or 'shape'}{plural}."
     return (f"有{NUMBERS['zh'][count]}个" if count else "没有") + f"{ZH[kind] if kind else '形状'}。"
 
 
-def _ask_digit(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_digit(random, scene, language):
     for thing in scene.things:
         if thing.colour is None:
             answer = f"It is the {_name(thing, 'en')}." if language == "en" else f"它是{_name(thing, 'zh')}。"
@@ -245,7 +240,7 @@ def _ask_digit(random: Random, scene: Scene, language: str) -> Iterator[list[Tur
             yield [(_ask(random, "place of", language, word), _it_is_in(word, thing, language), "position")]
 
 
-def _ask_yes_no(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_yes_no(random, scene, language):
     shapes = [thing for thing in scene.things if thing.colour]
     present = {(thing.colour, thing.kind) for thing in shapes}
     colour, kind = (
@@ -268,7 +263,7 @@ def _ask_yes_no(random: Random, scene: Scene, language: str) -> Iterator[list[Tu
     yield [(_ask(random, "is there", language, name), answer, "yes/no")]
 
 
-def _ask_absent(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_absent(random, scene, language):
     """Things that are not in the picture: the honest answer."""
     kind, colour = (
         _word(random.choice(_absent(scene, attribute, names)), language)

@@ -1,0 +1,175 @@
+"""What lies in a model's folder, looked at before any library opens it.
+
+A folder comes from somewhere else, so it is data and not to be trusted: its files may be pipes that never end, links
+to places outside it, pickles under another name, or JSON that no reader expects. What passes `checked_folder` can be
+handed to `transformers`.
+"""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from helpers.checks import shown
+from helpers.errors import BadInputError, DamagedFilesError, ModelNotFoundError
+
+INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+SETTINGS = (  # small files, each a JSON object
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "adapter_config.json",
+    INDEX,
+)
+OPENED = (".json", ".jinja", ".txt", ".model", ".safetensors", ".tiktoken")  # what a library may open
+MOST_SETTINGS_BYTES = 32 * 2**20  # the largest index of a published model has 12 MB
+# Files of a distributed training run, which PyTorch reads with pickle.
+DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors", re.ASCII)
+
+
+def checked_folder(folder: Path, *, weights: bool = True) -> Path:
+    """The folder, if it holds a model or a tokenizer and every file that a library would open is safe to open.
+
+    With `weights=False` weights may be missing. Raises `ModelNotFoundError` where there is no model, `BadInputError`
+    for what is no model by itself (an adapter), `DamagedFilesError` for everything else.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise ModelNotFoundError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from None
+    for name in names:
+        if name.endswith(OPENED):
+            _check_file(folder, name)
+    if not {"config.json", "tokenizer_config.json", "adapter_config.json", "tokenizer.json"} & set(names):
+        raise ModelNotFoundError(f"{folder} is no model folder: it has neither config.json nor a tokenizer.")
+    for name in SETTINGS:
+        if name in names:
+            read_settings(folder / name)
+    _check_adapter(folder, names)
+    if INDEX in names:
+        _indexed_files(folder, missing=not weights)
+    return folder
+
+
+def _check_file(folder: Path, name: str) -> None:
+    """That this is a file, and neither a pipe, a device or a folder nor a link to a file of another kind elsewhere."""
+    file = folder / name
+    try:
+        mode = file.stat().st_mode
+    except OSError as error:
+        raise DamagedFilesError(f"{file} cannot be opened ({error.strerror}): fetch it again.") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+        raise DamagedFilesError(f"{file} is {what} where a file should be: remove it, or fetch the model again.")
+    target = file.resolve()
+    if not _is_own(folder, target) and target.suffix != file.suffix:
+        raise DamagedFilesError(f"{file} is a link to {target}, which is another kind of file: fetch it again.")
+
+
+def _is_own(folder: Path, target: Path) -> bool:
+    """Whether a file without links lies in the folder, or in the cache of a hub's client that the folder belongs to.
+
+    Hugging Face's client keeps `models--owner--name/snapshots/REVISION`, with links into `models--owner--name/blobs`.
+    """
+    folder = folder.resolve()
+    return target.parent == folder or (
+        folder.parent.name == "snapshots" and target.parent == folder.parent.parent / "blobs"
+    )
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """A small JSON file that holds an object. Raises `DamagedFilesError` for everything else, and soon."""
+    try:
+        with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("it is no file")
+            if status.st_size > MOST_SETTINGS_BYTES:
+                raise ValueError(f"it has {status.st_size / 1e6:,.0f} MB, far more than such a file needs")
+            settings = json.loads(stream.read().decode("utf-8"))
+    except OSError as error:
+        raise _unreadable(file, error.strerror) from None
+    except RecursionError:
+        raise _unreadable(file, "it is nested too deeply") from None
+    except ValueError as error:  # JSON and UTF-8 errors, too
+        raise _unreadable(file, error) from None
+    if not isinstance(settings, dict):
+        raise _unreadable(file, f"it holds {shown(settings)} and no JSON object")
+    return settings
+
+
+def _unreadable(file: Path, why: object) -> DamagedFilesError:
+    return DamagedFilesError(f"{file.parent} cannot be loaded: {file.name} cannot be read ({why}). Fetch it again.")
+
+
+def _check_adapter(folder: Path, names: list[str]) -> None:
+    if "adapter_config.json" not in names:
+        return
+    base = read_settings(folder / "adapter_config.json").get("base_model_name_or_path")
+    of = f" for {shown(base)}" if isinstance(base, str) and base else ""
+    merge = "Merge the two with peft (merge_and_unload, then save_pretrained) and give the folder that this makes."
+    if "config.json" in names:
+        raise BadInputError(
+            f"{folder} holds an adapter (LoRA or alike){of} beside a model, and adapters are not applied here. {merge} "
+            "To load the model without the adapter, move adapter_config.json out of the folder."
+        )
+    raise BadInputError(f"{folder} is no model by itself: it is an adapter (LoRA or alike){of}. {merge}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that `transformers` loads from a folder: one, or those its index names. Maybe none.
+
+    Other weights that lie beside them, such as `consolidated.safetensors`, are not among them. Raises
+    `DamagedFilesError` when the index names anything but safetensors files of this folder, or files that are missing.
+    """
+    if any(DISTRIBUTED.fullmatch(name) for name in os.listdir(folder)):
+        raise DamagedFilesError(
+            f"{folder} holds the files of a distributed training run, which are read with pickle and can run code. "
+            "Save the model with save_pretrained, and give that folder."
+        )
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    return _indexed_files(folder) if (folder / INDEX).is_file() else []
+
+
+def _indexed_files(folder: Path, *, missing: bool = False) -> list[Path]:
+    """The files that the index names; with `missing` those that are there."""
+    index = folder / INDEX
+    names = read_settings(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise _unreadable(index, "it has no weight_map")
+    for name in names.values():
+        if not _is_plain_safetensors(name):
+            raise DamagedFilesError(
+                f"{index} names {shown(name)} as a file of weights. It may name only .safetensors files of its own "
+                "folder, since other files can run code or are not meant to be read: fetch the model again."
+            )
+    files = sorted(set(names.values()))
+    absent = [name for name in files if not (folder / name).is_file()]
+    if absent and not missing:
+        raise DamagedFilesError(
+            f"{folder} lacks {len(absent)} of {len(files)} weight files ({absent[0]} first): fetch them again."
+        )
+    here = [name for name in files if name not in absent]
+    for name in here:
+        if not _is_own(folder, (folder / name).resolve()):
+            raise DamagedFilesError(
+                f"{folder / name} is a link to {(folder / name).resolve()}, outside the folder. Copy the file into the "
+                "folder, or give the folder that holds it."
+            )
+    return [folder / name for name in here]
+
+
+def _is_plain_safetensors(name: Any) -> bool:
+    """Whether it is the name of a safetensors file and nothing else: no path, on any system."""
+    plain = isinstance(name, str) and not set(name) & set("/\\:\0") and len(name.encode("utf-8", "replace")) <= 255
+    return plain and name.endswith(".safetensors") and not name.startswith(".")
