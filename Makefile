@@ -22,7 +22,7 @@ READERS_OFFLINE := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit test-notebooks test-measured test-browser lint notebooks new lock hooks engines test-engines test-latest test-oldest bench clean
+.PHONY: help setup lab test unit test-notebooks test-measured test-browser test-gpu lint notebooks new lock hooks engines test-engines test-latest test-oldest bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ test-measured: setup  ## Tests of time and memory, one after the other: stop eve
 
 test-browser: setup  ## The tests that drive a browser alone; they are skipped where there is no Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-gpu: setup  ## The tests that need a GPU alone; they are skipped where there is none
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 lint: setup  ## Style and spelling, in modules and notebooks
 	$(BIN)/ruff check .
@@ -86,6 +89,9 @@ test-oldest: setup  ## The same with the oldest one that pyproject.toml allows
 
 bench: setup $(BENCH)/.installed  ## Time and memory beside other tools, into docs/BENCHMARKS.md (ROUNDS=7, ONLY="capture lens" for some parts)
 	$(BENCH)/bin/python tests/benchmarks/run.py --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
+bench-gpu: setup  ## Time and memory on a GPU beside plain transformers, into docs/BENCHMARKS.md; three minutes (ROUNDS=7)
+	$(BIN)/python tests/benchmarks/gpu.py --rounds $(ROUNDS)
 
 $(BENCH)/.installed: tests/benchmarks/peers.txt
 	$(PYTHON) -m venv $(BENCH)

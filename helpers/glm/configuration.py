@@ -1,5 +1,7 @@
 """The settings of an original GLM-4 or GLM-4V checkpoint (`config.json` with model_type `chatglm`)."""
 
+from typing import Any
+
 from transformers import GlmConfig, PreTrainedConfig
 
 from helpers.errors import BadInputError
@@ -36,12 +38,12 @@ class ChatGLMVisionConfig(PreTrainedConfig):
     dropout_prob: float = 0.0
 
     @property
-    def grid(self):
+    def grid(self) -> int:
         """Patches along one side of the picture, as the language model gets them (40 in GLM-4V-9B)."""
         return self.image_size // self.patch_size // 2
 
     @property
-    def num_patches(self):
+    def num_patches(self) -> int:
         """Vectors a picture becomes for the language model, its begin and end not counted (1600)."""
         return self.grid**2
 
@@ -78,7 +80,7 @@ class ChatGLMConfig(GlmConfig):
     eoi_token_id: int | None = None
     vision_config: dict | PreTrainedConfig | None = None
 
-    def __post_init__(self, rope_ratio=1, **kwargs):
+    def __post_init__(self, rope_ratio: int = 1, **kwargs: Any) -> None:
         for name, value in FIXED.items():
             if kwargs.setdefault(name, value) != value:
                 raise BadInputError(
@@ -87,7 +89,7 @@ class ChatGLMConfig(GlmConfig):
                 )
         if isinstance(self.vision_config, dict):
             self.vision_config = ChatGLMVisionConfig(**self.vision_config)
-        if self.rope_parameters is None:
+        if self.rope_parameters is None:  # type: ignore[has-type]
             self.rope_parameters = {
                 "rope_type": "default",
                 "rope_theta": ROPE_BASE * rope_ratio,
@@ -98,7 +100,7 @@ class ChatGLMConfig(GlmConfig):
         # GlmConfig's own __post_init__ would fill in the 9B model's ids.
         super(GlmConfig, self).__post_init__(**kwargs)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The settings under their original names, so that a saved folder has the original layout."""
         settings = super().to_dict()
         for original, name in self.attribute_map.items():

@@ -6,7 +6,10 @@ one position a patch (1600 in GLM-4V-9B) where the placeholder stood. `expand_in
 the model sees.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +21,11 @@ from helpers.errors import BadInputError
 from helpers.glm.checkpoint import load_checked
 from helpers.glm.configuration import ChatGLMConfig
 from helpers.glm.vision import PatchEmbedding, VisionTower
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import Cache
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class ExpandedInputs:
     labels: torch.Tensor | None = None
 
     @property
-    def picture_mask(self):
+    def picture_mask(self) -> torch.Tensor:
         """True where the tower's vectors go: the patches, and the ids just before and after them."""
         patches = self.patch_index >= 0
         return patches | patches.roll(-1, dims=1) | patches.roll(1, dims=1)
@@ -50,7 +58,7 @@ class CachedPicture:
     repeated_positions: int
 
 
-def cached_picture(past_key_values):
+def cached_picture(past_key_values: Cache | None) -> CachedPicture | None:
     """The `CachedPicture` of a KV cache; None when there is none in it, or it has been cropped away."""
     picture = getattr(past_key_values, "picture", None)
     return picture if picture is not None and past_key_values.get_seq_length() >= picture.stop else None
@@ -62,18 +70,26 @@ class ChatGLMModel(GlmModel):
     config_class = ChatGLMConfig
     _no_split_modules = ["GlmDecoderLayer", "VisionLayer"]
 
-    def __init__(self, config):
+    def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
         if config.vision_config is not None:
             self.vision = VisionTower(config)
         self.post_init()
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         for name in {PatchEmbedding: ["cls_embedding"], VisionTower: ["boi", "eoi"]}.get(type(module), []):
             init.normal_(getattr(module, name), mean=0.0, std=self.config.initializer_range)
 
-    def expand_inputs(self, input_ids, pixel_values=None, *, attention_mask=None, position_ids=None, labels=None):
+    def expand_inputs(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> ExpandedInputs:
         """What the model sees of a prompt: an `ExpandedInputs`.
 
         `input_ids`, `position_ids` and `labels` [batch, position] are as the tokenizer gives them;
@@ -96,7 +112,7 @@ class ChatGLMModel(GlmModel):
         mask = torch.cat([in_cache, mask], dim=1)
         return ExpandedInputs(input_ids.gather(1, column), mask, position_ids, patch_index, labels)
 
-    def _columns(self, input_ids, with_picture):
+    def _columns(self, input_ids: torch.Tensor, with_picture: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """For each position the model sees: the column of the prompt it comes from, and its patch number."""
         if not with_picture:
             column = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -124,9 +140,9 @@ class ChatGLMModel(GlmModel):
             patch_numbers.append([-1] * start + [*range(count)] + [-1] * (len(ids) - stop))
         if len({len(row) for row in columns}) > 1:
             raise BadInputError("Some of these prompts are expanded already and some are not: give all of one kind.")
-        return (torch.tensor(rows, device=input_ids.device) for rows in (columns, patch_numbers))
+        return torch.tensor(columns, device=input_ids.device), torch.tensor(patch_numbers, device=input_ids.device)
 
-    def embed_inputs(self, expanded, pixel_values):
+    def embed_inputs(self, expanded: ExpandedInputs, pixel_values: torch.Tensor) -> torch.Tensor:
         """What enters the first layer [batch, position, hidden]: words, and the tower's vectors in the picture's place.
 
         Raises `BadInputError` when `pixel_values` are not of the shape that the processor makes.
@@ -144,15 +160,15 @@ class ChatGLMModel(GlmModel):
 
     def forward(
         self,
-        input_ids=None,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        inputs_embeds=None,
-        use_cache=None,
-        pixel_values=None,
-        **kwargs,
-    ):
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """As `GlmModel.forward`; with `pixel_values` the outputs are as long as the expanded prompt.
 
         A picture is looked at once: with one in the KV cache, or in `inputs_embeds`, `pixel_values` are not used.
@@ -209,7 +225,7 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
     _no_split_modules = ChatGLMModel._no_split_modules
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]  # saved, but never used
 
-    def __init__(self, config):
+    def __init__(self, config: ChatGLMConfig) -> None:
         super(GlmForCausalLM, self).__init__(config)
         self.model = ChatGLMModel(config)
         self.vocab_size = config.vocab_size
@@ -217,32 +233,34 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; raises `DamagedFilesError` when weights are missing or of another shape."""
         return load_checked(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """As in transformers, in the original layout; packed weights of a quantized model cannot be fused into it."""
         kwargs.setdefault("save_original_format", getattr(self, "hf_quantizer", None) is None)
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    def expand_inputs(self, input_ids, pixel_values=None, **kwargs):
+    def expand_inputs(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **kwargs: Any
+    ) -> ExpandedInputs:
         """What the model sees of a prompt: see `ChatGLMModel.expand_inputs`."""
         return self.model.expand_inputs(input_ids, pixel_values, **kwargs)
 
     def forward(
         self,
-        input_ids=None,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        inputs_embeds=None,
-        labels=None,
-        use_cache=None,
-        logits_to_keep=0,
-        pixel_values=None,
-        **kwargs,
-    ):
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        pixel_values: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """As `GlmForCausalLM.forward`; `labels` [batch, position] are the prompt's, and expanded with it."""
         if labels is not None and pixel_values is not None:
             labels = self.expand_inputs(input_ids, pixel_values, labels=labels).labels
@@ -261,17 +279,17 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
 
     def prepare_inputs_for_generation(
         self,
-        input_ids,
-        next_sequence_length=None,
-        past_key_values=None,
-        attention_mask=None,
-        position_ids=None,
-        pixel_values=None,
-        is_first_iteration=False,
-        **kwargs,
-    ):
+        input_ids: torch.Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """`generate` counts the prompt as it was given, the KV cache counts patches: expand, then as usual."""
-        picture = cached_picture(past_key_values) if pixel_values is None else pixel_values
+        picture: Any = cached_picture(past_key_values) if pixel_values is None else pixel_values
         if picture is not None and bool((input_ids == self.config.boi_token_id).any()):
             expanded = self.expand_inputs(input_ids, picture, attention_mask=attention_mask, position_ids=position_ids)
             if next_sequence_length is not None:
@@ -289,7 +307,9 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
             **kwargs,
         )
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, mode, batch_size, max_cache_length):
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, batch_size: int, max_cache_length: int
+    ) -> Any:
         """A static cache is made for a fixed length, which must hold the patches."""
         if model_kwargs.get("pixel_values") is not None:
             max_cache_length += self.config.vision_config.num_patches - 1

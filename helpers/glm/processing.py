@@ -1,5 +1,9 @@
 """Pictures, and prompts with pictures, for GLM-4V."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy
 import torch
 from PIL import Image
@@ -8,6 +12,11 @@ from transformers import BatchFeature, ImageProcessingMixin, ProcessorMixin
 from helpers.errors import BadInputError
 from helpers.glm.tokenization import ChatGLM4Tokenizer
 from helpers.text.pictures import open_picture
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from helpers.text.prompts import RenderedChat
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in CLIP's training pictures
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,17 +32,17 @@ class ChatGLMImageProcessor(ImageProcessingMixin):
 
     model_input_names = ["pixel_values"]
 
-    def __init__(self, image_size=1120, **kwargs):
+    def __init__(self, image_size: int = 1120, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image_size = image_size
 
-    def __call__(self, images, return_tensors="pt"):
+    def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
         """`images`: what `open_picture` takes, one or a list. Raises `BadImageError`."""
         pictures = images if isinstance(images, list | tuple) else [images]
         pixel_values = torch.stack([self._pixels(open_picture(picture)) for picture in pictures])
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
 
-    def _pixels(self, picture):
+    def _pixels(self, picture: Image.Image) -> torch.Tensor:
         picture = picture.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float() / 255
         return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
@@ -42,18 +51,20 @@ class ChatGLMImageProcessor(ImageProcessingMixin):
 class ChatGLMProcessor(ProcessorMixin):
     """GLM-4V's tokenizer and picture processor in one."""
 
-    def __init__(self, image_processor, tokenizer, chat_template=None):
+    def __init__(
+        self, image_processor: ChatGLMImageProcessor, tokenizer: ChatGLM4Tokenizer, chat_template: str | None = None
+    ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """The processor of a folder; of a model that takes text only, its tokenizer."""
         tokenizer = ChatGLM4Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if tokenizer.image_size is None:
             return tokenizer
         return cls(ChatGLMImageProcessor(tokenizer.image_size), tokenizer)
 
-    def __call__(self, images=None, text=None, **kwargs):
+    def __call__(self, images: Any = None, text: str | list[str] | None = None, **kwargs: Any) -> BatchFeature:
         """Texts [batch] and pictures, to `input_ids`, `attention_mask`, `position_ids` and `pixel_values`.
 
         Texts are taken as they are; the picture's place in one reads
@@ -66,11 +77,13 @@ class ChatGLMProcessor(ProcessorMixin):
             data |= self.image_processor(images, kwargs.get("return_tensors", "pt"))
         return BatchFeature(data)
 
-    def encode_chat(self, messages, *, add_generation_prompt=True):
+    def encode_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> RenderedChat:
         """As `ChatGLM4Tokenizer.encode_chat`."""
         return self.tokenizer.encode_chat(messages, add_generation_prompt=add_generation_prompt)
 
-    def apply_chat_template(self, conversation, *, tokenize=True, return_dict=True, **kwargs):
+    def apply_chat_template(
+        self, conversation: list[Any], *, tokenize: bool = True, return_dict: bool = True, **kwargs: Any
+    ) -> Any:
         """As `ChatGLM4Tokenizer.apply_chat_template`, and with pictures in the messages also `pixel_values`.
 
         >>> inputs = processor.apply_chat_template(

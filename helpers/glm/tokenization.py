@@ -11,6 +11,7 @@ import re
 import warnings
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from tokenizers import processors
 from transformers import TokenizersBackend
@@ -25,7 +26,7 @@ ROLES = ("system", "user", "assistant", "observation")
 CALL = re.compile(r"([a-z_][A-Za-z0-9_-]{0,63})\n(.*\S.*)", re.DOTALL)  # a tool's name, then what it is given
 
 
-def read_ranks(path):
+def read_ranks(path: str | Path) -> dict[bytes, int]:
     """bytes -> rank for every token of a tiktoken file. Raises `DamagedFilesError` naming the line that is wrong."""
     ranks = {}
     for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
@@ -43,7 +44,7 @@ def read_ranks(path):
     return ranks
 
 
-def positions(attention_mask):
+def positions(attention_mask: list[int]) -> list[int]:
     """0, 1, 2, ... where the mask (list of int) is 1, and 0 at padding."""
     return [(total - 1) * seen for seen, total in zip(attention_mask, accumulate(attention_mask), strict=True)]
 
@@ -64,7 +65,7 @@ class ChatGLM4Tokenizer(TokenizersBackend):
     padding_side = "left"
 
     @classmethod
-    def convert_to_native_format(cls, **kwargs):
+    def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:
         """Builds the tokenizer when transformers loads a folder; raises `DamagedFilesError`."""
         kwargs.pop("auto_map", None)  # remote code, not needed
         if kwargs.get("tokenizer_file"):  # saved by save_pretrained
@@ -89,11 +90,13 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         return {**kwargs, "tokenizer_object": tokenizer}
 
     @property
-    def image_size(self):
+    def image_size(self) -> int | None:
         """Pixels along one side of a picture, or None for a model that takes text only."""
         return self.init_kwargs.get("image_size")
 
-    def encode_chat(self, messages, *, add_generation_prompt=True, add_special_tokens=True):
+    def encode_chat(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True, add_special_tokens: bool = True
+    ) -> RenderedChat:
         """A conversation as the model was trained to read it: a `RenderedChat`.
 
         `messages`: dicts with "role" (system, user, assistant, observation), "content" and, where wanted,
@@ -103,7 +106,9 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         Raises `BadInputError` for malformed messages, tool definitions and a second picture.
         """
         messages = self._checked(messages)
-        pieces = [(token, token, None) for token in PREFIX] if add_special_tokens else []
+        pieces: list[tuple[str, str | None, int | None]] = (
+            [(token, token, None) for token in PREFIX] if add_special_tokens else []
+        )
         for index, message in enumerate(messages):
             has_picture = message.get("image") is not None
             if not message["content"] and not has_picture:
@@ -123,7 +128,7 @@ class ChatGLM4Tokenizer(TokenizersBackend):
             owners += [owner] * len(piece_ids)
         return RenderedChat("".join(text for text, _, _ in pieces), ids, segments_of(owners, messages))
 
-    def parse_reply(self, text):
+    def parse_reply(self, text: str) -> dict[str, str]:
         """What the model wrote after `<|assistant|>`, as a message without its role: the way back of `encode_chat`.
 
         >>> tokenizer.parse_reply("\\n你好！")  # doctest: +SKIP
@@ -142,11 +147,11 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         call = CALL.fullmatch(text)
         return {"metadata": call[1], "content": call[2]} if call else {"content": text.strip()}
 
-    def _text_ids(self, text):
+    def _text_ids(self, text: str) -> list[int]:
         """Ids of a text in which nothing is special."""
         return self(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def _checked(self, messages):
+    def _checked(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if isinstance(messages, list | tuple):  # "content" may be missing beside a picture
             messages = [{"content": "", **m} if isinstance(m, dict) and "image" in m else m for m in messages]
         check_messages(messages)
@@ -169,19 +174,19 @@ class ChatGLM4Tokenizer(TokenizersBackend):
 
     def apply_chat_template(
         self,
-        conversation,
+        conversation: list[Any],
         *,
-        add_generation_prompt=False,
-        tokenize=True,
-        add_special_tokens=True,
-        padding=False,
-        truncation=False,
-        max_length=None,
-        return_tensors=None,
-        return_dict=True,
-        pixels_follow=False,
-        **options,
-    ):
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        add_special_tokens: bool = True,
+        padding: bool = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+        pixels_follow: bool = False,
+        **options: Any,
+    ) -> Any:
         """As in transformers: one conversation or a list of them, to a `BatchEncoding`, ids, or text.
 
         The ids are those of `encode_chat`; `add_special_tokens=False` leaves `[gMASK]<sop>` out. A picture gets
@@ -221,13 +226,13 @@ class ChatGLM4Tokenizer(TokenizersBackend):
 
     # The model reads positions, so the tokenizer gives them along: padding has position 0.
 
-    def _convert_encoding(self, encoding, **kwargs):
+    def _convert_encoding(self, encoding: Any, **kwargs: Any) -> Any:
         columns, encodings = super()._convert_encoding(encoding, **kwargs)
         if "position_ids" in self.model_input_names:
             columns["position_ids"] = [positions(e.attention_mask) for e in encodings]
         return columns, encodings
 
-    def _pad(self, encoded_inputs, *args, **kwargs):
+    def _pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> Any:
         encoded = super()._pad(encoded_inputs, *args, **kwargs)
         if "position_ids" in self.model_input_names and "attention_mask" in encoded:
             encoded["position_ids"] = positions(encoded["attention_mask"])

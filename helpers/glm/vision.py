@@ -7,11 +7,18 @@ model's width. Module names are those of the checkpoint.
 Sources: EVA-CLIP (Sun et al. 2023), CogVLM (Wang et al. 2023) and GLM-4 (Team GLM 2024).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
+
+if TYPE_CHECKING:
+    from helpers.glm.configuration import ChatGLMConfig, ChatGLMVisionConfig
 
 
 class PatchEmbedding(nn.Module):
@@ -20,13 +27,13 @@ class PatchEmbedding(nn.Module):
     Row 0 is the class position, the patches follow row by row.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ChatGLMVisionConfig) -> None:
         super().__init__()
         self.proj = nn.Conv2d(config.in_channels, config.hidden_size, config.patch_size, stride=config.patch_size)
         self.cls_embedding = nn.Parameter(torch.zeros(1, config.hidden_size))
         self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
 
-    def forward(self, pixel_values):
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         patches = self.proj(pixel_values).flatten(2).transpose(1, 2)
         cls = self.cls_embedding.expand(len(patches), 1, -1)
         hidden_states = torch.cat([cls, patches], dim=1)
@@ -36,13 +43,15 @@ class PatchEmbedding(nn.Module):
 class VisionAttention(nn.Module):
     """Every position attends to every other: no mask, no rotary embedding."""
 
-    def __init__(self, config):
+    def __init__(self, config: ChatGLMVisionConfig) -> None:
         super().__init__()
         self.config = config
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states, output_attentions=False):
+    def forward(
+        self, hidden_states: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the output and the weights [batch, head, query, key], which are None unless asked for."""
         fused = self.query_key_value(hidden_states).unflatten(-1, (3, self.config.num_heads, -1))
         query, key, value = fused.permute(2, 0, 3, 1, 4)  # each [batch, head, position, head size]
@@ -56,13 +65,13 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: ChatGLMVisionConfig) -> None:
         super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
@@ -72,14 +81,16 @@ class VisionLayer(nn.Module):
     The names do not say so: `input_layernorm` is applied to the attention's output.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ChatGLMVisionConfig) -> None:
         super().__init__()
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = VisionAttention(config)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = VisionMLP(config)
 
-    def forward(self, hidden_states, output_attentions=False):
+    def forward(
+        self, hidden_states: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attention_output, weights = self.attention(hidden_states, output_attentions)
         hidden_states = hidden_states + self.input_layernorm(attention_output)
         return hidden_states + self.post_attention_layernorm(self.mlp(hidden_states)), weights
@@ -88,7 +99,7 @@ class VisionLayer(nn.Module):
 class Adapter(nn.Module):
     """From what the tower sees to what the language model reads: a projection and a gated MLP, without biases."""
 
-    def __init__(self, config):
+    def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
         hidden, inner = config.hidden_size, config.intermediate_size  # the language model's sizes
         self.linear_proj = nn.Linear(hidden, hidden, bias=False)
@@ -97,7 +108,7 @@ class Adapter(nn.Module):
         self.dense_h_to_4h = nn.Linear(hidden, inner, bias=False)
         self.dense_4h_to_h = nn.Linear(inner, hidden, bias=False)
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         features = F.gelu(self.norm1(self.linear_proj(features)))
         return self.dense_4h_to_h(F.silu(self.gate_proj(features)) * self.dense_h_to_4h(features))
 
@@ -111,9 +122,10 @@ class VisionTower(nn.Module):
     [batch, head, query, key] a layer; position 0 of both is the class position.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
-        self.config = config.vision_config
+        vision: Any = config.vision_config  # a ChatGLMVisionConfig, once the config has been made
+        self.config = vision
         width = self.config.hidden_size
         self.patch_embedding = PatchEmbedding(self.config)
         layers = [VisionLayer(self.config) for _ in range(self.config.num_hidden_layers)]
@@ -123,10 +135,12 @@ class VisionTower(nn.Module):
         self.boi = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.eoi = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
 
-    def forward(self, pixel_values, output_hidden_states=False, output_attentions=False):
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool = False, output_attentions: bool = False
+    ) -> BaseModelOutput:
         hidden_states = self.patch_embedding(pixel_values)
         all_hidden_states, attentions = [hidden_states], []
-        for layer in self.transformer["layers"]:
+        for layer in self.transformer["layers"]:  # type: ignore[attr-defined]
             hidden_states, weights = layer(hidden_states, output_attentions)
             all_hidden_states.append(hidden_states)
             attentions.append(weights)

@@ -10,19 +10,23 @@ import inspect
 import math
 import warnings
 from dataclasses import dataclass, fields
+from functools import partial
 from numbers import Integral, Real
 
 import torch
 from transformers import (
     DynamicCache,
     RepetitionPenaltyLogitsProcessor,
+    StaticCache,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.utils.generic import is_flash_attention_requested
 
 from helpers.checks import ids_of_model
 from helpers.errors import BadInputError, PromptTooLongError
+from helpers.inside.when_read import WhenRead
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
 
@@ -37,8 +41,9 @@ class GenerationStep:
     `index`: 0 for the first new token. `query` is the whole prompt in the first step and 1 afterwards.
 
     - `input_ids [1, query]`, `position_ids [1, query]` (None for a model that takes none) and
-      `attention_mask [1, kv_length]`: what the model was given. (`generate` leaves a mask of ones
-      away; the result is the same.)
+      `attention_mask [1, kv_length]`: what the model was given. (A mask of ones is left away on the
+      way to the model, as `generate` does; the result is the same.)
+    - All tensors are on the model's device.
     - `kv_length`: how many positions the KV cache holds once these inputs are in it, so how many
       positions the attention of this step looks at. It held `kv_length - query` before.
     - `logits [vocab]`: the model's raw scores for the next token, float32.
@@ -60,8 +65,11 @@ class GenerationStep:
     processed: dict[str, torch.Tensor]
     probabilities: torch.Tensor
     token_id: int
-    token: str
-    stopped_by: str | None
+    token: str = WhenRead()
+    stopped_by: str | None = None
+
+    def __getstate__(self):
+        return vars(self) | {"token": self.token}
 
     def __repr__(self):
         shown = (f"{field.name}={_short(getattr(self, field.name))}" for field in fields(self))
@@ -162,6 +170,8 @@ def _steps(
 ):
     """The loop. `input_ids [1, length]` grows by one token a turn, and `model_inputs` is kept in step."""
     cache = model_inputs["past_key_values"]
+    ids = input_ids[0].tolist()
+    no_padding = input_ids.new_ones(1, 1)
     for index in range(max_new_tokens):
         # Inputs: all of the prompt (that the cache does not hold yet) first, one token afterwards.
         now = model.prepare_inputs_for_generation(
@@ -181,34 +191,49 @@ def _steps(
         for name, processor in processors.items():
             scores = processor(input_ids, scores)
             processed[name] = scores[0]
-        # Scores to probabilities, probabilities to a token.
+        # Scores to probabilities, probabilities to a token. It is read from the device once: each time is a wait.
         probabilities = scores.softmax(dim=-1)
-        _check_numbers(probabilities)
         if do_sample:
-            token_id = int(torch.multinomial(probabilities, num_samples=1, generator=generator))
+            _check_numbers(probabilities)
+            chosen = torch.multinomial(probabilities, num_samples=1, generator=generator)
         else:
-            token_id = int(scores.argmax(dim=-1))
+            chosen = scores.argmax(dim=-1, keepdim=True)
         if index < len(forced_ids):
-            token_id = forced_ids[index]
-        input_ids = torch.cat([input_ids, input_ids.new_tensor([[token_id]])], dim=-1)
+            chosen = torch.full_like(chosen, forced_ids[index])
+        ids.append(_read(chosen, probabilities))
+        input_ids = torch.cat([input_ids, chosen], dim=-1)
         # Stop?
         stopped_by = "max_new_tokens" if index + 1 == max_new_tokens else None
-        stopped_by = "end_of_turn" if token_id in terminators else stopped_by
+        stopped_by = "end_of_turn" if ids[-1] in terminators else stopped_by
+        kv_length = int(cache.get_seq_length())
         yield GenerationStep(
             index=index,
             input_ids=now["input_ids"],
             position_ids=now.get("position_ids"),
-            attention_mask=now["attention_mask"],
-            kv_length=int(cache.get_seq_length()),
+            attention_mask=now.get("attention_mask", no_padding.expand(1, kv_length)),
+            kv_length=kv_length,
             logits=logits[0],
             processed=processed,
             probabilities=probabilities[0],
-            token_id=token_id,
-            token=token_table(tokenizer, input_ids[0, -4:])[-1].label,  # 4: no character has more bytes
+            token_id=ids[-1],
+            token=partial(_label, tokenizer, ids[-4:]),
             stopped_by=stopped_by,
         )
         if stopped_by == "end_of_turn":
             return
+
+
+def _read(chosen, probabilities):
+    """The chosen token's id. Where one score is no number, no probability is one: then `BadInputError`."""
+    token_id, probability = torch.cat([chosen.double(), probabilities.gather(-1, chosen).double()]).flatten().tolist()
+    if math.isnan(probability):
+        _check_numbers(probabilities)
+    return int(token_id)
+
+
+def _label(tokenizer, ids):
+    """The last token's label; four are enough, since no character has more bytes."""
+    return token_table(tokenizer, ids)[-1].label
 
 
 def logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty):
@@ -268,7 +293,16 @@ def _first_model_inputs(model, input_ids, given):
     if "logits_to_keep" in takes:
         model_inputs["logits_to_keep"] = 1  # lm_head at the last position only
     _check_cache(model, input_ids, model_inputs)
+    if _mask_says_nothing(model, model_inputs):
+        del model_inputs["attention_mask"]
     return model_inputs
+
+
+def _mask_says_nothing(model, model_inputs):
+    """Whether `generate` would leave the mask away: all ones, so that a faster way of attention can be taken."""
+    fixed = isinstance(model_inputs["past_key_values"], StaticCache)
+    unpads = is_flash_attention_requested(model.config) and fixed
+    return not unpads and bool((model_inputs["attention_mask"] == 1).all())
 
 
 def _check_model(model, model_inputs):

@@ -77,12 +77,13 @@ def head_scores(trace):
     """
     check_attentions(trace)
     attentions = trace.attentions
+    device = attentions.device
     ids = trace.input_ids[0].clone()
     if trace.patch_index is not None:
         patches = trace.patch_index >= 0
         ids[patches] = -1 - trace.patch_index[patches]
-    keys = torch.arange(len(ids))
-    queries = torch.tensor(trace.positions)
+    ids, keys = ids.to(device), torch.arange(len(ids), device=device)
+    queries = torch.tensor(trace.positions, device=device)
     same = (ids[queries][:, None] == ids) & (keys < queries[:, None])  # [query, key]
     after = torch.nn.functional.pad(same, (1, 0))[:, :-1] & (keys <= queries[:, None])
     places = {
@@ -126,7 +127,7 @@ def attention_rollout(attentions, *, residual=0.5):
         raise BadInputError(f"attentions is [layer, head, query, key] with all positions as queries, not {shape}.")
     if not 0 <= residual <= 1:
         raise BadInputError(f"residual is a share from 0 to 1, not {residual!r}.")
-    identity = torch.eye(shape[-1])
+    identity = torch.eye(shape[-1], device=attentions.device)
     rollout, layers = identity, []
     for attention in attentions:
         rollout = (residual * identity + (1 - residual) * attention.float().mean(dim=0)) @ rollout

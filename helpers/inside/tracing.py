@@ -24,6 +24,7 @@ from helpers.checks import ids_of_model
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside.anatomy import decoder
 from helpers.inside.keeping import Keeper, home
+from helpers.inside.when_read import WhenRead
 from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
 from helpers.models.memory import available_bytes, pick_device
 from helpers.text.prompts import prompt_ids
@@ -34,24 +35,6 @@ SCORE_BYTES = 2**28  # of float32 scores at a time on a GPU, where few large blo
 SPARE = 0.9  # how much of the free memory a result may take
 NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep")  # inputs that trace sees to, or cannot use
 SPECIAL_ATTENTION = ("softcap", "s_aux", "position_bias")  # arguments of attention that only some models have
-
-
-class _WhenRead:
-    """A field that may be given as a function: it is called once, when the field is first read."""
-
-    def __set_name__(self, owner, name):
-        self.name = name
-
-    def __get__(self, instance, owner):
-        if instance is None:
-            raise AttributeError(self.name)  # says to dataclass that the field has no default
-        value = vars(instance)[self.name]
-        if callable(value):
-            value = vars(instance)[self.name] = value()
-        return value
-
-    def __set__(self, instance, value):
-        vars(instance)[self.name] = value
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +61,7 @@ class Trace:
     - `patch_index [length]`: the number of a picture's patch at each position, -1 at text; None without picture.
     """
 
-    tokens: tuple[str, ...] = _WhenRead()  # labels of 2,000 tokens take as long as a GPU's run
+    tokens: tuple[str, ...] = WhenRead()  # labels of 2,000 tokens take as long as a GPU's run
     input_ids: torch.Tensor
     hidden_states: torch.Tensor | None
     attentions: torch.Tensor | None

@@ -30,7 +30,6 @@ from helpers.views import (
     forward,
     heads,
     hidden_states,
-    image_chat,
     merges,
     parts,
     pictures,
@@ -42,6 +41,7 @@ from helpers.views import (
     structure,
     style,
 )
+from helpers.views.image_chat import ImageChat
 
 matplotlib.use("agg")
 
@@ -132,7 +132,7 @@ def _patching(r):
 
 
 def _chat(r):
-    chat = image_chat.ImageChat(glm(VISION), glm_processor(VISION), picture=r.picture, max_new_tokens=2)
+    chat = ImageChat(glm(VISION), glm_processor(VISION), picture=r.picture, max_new_tokens=2)
     chat.ask(CHINESE)
     list(chat.answer())
     return chat.figure()

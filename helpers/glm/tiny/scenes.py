@@ -4,10 +4,18 @@ A `Scene` is data (what is where), `draw` makes a picture of it. Positions and s
 the picture's side, so that a scene can be changed and drawn again: move a shape, recolour it.
 """
 
+from __future__ import annotations
+
 import colorsys
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from PIL import Image
 
 SHAPES = ("circle", "square", "triangle", "star")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -38,14 +46,14 @@ class Thing:
     x: float
     y: float
     size: float
-    rgb: tuple[int, int, int]
+    rgb: tuple[int, ...]
     colour: str | None = None
     turn: float = 0.0
-    outline: tuple[int, int, int] | None = None
+    outline: tuple[int, ...] | None = None
     ink: object = None
 
     @property
-    def region(self):
+    def region(self) -> str:
         """The name of the ninth of the picture that holds its centre."""
         return REGIONS[3 * min(int(3 * self.y), 2) + min(int(3 * self.x), 2)]
 
@@ -55,12 +63,12 @@ class Scene:
     """Things over a background: `background` is two colours, the top's and the bottom's."""
 
     things: tuple[Thing, ...]
-    background: tuple[tuple[int, int, int], tuple[int, int, int]]
+    background: tuple[tuple[int, ...], tuple[int, ...]]
     noise: float = 0.0
     seed: int = 0
 
 
-def draw(scene, side=96):
+def draw(scene: Scene, side: int = 96) -> Image.Image:
     """The scene as an RGB picture `side` x `side`."""
     import numpy
     from PIL import Image, ImageDraw
@@ -87,7 +95,7 @@ def draw(scene, side=96):
     return picture
 
 
-def outline_points(thing):
+def outline_points(thing: Thing) -> list[tuple[float, float]]:
     """The corners [(x, y), …] of a shape; a circle has 48 of them."""
     count, radii = {
         "circle": (48, (1.0,)),
@@ -106,7 +114,7 @@ def outline_points(thing):
     ]
 
 
-def _draw_ink(picture, thing, big):
+def _draw_ink(picture: Any, thing: Thing, big: Any) -> None:
     """A digit: `ink` [8, 8] from 0 to 16, as scikit-learn's `load_digits` has it, used as a mask.
 
     It is tilted by `turn`, and lies on a square sheet if the thing has an `outline` colour.
@@ -126,7 +134,7 @@ def _draw_ink(picture, thing, big):
 
 
 @cache
-def digits(part):
+def digits(part: str) -> tuple[Any, Any]:
     """`(images [n, 8, 8], labels [n])` of scikit-learn's handwritten digits: "train" four fifths, "test" the others."""
     from sklearn.datasets import load_digits
 
@@ -136,7 +144,9 @@ def digits(part):
     return data.images[rows], data.target[rows]
 
 
-def random_scene(random, *, part="train", count=None, with_digit=None):
+def random_scene(
+    random: Random, *, part: str = "train", count: int | None = None, with_digit: bool | None = None
+) -> Scene:
     """A scene drawn by `random` (a `random.Random`). `part` says which digits it may hold."""
     with_digit = random.random() < 0.25 if with_digit is None else with_digit
     background = _background(random)
@@ -167,31 +177,31 @@ def random_scene(random, *, part="train", count=None, with_digit=None):
     return Scene(tuple(things), background, random.choice((0, 0, random.uniform(1, 8))), random.randrange(2**31))
 
 
-def _shape(random, spot):
+def _shape(random: Random, spot: tuple[float, float, float]) -> Thing:
     colour = random.choice(COLOURS)
     outline = random.choice((None, None, (20, 20, 20), (250, 250, 250), tuple(random.randrange(90) for _ in range(3))))
     turn = random.uniform(-0.3, 0.3)
     return Thing(random.choice(SHAPES), *spot, jittered(random, colour), colour, turn, outline)
 
 
-def jittered(random, colour):
+def jittered(random: Random, colour: str) -> tuple[int, ...]:
     """A colour of that name, slightly different each time."""
     hue, saturation, value = (random.uniform(*limits) for limits in TINTS[colour])
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
-def _background(random):
+def _background(random: Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Light, dark or in between; plain, or running from one shade to another; sometimes tinted."""
     grey = random.uniform(*random.choice(((190, 255), (235, 255), (0, 60), (100, 180))))
 
-    def near(spread):
+    def near(spread: float) -> tuple[int, ...]:
         return tuple(round(min(255, max(0, grey + random.uniform(-spread, spread)))) for _ in range(3))
 
     top = near(random.choice((0, 10, 25)))
     return (top, top) if random.random() < 0.6 else (top, near(25))
 
 
-def _free_spot(random, things, size):
+def _free_spot(random: Random, things: list[Thing], size: float) -> tuple[float, float, float] | None:
     """(x, y, size) inside the picture, clear of the other things and of the lines between regions; None if crowded."""
     for _ in range(60):
         x, y = (random.uniform(1.15 * size + 0.01, 1 - 1.15 * size - 0.01) for _ in range(2))

@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES
 
+Turn = tuple[str, str, str]  # question, answer, what is asked for
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+    from random import Random
+
+    from helpers.glm.tiny.scenes import Scene, Thing
 
 ZH = {
     **dict(zip(SHAPES, ("圆形", "正方形", "三角形", "五角星"), strict=True)),
@@ -26,7 +31,7 @@ STRANGERS = {
     "zh": ("狗", "猫", "汽车", "树", "房子", "鸟", "帽子", "人", "花", "心形", "月亮", "船"),
 }
 # Ways to ask the same.
-WORDINGS = {
+WORDINGS: dict[str, Any] = {
     "colour of": {
         "en": ("What colour is the {}?", "What color is the {}?", "Which colour is the {}?"),
         "zh": ("{}是什么颜色的？", "{}是什么颜色？", "{}的颜色是什么？"),
@@ -93,7 +98,7 @@ SMALL_TALK = {
 }
 
 
-def conversation(random, scene, language=None):
+def conversation(random: Random, scene: Scene, language: str | None = None) -> list[Turn]:
     """Turns about a scene: several questions in random order, some with one that refers back after it."""
     language = language or random.choice(("en", "zh"))
     groups = [group for make in _MAKERS for group in make(random, scene, language)]
@@ -104,7 +109,7 @@ def conversation(random, scene, language=None):
     return turns
 
 
-def small_talk(random):
+def small_talk(random: Random) -> list[Turn]:
     """Turns without a picture; now and then a question that needs one."""
     language = random.choice(("en", "zh"))
     if random.random() < 0.2:
@@ -114,7 +119,7 @@ def small_talk(random):
     return [(question, answer, "talk") for question, answer in random.choice(SMALL_TALK[language])]
 
 
-def describe(random, scene, language):
+def describe(random: Random, scene: Scene, language: str) -> Turn:
     """The turn that asks for all there is, in reading order."""
     things = sorted(scene.things, key=lambda thing: (REGIONS.index(thing.region), thing.x))
     question = _ask(random, "describe", language)
@@ -125,41 +130,41 @@ def describe(random, scene, language):
     return question, "，".join(f"{ZH[t.region]}有{_one(t)}" for t in things) + "。", "describe"
 
 
-def _ask(random, what, language, name=""):
+def _ask(random: Random, what: str, language: str, name: str = "") -> str:
     return random.choice(WORDINGS[what][language]).format(name)
 
 
-def _word(name, language):
+def _word(name: str, language: str) -> str:
     return name if language == "en" else ZH[name]
 
 
-def _name(thing, language):
+def _name(thing: Thing, language: str) -> str:
     if thing.colour is None:
         return f"digit {thing.kind[-1]}" if language == "en" else f"数字{thing.kind[-1]}"
     return f"{thing.colour} {thing.kind}" if language == "en" else f"{ZH[thing.colour]}的{ZH[thing.kind]}"
 
 
-def _a(name):
+def _a(name: str) -> str:
     return f"the {name}" if name.startswith("digit") else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _one(thing):
+def _one(thing: Thing) -> str:
     return _name(thing, "zh") if thing.colour is None else f"一个{_name(thing, 'zh')}"
 
 
-def _unique(scene, attribute):
+def _unique(scene: Scene, attribute: str) -> list[Thing]:
     """The shapes whose kind (or colour) no other shape of the scene has."""
     shapes = [thing for thing in scene.things if thing.colour]
     counts = Counter(getattr(thing, attribute) for thing in shapes)
     return [thing for thing in shapes if counts[getattr(thing, attribute)] == 1]
 
 
-def _absent(scene, attribute, names):
+def _absent(scene: Scene, attribute: str, names: Iterable[str]) -> list[str]:
     here = {getattr(thing, attribute) for thing in scene.things}
     return [name for name in names if name not in here]
 
 
-def _ask_colour(random, scene, language):
+def _ask_colour(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     for thing in _unique(scene, "kind"):
         kind, colour = _word(thing.kind, language), _word(thing.colour, language)
         answer = f"The {kind} is {colour}." if language == "en" else f"{kind}是{colour}的。"
@@ -167,7 +172,7 @@ def _ask_colour(random, scene, language):
         yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
-def _ask_shape(random, scene, language):
+def _ask_shape(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     for thing in _unique(scene, "colour"):
         turns = [
             (_ask(random, "shape of", language, _word(thing.colour, language)), _it_is_a(thing, language), "shape")
@@ -175,7 +180,7 @@ def _ask_shape(random, scene, language):
         yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
-def _ask_only(random, scene, language):
+def _ask_only(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     """Where there is one shape and nothing else, it needs no name."""
     if len(scene.things) != 1 or not scene.things[0].colour:
         return
@@ -190,32 +195,32 @@ def _ask_only(random, scene, language):
     yield [(_ask(random, "place", language), _it_is_in(kind, thing, language), "position")]
 
 
-def _ask_position(random, scene, language):
+def _ask_position(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     for thing in _unique(scene, "kind"):
         kind = _word(thing.kind, language)
         turns = [(_ask(random, "place of", language, kind), _it_is_in(kind, thing, language), "position")]
         yield turns + ([_colour_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
-def _it_is_a(thing, language):
+def _it_is_a(thing: Thing, language: str) -> str:
     return f"It is {_a(thing.kind)}." if language == "en" else f"它是{ZH[thing.kind]}。"
 
 
-def _it_is_in(name, thing, language):
+def _it_is_in(name: str, thing: Thing, language: str) -> str:
     return f"The {name} is in the {thing.region}." if language == "en" else f"{name}在{ZH[thing.region]}。"
 
 
-def _colour_of_it(random, thing, language):
+def _colour_of_it(random: Random, thing: Thing, language: str) -> Turn:
     answer = f"It is {thing.colour}." if language == "en" else f"它是{ZH[thing.colour]}的。"
     return _ask(random, "colour of it", language), answer, "colour"
 
 
-def _place_of_it(random, thing, language):
+def _place_of_it(random: Random, thing: Thing, language: str) -> Turn:
     answer = f"It is in the {thing.region}." if language == "en" else f"它在{ZH[thing.region]}。"
     return _ask(random, "place of it", language), answer, "position"
 
 
-def _ask_count(random, scene, language):
+def _ask_count(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     shapes = [thing for thing in scene.things if thing.colour]
     kind = random.choice(SHAPES)
     yield [(_ask(random, "count", language), _there_are(len(shapes), None, language), "count")]
@@ -223,14 +228,14 @@ def _ask_count(random, scene, language):
     yield [(_ask(random, "count of", language, _word(kind, language)), _there_are(count, kind, language), "count")]
 
 
-def _there_are(count, kind, language):
+def _there_are(count: int, kind: str | None, language: str) -> str:
     if language == "en":
         verb, plural = ("is", "") if count == 1 else ("are", "s")
         return f"There {verb} {NUMBERS['en'][count]} {kind or 'shape'}{plural}."
     return (f"有{NUMBERS['zh'][count]}个" if count else "没有") + f"{ZH[kind] if kind else '形状'}。"
 
 
-def _ask_digit(random, scene, language):
+def _ask_digit(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     for thing in scene.things:
         if thing.colour is None:
             answer = f"It is the {_name(thing, 'en')}." if language == "en" else f"它是{_name(thing, 'zh')}。"
@@ -240,7 +245,7 @@ def _ask_digit(random, scene, language):
             yield [(_ask(random, "place of", language, word), _it_is_in(word, thing, language), "position")]
 
 
-def _ask_yes_no(random, scene, language):
+def _ask_yes_no(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     shapes = [thing for thing in scene.things if thing.colour]
     present = {(thing.colour, thing.kind) for thing in shapes}
     colour, kind = (
@@ -263,7 +268,7 @@ def _ask_yes_no(random, scene, language):
     yield [(_ask(random, "is there", language, name), answer, "yes/no")]
 
 
-def _ask_absent(random, scene, language):
+def _ask_absent(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     """Things that are not in the picture: the honest answer."""
     kind, colour = (
         _word(random.choice(_absent(scene, attribute, names)), language)

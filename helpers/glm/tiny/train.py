@@ -16,6 +16,8 @@ The weights after each stage are kept in `FOLDER/stages`, so a training that was
 stage it was in. The end result is saved in bfloat16, in the layout of the original checkpoints.
 """
 
+from __future__ import annotations
+
 import argparse
 import base64
 import json
@@ -23,6 +25,7 @@ import math
 import random
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -31,6 +34,13 @@ from torch.nn import functional as F
 
 from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES, draw, outline_points, random_scene
 from helpers.glm.tiny.talk import conversation, small_talk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from transformers import PreTrainedModel
+
+    from helpers.glm.tiny.scenes import Scene, Thing
 
 SIDE, PATCH, GRID = 96, 8, 6
 SILHOUETTE = 8  # its side, in cells
@@ -49,7 +59,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 # ------------------------------------------------------------------------------------------ files
 
 
-def write_tokenizer(folder, seed=0):
+def write_tokenizer(folder: Path, seed: int = 0) -> int:
     """`tokenizer.model` (tiktoken ranks, byte-level BPE trained on the talk) and its config."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
@@ -107,7 +117,7 @@ def write_tokenizer(folder, seed=0):
     return len(ordered)
 
 
-def write_config(folder, ranks):
+def write_config(folder: Path, ranks: int) -> None:
     """`config.json` and `generation_config.json` in the original layout."""
     ids = {token: ranks + index for index, token in enumerate(SPECIALS)}
     stops = [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
@@ -159,7 +169,7 @@ def write_config(folder, ranks):
 # ------------------------------------------------------------------------------------------ model
 
 
-def new_model(folder):
+def new_model(folder: Path) -> Any:
     """The untrained model. Its position table starts as two-dimensional sines and cosines."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -182,7 +192,7 @@ def new_model(folder):
     return model
 
 
-def start_like_a_trained_one(attention):
+def start_like_a_trained_one(attention: Any) -> None:
     """Queries and keys begin alike, so that patches look at those that are near them and like them.
 
     After Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
@@ -194,7 +204,7 @@ def start_like_a_trained_one(attention):
         query[rows : rows + len(directions)] = key[rows : rows + len(directions)] = 0.7 * directions
 
 
-def sines(grid, width):
+def sines(grid: int, width: int) -> torch.Tensor:
     """[grid * grid, width]: a quarter each of sines and cosines of row and of column, at doubling wavelengths."""
     at = torch.arange(grid, dtype=torch.float32)
     frequencies = math.pi / grid * 2 ** torch.linspace(0, math.log2(grid), width // 4)
@@ -206,7 +216,7 @@ def sines(grid, width):
 class DenseHeads(nn.Module):
     """What each of the tower's output vectors should tell, read off it by linear maps."""
 
-    def __init__(self, hidden):
+    def __init__(self, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
         sizes = {"kind": len(KINDS), "colour": len(COLOURS), "region": len(REGIONS), "centre": 2}
@@ -216,10 +226,10 @@ class DenseHeads(nn.Module):
         self.mask = nn.Linear(hidden, 16)
         self.accuracy = {}
 
-    def loss(self, features, labels):
+    def loss(self, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
         """`features [batch, patch, hidden]`; `labels` by name `[batch, patch]`, -100 where there is none."""
         features = self.norm(features)
-        total = 0.0
+        total: Any = 0.0
         for name, linear in self.maps.items():
             if name not in labels:
                 continue
@@ -238,7 +248,7 @@ class DenseHeads(nn.Module):
         return total + 3.0 * F.binary_cross_entropy_with_logits(guess, wanted) + 2.0 * mask
 
 
-def dense_labels(scene):
+def dense_labels(scene: Scene) -> dict[str, Any]:
     """What each patch should tell, by name, each [GRID * GRID]: see `DenseHeads`.
 
     A patch belongs to the thing that covers most of it, if that is at least a fifth. `owner` is that
@@ -280,7 +290,7 @@ def dense_labels(scene):
     return labels
 
 
-def silhouette(thing):
+def silhouette(thing: Thing) -> Any:
     """[SILHOUETTE**2]: 1 where a thing is, in a frame that is as large as it is."""
     from PIL import Image, ImageDraw
 
@@ -299,7 +309,7 @@ def silhouette(thing):
 class Pictures:
     """A pool of drawn scenes with their pixels and dense labels."""
 
-    def __init__(self, seed, count, *, digits=0.25):
+    def __init__(self, seed: int, count: int, *, digits: float = 0.25) -> None:
         dice = random.Random(seed)
         self.scenes = [random_scene(dice, with_digit=dice.random() < digits) for _ in range(count)]
         self.pixels = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
@@ -310,7 +320,7 @@ class Pictures:
                 everyone = self.labels.setdefault(name, torch.empty(count, *labels.shape, dtype=torch.int8))
                 everyone[index] = torch.from_numpy(labels)
 
-    def batch(self, indices):
+    def batch(self, indices: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """pixel_values and labels of these pictures."""
         pixels = (self.pixels[indices].float() / 255 - MEAN) / STD
         return pixels, {name: labels[indices].long() for name, labels in self.labels.items()}
@@ -319,17 +329,17 @@ class Pictures:
 class Encoder:
     """Conversations to ids and labels: only the assistant's words, and what ends its turn, are learned."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.id = tokenizer.convert_tokens_to_ids
         self.known = {}
 
-    def text(self, text):
+    def text(self, text: str) -> list[int]:
         if text not in self.known:
             self.known[text] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return self.known[text]
 
-    def turns(self, turns, picture):
+    def turns(self, turns: Sequence[tuple[str, str, str]], picture: bool) -> tuple[list[int], list[int]]:
         """(ids, labels) of a conversation, with a picture in its first turn or without."""
         user, assistant, newline = [self.id("<|user|>")], [self.id("<|assistant|>")], self.text("\n")
         ids, labels = [self.id("[gMASK]"), self.id("<sop>")], [-100, -100]
@@ -342,7 +352,7 @@ class Encoder:
             ids += asked + said
         return ids + user, labels + user
 
-    def batch(self, conversations, picture):
+    def batch(self, conversations: Sequence[Sequence[tuple[str, str, str]]], picture: bool) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask, labels, padded on the right."""
         rows = [self.turns(turns, picture) for turns in conversations]
         length = max(len(ids) for ids, _ in rows)
@@ -359,18 +369,18 @@ class Encoder:
 class Training:
     """One stage: which parameters learn, and how fast. The rate warms up, then follows a cosine down."""
 
-    def __init__(self, modules, *, steps, peak, warmup=200):
+    def __init__(self, modules: Sequence[nn.Module], *, steps: int, peak: float, warmup: int = 200) -> None:
         self.steps, self.peak, self.warmup = steps, peak, warmup
         self.parameters = [parameter for module in modules for parameter in module.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, done))))
 
-    def step(self, step, loss):
+    def step(self, step: int, loss: torch.Tensor) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -379,7 +389,9 @@ class Training:
         self.optimizer.step()
 
 
-def cut_out(vision, pixels, labels, dice):
+def cut_out(
+    vision: Any, pixels: torch.Tensor, labels: dict[str, torch.Tensor], dice: random.Random
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The tower's vectors and the labels of a window of each picture, around one of its patches that hold something.
 
     A window has far fewer patches than a picture, so the tower sees more shapes in the same time. It
@@ -410,7 +422,18 @@ def cut_out(vision, pixels, labels, dice):
     return features, cut | {"silhouettes": labels["silhouettes"]}
 
 
-def see(model, heads, pictures, *, windows, peak, steps, batch, seed, log):
+def see(
+    model: Any,
+    heads: DenseHeads,
+    pictures: Pictures,
+    *,
+    windows: float,
+    peak: float,
+    steps: int,
+    batch: int,
+    seed: int,
+    log: Log,
+) -> None:
     """Stages 1 and 2: the dense task alone, in the first steps (a share `windows`) on cut-outs of the pictures."""
     vision, dice = model.model.vision, random.Random(seed)
     training = Training([vision, heads], steps=steps, peak=peak)
@@ -427,21 +450,29 @@ def see(model, heads, pictures, *, windows, peak, steps, batch, seed, log):
 
 
 @torch.no_grad()
-def looked_at(vision, pictures, batch=64):
+def looked_at(vision: Any, pictures: Pictures, batch: int = 64) -> torch.Tensor:
     """The tower's vectors of all pictures [picture, 1 + patch + 1, hidden], once: stage 3 leaves the tower as it is."""
     indices = torch.arange(len(pictures.scenes)).split(batch)
     return torch.cat([vision(pictures.batch(chosen)[0]).last_hidden_state for chosen in indices])
 
 
-def several(scene):
+def several(scene: Scene) -> bool:
     return len(scene.things) > 1
 
 
-def twins(scene):
+def twins(scene: Scene) -> bool:
     return len({thing.kind for thing in scene.things}) < len(scene.things)
 
 
-def talks_about(pictures, encoder, *, batch, hard, share, dice):
+def talks_about(
+    pictures: Pictures,
+    encoder: Encoder,
+    *,
+    batch: int,
+    hard: Callable[[Scene], bool],
+    share: float,
+    dice: random.Random,
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """Without end: (numbers of pictures, talks about them), talks of about one length together: less padding."""
     hard_ones = [index for index, scene in enumerate(pictures.scenes) if hard(scene)]
     while True:
@@ -454,7 +485,19 @@ def talks_about(pictures, encoder, *, batch, hard, share, dice):
             yield list(indices), encoder.batch(turns, True)
 
 
-def speak(model, pictures, encoder, *, steps, batch, seed, log, peak, hard, share):
+def speak(
+    model: Any,
+    pictures: Pictures,
+    encoder: Encoder,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    log: Log,
+    peak: float,
+    hard: Callable[[Scene], bool],
+    share: float,
+) -> None:
     """Stages 3 and 4: answers about pictures, by the language model alone; each eighth step is talk without a picture.
 
     `share` of the pictures are taken from those whose scene is `hard`, beside those that are so by chance.
@@ -487,10 +530,10 @@ def speak(model, pictures, encoder, *, steps, batch, seed, log, peak, hard, shar
 class Log:
     """Prints running means every hundred steps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.started, self.means = time.monotonic(), {}
 
-    def __call__(self, stage, step, steps, **numbers):
+    def __call__(self, stage: str, step: int, steps: int, **numbers: float) -> None:
         for name, value in numbers.items():
             if value == value:  # the mean over nothing is no number
                 self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
@@ -499,7 +542,7 @@ class Log:
             print(f"{time.monotonic() - self.started:6.0f} s  {stage} {step:5} of {steps}: {shown}", flush=True)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Train and save. The defaults are those of the shipped model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
@@ -579,7 +622,7 @@ def main(arguments=None):
     save(model, folder)
 
 
-def save(model, folder):
+def save(model: PreTrainedModel, folder: Path) -> None:
     """The weights in bfloat16, in shards, readable for everyone."""
     model.eval().bfloat16().save_pretrained(folder, max_shard_size="3MB")
     for file in folder.iterdir():  # weights are written readable for their owner only

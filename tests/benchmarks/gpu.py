@@ -1,0 +1,505 @@
+"""`make bench-gpu`: the course's time and memory on a GPU beside plain transformers, on the same tensors, in one run.
+
+Also runs by itself where torch and transformers are installed: `python tests/benchmarks/gpu.py`. It takes about three
+minutes on an H100, needs 40 GB of GPU memory, and downloads nothing: models have the real sizes and random weights
+(`gpu_models.py`). Without a GPU it says so and changes nothing.
+
+Tables go into docs/BENCHMARKS.md, between the lines `<!-- bench-gpu:begin -->` and `<!-- bench-gpu:end -->`.
+`--results FILE` writes them to a file instead, and `--from FILE` puts such a file into the page, perhaps on another
+machine. `--small` is a dry run with tiny models on whatever is there; its figures mean nothing and are not kept.
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import statistics
+import sys
+import time
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+import table  # noqa: E402
+import torch  # noqa: E402
+from gpu_models import LLAMA3_8B, SMOL, glm4v, llama, prompt, released, tokenizer, twin  # noqa: E402
+from measuring import Table, interleaved, ratio, ratio_text, seconds_text  # noqa: E402
+
+BEGIN, END = "<!-- bench-gpu:begin -->", "<!-- bench-gpu:end -->"
+PAGE = ROOT / "docs" / "BENCHMARKS.md"
+PARTS = ("capture", "layer", "interventions", "lens", "lens_8b", "steps")
+TOP = 10
+
+
+class Bench:
+    """What all parts share: the device, sizes, the clock."""
+
+    def __init__(self, device, rounds, small):
+        self.device, self.rounds, self.small = torch.device(device), rounds, small
+        self.tokenizer = tokenizer()
+        self.targets = []  # (what, figure, at most)
+        self.lengths = (8, 16) if small else (64, 512, 2048)
+        self.new = 4 if small else 32
+
+    def synchronize(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def clock(self, contender):
+        """Seconds of one call, until the device is done."""
+        gc.collect()
+        self.synchronize()
+        start = time.perf_counter()
+        result = contender()
+        self.synchronize()
+        taken = time.perf_counter() - start
+        del result
+        return taken
+
+    def race(self, contenders):
+        """Name -> seconds of each round; a contender that fails is left out, and says why."""
+        able = {}
+        for name, contender in contenders.items():
+            try:
+                contender()
+                able[name] = contender
+            except Exception as error:
+                print(f"  {name} fails: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                if name.startswith("**"):
+                    raise
+        return interleaved(able, self.rounds, clock=self.clock)
+
+    def growth(self, contender):
+        """(peak, kept): how much memory grows on the device while it runs, and what its result keeps of that."""
+        if self.device.type != "cuda":
+            return 0, 0
+        gc.collect()
+        self.synchronize()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        result = contender()
+        self.synchronize()
+        peak = torch.cuda.max_memory_allocated(self.device) - before
+        kept = torch.cuda.memory_allocated(self.device) - before
+        del result
+        return peak, kept
+
+    def target(self, what, figure, at_most):
+        self.targets.append((what, figure, at_most))
+
+    def rows(self, table, label, contenders, limit, *, memory=None):
+        """Runs contenders, the first of which is the baseline, and adds a row for each; returns their ratios."""
+        seconds = self.race(contenders)
+        baseline = next(iter(contenders))
+        for name, times in seconds.items():
+            peak, kept = self.growth(contenders[name])
+            table.rows.append(
+                [label, name, seconds_text(times), ratio_text(times, seconds[baseline]), _memory_text(peak, kept)]
+            )
+            print("  " + " | ".join(map(str, table.rows[-1])), flush=True)
+            if name.startswith("**") and limit is not None:
+                self.target(f"{label}: {name.strip('*')}", ratio(times, seconds[baseline])[1], limit)
+                if memory == "kept":
+                    self.target(f"{label}: peak memory by kept tensors", peak / max(kept, 1), 1.15)
+                elif memory is not None:
+                    self.target(f"{label}: MB beyond the result", (peak - kept) / 1e6, memory)
+        return seconds
+
+
+def _memory_text(peak, kept):
+    return f"{peak / 1e6:,.0f} MB" + (f" ({peak / kept:.2f} x {kept / 1e6:,.0f})" if kept > 1e6 else "")
+
+
+COLUMNS = ["", "", "time", "ratio", "peak memory (times what is kept)"]
+
+
+def capture(bench):
+    """All hidden states, all attention patterns, logits."""
+    from helpers import trace
+
+    result = Table("All hidden states, attention patterns and logits: Llama, 135 M parameters", list(COLUMNS))
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        with released(bench.device):
+            model = llama(SMOL, bench.device, dtype, bench.small)
+            eager, peers = twin(model, "eager"), _peers(model, bench) if dtype == torch.float32 else {}
+            for length in bench.lengths:
+                ids = prompt(length)
+                there = ids.to(bench.device)
+
+                def transformers(there=there, eager=eager):
+                    with torch.no_grad():
+                        return eager(there, use_cache=False, output_hidden_states=True, output_attentions=True)
+
+                contenders = {
+                    "transformers, `output_hidden_states, output_attentions`": transformers,
+                    "**`trace`**": lambda ids=ids, model=model: trace(model, bench.tokenizer, ids),
+                    **{peer: lambda there=there, run=run: run.capture(there) for peer, run in peers.items()},
+                }
+                if length == bench.lengths[-1]:
+                    contenders['`trace(device="cpu")`'] = lambda ids=ids, model=model: trace(
+                        model, bench.tokenizer, ids, device="cpu"
+                    )
+                bench.rows(result, f"{name}, {length} tokens", contenders, 1.05, memory="kept")
+            del model, eager, peers, contenders, transformers
+    return result
+
+
+class _Stop(Exception):
+    pass
+
+
+def layer(bench):
+    """One hidden state in the middle."""
+    from helpers import trace
+
+    result = Table("One hidden state of 30: Llama, 135 M parameters, float32", list(COLUMNS))
+    with released(bench.device):
+        model = llama(SMOL, bench.device, torch.float32, bench.small)
+        wanted = model.config.num_hidden_layers // 2
+        only = {"layers": wanted, "attentions": False, "logits": False}
+        for length in bench.lengths:
+            ids = prompt(length)
+            there = ids.to(bench.device)
+
+            def hook_that_stops(there=there):
+                seen = []
+
+                def hook(module, arguments):
+                    seen.append(arguments[0])
+                    raise _Stop
+
+                handle = model.model.layers[wanted].register_forward_pre_hook(hook)
+                try:
+                    with torch.no_grad():
+                        model(there, use_cache=False)
+                except _Stop:
+                    pass
+                finally:
+                    handle.remove()
+                return seen
+
+            def hook(there=there):
+                seen = []
+                handle = model.model.layers[wanted].register_forward_pre_hook(lambda m, a: seen.append(a[0]))
+                try:
+                    with torch.no_grad():
+                        model(there, use_cache=False)
+                finally:
+                    handle.remove()
+                return seen
+
+            contenders = {
+                "a bare hook": hook,
+                "a bare hook that stops": hook_that_stops,
+                "**`trace(layers=…)`**": lambda ids=ids: trace(model, bench.tokenizer, ids, **only),
+            }
+            bench.rows(result, f"{length} tokens", contenders, 1.0)
+    return result
+
+
+def interventions(bench):
+    """A forward pass that is changed on the way."""
+    from helpers import ablate_heads, patch_hidden_state, steer
+
+    result = Table("A forward pass under interventions: Llama, 135 M parameters, float32", list(COLUMNS))
+    with released(bench.device):
+        model = llama(SMOL, bench.device, torch.float32, bench.small)
+        vector = torch.randn(model.config.hidden_size)
+        for length in bench.lengths[:2]:
+            ids = prompt(length, bench.device)
+
+            def forward(ids=ids):
+                with torch.no_grad():
+                    return model(ids).logits
+
+            def steered(forward=forward):
+                with ablate_heads(model, [(1, 1)]), steer(model, 1, vector):
+                    return forward()
+
+            def patched(forward=forward):
+                with patch_hidden_state(model, 2, 3, vector):
+                    return forward()
+
+            contenders = {
+                "bare": forward,
+                "**a head ablated, a layer steered**": steered,
+                "**a position patched**": patched,
+            }
+            bench.rows(result, f"{length} tokens", contenders, 1.05)
+    return result
+
+
+def lens(bench):
+    """Lens of a small model, its forward pass included."""
+    from helpers import logit_lens, trace
+
+    result = Table(f"Logit lens with its forward pass, top {TOP}, 30 layers: 135 M, float32", list(COLUMNS))
+    with released(bench.device):
+        model = llama(SMOL, bench.device, torch.float32, bench.small)
+        count, peers = model.config.num_hidden_layers, _peers(model, bench)
+        for length in (bench.lengths[0] * 2, bench.lengths[-1]):
+            ids = prompt(length)
+            there = ids.to(bench.device)
+
+            def loop(there=there):
+                with torch.no_grad():
+                    states = model(there, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
+                    normed = [*(model.model.norm(state[0]) for state in states[1:-1]), states[-1][0]]
+                    return [model.lm_head(state).softmax(-1).topk(TOP, -1) for state in normed]
+
+            def ours(ids=ids):
+                keep = {"attentions": False, "logits": False, "layers": range(1, count + 1)}
+                return logit_lens(model, trace(model, bench.tokenizer, ids, **keep), top_k=TOP)
+
+            contenders = {
+                "transformers, a loop over layers": loop,
+                "**`trace` and `logit_lens`** (also the entropy)": ours,
+                **{peer: lambda there=there, run=run: run.lens(there) for peer, run in peers.items()},
+            }
+            bench.rows(result, f"{length} tokens", contenders, None)
+    return result
+
+
+def lens_8b(bench):
+    """The lens alone, at Llama-3-8B's size."""
+    from helpers import logit_lens, trace
+
+    result = Table(f"Logit lens alone, top {TOP}: Llama-3-8B, bfloat16", list(COLUMNS))
+    with released(bench.device):
+        model = llama(LLAMA3_8B, bench.device, torch.bfloat16, bench.small)
+        length = bench.lengths[-1]
+        run = trace(model, bench.tokenizer, prompt(length), attentions=False, logits=False)
+        states, last = run.hidden_states, len(run.layers) - 1
+
+        def loop():
+            best = []
+            with torch.no_grad():
+                for row, state in enumerate(states):
+                    normed = state if row == last else model.model.norm(state)
+                    best.append(model.lm_head(normed).float().softmax(-1).topk(TOP, -1))
+            return best
+
+        contenders = {"a loop over layers": loop, "**`logit_lens`**": lambda: logit_lens(model, run, top_k=TOP)}
+        label = f"{len(states)} rows, {length} positions, {model.config.vocab_size:,} ids"
+        bench.rows(result, label, contenders, 0.6, memory=500)
+        result.notes.append(_closer(model, run, loop(), logit_lens(model, run, top_k=TOP)))
+        print("  " + result.notes[-1], flush=True)
+    return result
+
+
+def _closer(model, run, loop, ours, positions=64):
+    """Which of the two is closer to the same model in float32, at some positions."""
+    states = run.hidden_states[:, :positions].float()
+    norm = model.model.norm
+    scale = norm.weight.float() * torch.rsqrt(states[:-1].pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+    normed = torch.cat([states[:-1] * scale, states[-1:]])
+    weight = model.lm_head.weight.float()
+    found = {"the loop": ([], []), "`logit_lens`": ([], [])}
+    for row, state in enumerate(normed):
+        true = (state @ weight.T).softmax(-1)
+        mine = ours.token_ids[row, :positions, 0], ours.probabilities[row, :positions, 0]
+        theirs = loop[row].indices[:positions, 0], loop[row].values[:positions, 0]
+        for name, (ids, probabilities) in {"the loop": theirs, "`logit_lens`": mine}.items():
+            found[name][0].append((ids == true.argmax(-1)).float().mean().item())
+            exact = true.gather(-1, ids[:, None])[:, 0]
+            found[name][1].append(((probabilities - exact).abs() / exact).mean().item())
+    parts = [
+        f"{name} names the same likeliest token at {statistics.mean(same):.1%} of {len(normed) * positions:,} places, "
+        f"its probability off by {statistics.mean(off):.1%}"
+        for name, (same, off) in found.items()
+    ]
+    return f"Against the same weights in float32, {'; '.join(parts)}."
+
+
+def steps(bench):
+    """Greedy decoding with the ten likeliest tokens of every step kept."""
+    from helpers import generate_steps
+
+    result = Table(f"{bench.new} greedy tokens after a prompt of 32", list(COLUMNS))
+    makers = {
+        "135 M, float32": lambda: llama(SMOL, bench.device, torch.float32, bench.small),
+        "Llama-3-8B, bfloat16": lambda: llama(LLAMA3_8B, bench.device, torch.bfloat16, bench.small),
+        "GLM-4V-9B, bfloat16": lambda: glm4v(bench.device, torch.bfloat16, bench.small),
+    }
+    for name, make in makers.items():
+        with released(bench.device):
+            model = make()
+            ids = prompt(32)
+            there = ids.to(bench.device)
+            fixed = {"max_new_tokens": bench.new, "min_new_tokens": bench.new, "do_sample": False, "pad_token_id": 0}
+
+            def generate(model=model, there=there, fixed=fixed):
+                return model.generate(there, attention_mask=torch.ones_like(there), **fixed)
+
+            def ours(model=model, ids=ids):
+                steps = generate_steps(model, bench.tokenizer, ids, max_new_tokens=bench.new, eos_token_id=[])
+                return [(step.token_id, step.logits.topk(TOP)) for step in steps]
+
+            contenders = {"`generate`": generate, f"**`generate_steps`, top {TOP} kept**": ours}
+            bench.rows(result, name, contenders, 1.05)
+            same = generate()[0, 32:].tolist() == [token for token, _ in ours()]
+            result.notes.append(f"{name}: {'the same tokens' if same else 'OTHER TOKENS'}.")
+            print("  " + result.notes[-1], flush=True)
+            del model, contenders, generate, ours
+    return result
+
+
+class _TransformerLens:
+    def __init__(self, folder, device):
+        from transformer_lens.model_bridge import TransformerBridge
+
+        self.bridge = TransformerBridge.boot_transformers(folder, device=device, dtype=torch.float32)
+
+    @torch.no_grad()
+    def capture(self, ids):
+        kinds = ("hook_resid_post", "hook_pattern")
+        return self.bridge.run_with_cache(ids, names_filter=lambda name: name.endswith(kinds))
+
+    @torch.no_grad()
+    def lens(self, ids):
+        bridge = self.bridge
+        _, cache = bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_resid_post"))
+        states = [cache[f"blocks.{layer}.hook_resid_post"] for layer in range(bridge.cfg.n_layers)]
+        return [bridge.unembed(bridge.ln_final(state))[0].softmax(-1).topk(TOP, -1) for state in states]
+
+
+class _NNsight:
+    def __init__(self, folder, device):
+        from nnsight import TransformersModel
+
+        how = {"device_map": device, "dispatch": True, "dtype": torch.float32, "attn_implementation": "eager"}
+        self.model = TransformersModel(folder, task="text-generation", **how)
+
+    @torch.no_grad()
+    def capture(self, ids):
+        model = self.model
+        with model.trace(ids):
+            states, patterns = list().save(), list().save()
+            for part in model.model.layers:
+                patterns.append(part.self_attn.output[1])
+                states.append(part.output)
+            logits = model.lm_head.output.save()
+        return states, patterns, logits
+
+    @torch.no_grad()
+    def lens(self, ids):
+        model = self.model
+        with model.trace(ids):
+            best = list().save()
+            for part in model.model.layers:
+                best.append(model.lm_head(model.model.norm(part.output))[0].softmax(-1).topk(TOP, -1))
+        return best
+
+
+def _peers(model, bench):
+    """Name -> the same model under another tool, for those that are installed."""
+    import importlib.util
+    import tempfile
+
+    installed = {"TransformerLens": ("transformer_lens", _TransformerLens), "nnsight": ("nnsight", _NNsight)}
+    found = {}
+    for name, (module, make) in installed.items():
+        if importlib.util.find_spec(module) is None:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                model.save_pretrained(folder)
+                bench.tokenizer.save_pretrained(folder)
+                found[name] = make(folder, str(bench.device))
+            except Exception as error:
+                print(f"  {name} does not load this model: {type(error).__name__}: {str(error)[:200]}", flush=True)
+    return found
+
+
+def summary(targets):
+    """A table of all targets."""
+    result = Table("Targets", ["", "measured", "at most", ""])
+    for what, figure, at_most in targets:
+        result.rows.append([what, f"{figure:.2f}", f"{at_most:g}", "reached" if figure <= at_most else "missed"])
+    return result
+
+
+def about(device, rounds):
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = []
+    for name in ("torch", "transformers", "transformer-lens", "nnsight"):
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    name = torch.cuda.get_device_name(device) if torch.cuda.is_available() else "no GPU"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "rounds": rounds,
+        "device": name,
+        "versions": ", ".join(versions),
+    }
+
+
+def method(about):
+    return (
+        f"Measured on {about['date']} on one {about['device']} ({about['versions']}) by `make bench-gpu`: models of "
+        f"the real sizes with random weights; all sides of a table in one run, on the same tensors, in "
+        f"{about['rounds']} interleaved rounds after two that do not count. Times are medians, until the GPU is done; "
+        "a ratio is the median of the ratios to the first row of its group within each round, its quartiles in "
+        "brackets. Memory is the peak growth of what torch allocates on the GPU, in brackets as a multiple of what "
+        "the result keeps there."
+    )
+
+
+def write(results):
+    """The tables into their place in the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    parts = [method(results["about"]), *map(table.markdown, results["tables"])]
+    PAGE.write_text(before + BEGIN + "\n" + "".join(f"{part}\n\n" for part in parts) + END + after, encoding="utf-8")
+    print(f"Written to {PAGE.relative_to(ROOT)}.")
+
+
+def measure(parts, device, rounds, small):
+    """All parts' tables; a part that fails says why, and the others go on."""
+    bench, tables, start = Bench(device, rounds, small), [], time.perf_counter()
+    for name in parts:
+        print(f"[{time.perf_counter() - start:.0f} s] {name}", flush=True)
+        try:
+            with released(device):
+                tables.append(globals()[name](bench))
+        except Exception:
+            traceback.print_exc()
+    tables.append(summary(bench.targets))
+    print(f"[{time.perf_counter() - start:.0f} s] done\n", flush=True)
+    print(table.markdown(tables[-1].to_json()), flush=True)
+    return {"about": about(device, rounds), "tables": [found.to_json() for found in tables]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--results", type=Path, help="write a JSON file instead of the page")
+    parser.add_argument("--from", dest="source", type=Path, help="put such a file into the page; measure nothing")
+    parser.add_argument("--small", action="store_true", help="a dry run with tiny models, on a CPU too")
+    given = parser.parse_args()
+    if given.source:
+        write(json.loads(given.source.read_text(encoding="utf-8")))
+        return
+    if not given.small and not torch.cuda.is_available():
+        print("There is no CUDA GPU here: nothing was measured and nothing was changed.")
+        return
+    device = given.device if torch.cuda.is_available() else "cpu"
+    results = measure(given.only or PARTS, device, given.rounds, given.small)
+    if given.results:
+        given.results.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    elif not given.small:
+        write(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""`trace` on a GPU: the numbers of transformers, kept where they were computed or moved, and little memory beside."""
+
+import pytest
+import torch
+from gpu_models import prompt, twin
+
+from helpers.errors import DoesNotFitError
+from helpers.inside import tracing
+from helpers.inside.tracing import trace
+
+
+def by_library(model, ids, device):
+    eager = twin(model, "eager")
+    with torch.no_grad():
+        given = eager(ids.to(device), use_cache=False, output_hidden_states=True, output_attentions=True)
+    return torch.stack(given.hidden_states)[:, 0], torch.stack(given.attentions)[:, 0], given.logits[0]
+
+
+@pytest.mark.parametrize("length", [1, 64, 300])
+def test_it_is_what_transformers_gives_in_eager_attention(llama, letters, device, length):
+    run = trace(llama, letters, prompt(length))
+    assert run.device == device and repr(run).endswith("MB on cuda:0)")
+    states, attentions, logits = by_library(llama, prompt(length), device)
+    near = {"rtol": 1e-4, "atol": 1e-4} if llama.dtype == torch.float32 else {"rtol": 3e-2, "atol": 3e-2}
+    assert run.hidden_states.dtype == llama.dtype
+    assert torch.allclose(run.hidden_states, states, **near)
+    assert torch.allclose(run.attentions, attentions, **near)
+    assert torch.allclose(run.logits, logits, **near)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"positions": [5, 1]}, {"layers": [3, 0]}, {"outputs_of": ["model.layers.2.mlp"]}]
+)
+def test_moved_to_the_cpu_it_is_the_same(llama, letters, more):
+    here, moved = (trace(llama, letters, prompt(300), device=where, **more) for where in ("auto", "cpu"))
+    assert moved.device.type == "cpu"
+    for part in ("hidden_states", "attentions", "logits", "last_residual"):
+        mine, other = getattr(here, part), getattr(moved, part)
+        assert (mine is None) == (other is None)
+        assert mine is None or (other.device.type == "cpu" and torch.equal(mine.cpu(), other)), part
+    assert all(torch.equal(here.outputs[name].cpu(), value) for name, value in moved.outputs.items())
+    assert torch.equal(here.to("cpu").logits, moved.logits)
+
+
+def test_moving_is_right_while_buffers_are_reused(exact, letters, monkeypatch):
+    """More pieces than buffers, each of them used many times."""
+    from helpers.inside import keeping
+
+    monkeypatch.setattr(keeping, "BUFFER_BYTES", 2**16)
+    here, moved = (trace(exact, letters, prompt(200), device=where) for where in ("auto", "cpu"))
+    assert torch.equal(here.attentions.cpu(), moved.attentions)
+    assert torch.equal(here.hidden_states.cpu(), moved.hidden_states)
+
+
+def test_blocks_of_queries_change_nothing(exact, letters, monkeypatch):
+    whole = trace(exact, letters, prompt(500))
+    monkeypatch.setattr(tracing, "SCORE_BYTES", 1)
+    blocks = trace(exact, letters, prompt(500))
+    assert torch.allclose(whole.attentions, blocks.attentions, atol=1e-5)
+    assert torch.allclose(whole.logits, blocks.logits, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("width", [1, 60, 1024, 1025, 2048, 5001, 49_152, 128_256])
+def test_softmax_in_place_is_softmax(device, width):
+    """The lens relies on it."""
+    scores = torch.randn(300, width, device=device, generator=torch.Generator(device).manual_seed(0)) * 5
+    expected = torch.softmax(scores, dim=-1)
+    assert torch.softmax(scores, dim=-1, out=scores) is scores
+    assert torch.equal(scores, expected)
+
+
+def test_memory_grows_by_little_more_than_the_result(llama, letters, device):
+    trace(llama, letters, prompt(2048))
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run = trace(llama, letters, prompt(2048))
+    assert torch.cuda.max_memory_allocated(device) - before <= 1.15 * run.nbytes
+
+
+def test_auto_takes_the_cpu_when_the_gpu_is_full(exact, letters, monkeypatch):
+    monkeypatch.setattr(tracing, "available_bytes", lambda device: 10**5 if "cuda" in str(device) else 10**10)
+    assert trace(exact, letters, prompt(64)).device.type == "cpu"
+
+
+def test_running_out_of_memory_is_said_and_leaves_the_model_as_it_was(exact, letters, little_memory, device):
+    ids = prompt(64)
+    with torch.no_grad():
+        before = exact(ids.to(device)).logits.clone()
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in exact.modules()]
+    little_memory(200_000_000)
+    with pytest.raises(DoesNotFitError, match="ran out of memory on cuda:0") as error:
+        trace(exact, letters, prompt(2048))
+    assert error.value.needed_bytes > 10**9 and error.value.would_fit
+    little_memory(10**9)
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in exact.modules()] == hooks
+    with torch.no_grad():
+        assert torch.equal(exact(ids.to(device)).logits, before)
+    assert trace(exact, letters, ids).device == device
+
+
+def test_layers_on_two_devices(exact, letters, device):
+    """As `device_map="auto"` spreads a model that one device does not hold."""
+    import copy
+
+    from accelerate import dispatch_model
+
+    expected = trace(exact, letters, prompt(50))
+    spread = copy.deepcopy(exact)
+    places = {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.norm": 0, "lm_head": 0}
+    places |= {f"model.layers.{layer}": 0 if layer < 15 else "cpu" for layer in range(30)}
+    spread = dispatch_model(spread, places, main_device=0)
+    run = trace(spread, letters, prompt(50))
+    assert run.device == device
+    assert torch.allclose(run.hidden_states, expected.hidden_states, atol=1e-3, rtol=1e-4)
+    assert torch.allclose(run.attentions, expected.attentions, atol=1e-4)
