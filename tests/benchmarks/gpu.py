@@ -25,7 +25,17 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 
 import table  # noqa: E402
 import torch  # noqa: E402
-from gpu_models import LLAMA3_8B, SMOL, glm4v, llama, prompt, released, tokenizer, twin  # noqa: E402
+from gpu_models import (  # noqa: E402
+    LLAMA3_8B,
+    SMOL,
+    bytes_tokenizer,
+    glm4v,
+    llama,
+    prompt,
+    released,
+    tokenizer,
+    twin,
+)
 from measuring import Table, interleaved, ratio, ratio_text, seconds_text  # noqa: E402
 
 BEGIN, END = "<!-- bench-gpu:begin -->", "<!-- bench-gpu:end -->"
@@ -408,7 +418,7 @@ def _peers(model, bench):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 model.save_pretrained(folder)
-                bench.tokenizer.save_pretrained(folder)
+                bytes_tokenizer().save_pretrained(folder)
                 found[name] = make(folder, str(bench.device))
             except Exception as error:
                 print(f"  {name} does not load this model: {type(error).__name__}: {str(error)[:200]}", flush=True)

@@ -113,6 +113,19 @@ def tokenizer():
     return load_tokenizer(str(GLM / "glm4-chat-a" / "checkpoint"))
 
 
+def bytes_tokenizer():
+    """One that any tool loads from a folder: a token for each byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    known = [*special.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(known)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
 def prompt(length, device="cpu"):
     """Ids `[1, length]` of ordinary tokens."""
     ids = torch.randint(3, 390, (1, length), generator=torch.Generator().manual_seed(length))
