@@ -1,16 +1,31 @@
 """Batches as pictures: what is padded, what a batch brings, and predictions as a table."""
 
+from __future__ import annotations
+
 import html
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
 from helpers.views.style import HTML_THEME, INK, MUTED, OKABE_ITO, RULE
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from IPython.display import HTML
+    from matplotlib.axes import Axes
+
 LONGEST_SHOWN = 300  # characters of a cell of the table
 
 
-def plot_padding(lengths, batch_size, *, titles=("In the order of the file", "Sorted by length"), axes=None):
+def plot_padding(
+    lengths: Sequence[int],
+    batch_size: int,
+    *,
+    titles: Sequence[str] = ("In the order of the file", "Sorted by length"),
+    axes: Sequence[Axes] | None = None,
+) -> Sequence[Axes]:
     """Prompts as bars in their batches, padding to the left of each: as they come, and sorted. Returns the Axes.
 
     `lengths`: the prompts' lengths in tokens; `axes`: two Axes, or None for new ones.
@@ -34,7 +49,7 @@ def plot_padding(lengths, batch_size, *, titles=("In the order of the file", "So
     return axes
 
 
-def _draw_batches(ax, order, batch_size):
+def _draw_batches(ax: Axes, order: Sequence[int], batch_size: int) -> int:
     """Draw one panel; returns how many positions are padding."""
     padded = 0
     for start in range(0, len(order), batch_size):
@@ -47,7 +62,7 @@ def _draw_batches(ax, order, batch_size):
     return padded
 
 
-def plot_batch_sizes(measures, *, axes=None):
+def plot_batch_sizes(measures: Sequence[Any], *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     """Prompts per second and memory against the batch size, of `BatchMeasure`s. Returns the two Axes."""
     import matplotlib.pyplot as plt
 
@@ -83,7 +98,7 @@ def plot_batch_sizes(measures, *, axes=None):
     return axes
 
 
-def plot_slots(answer_lengths, slots, *, axes=None):
+def plot_slots(answer_lengths: Sequence[int], slots: int, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     """Answers as bars in time, `slots` at once: batches that wait for their longest, and slots that are refilled.
 
     Returns the two Axes; where there are batches, one is dark and the next is light. `answer_lengths`: tokens of
@@ -110,7 +125,7 @@ def plot_slots(answer_lengths, slots, *, axes=None):
     return axes
 
 
-def _static_starts(answer_lengths, slots):
+def _static_starts(answer_lengths: Sequence[int], slots: int) -> list[tuple[int, int]]:
     """(slot, first step) of each answer when a batch waits for its longest."""
     begin, placed = 0, []
     for first in range(0, len(answer_lengths), slots):
@@ -120,7 +135,7 @@ def _static_starts(answer_lengths, slots):
     return placed
 
 
-def _refilled_starts(answer_lengths, slots):
+def _refilled_starts(answer_lengths: Sequence[int], slots: int) -> list[tuple[int, int]]:
     """(slot, first step) of each answer when the next one takes the slot that is free first."""
     free, placed = [0] * slots, []
     for length in answer_lengths:
@@ -130,7 +145,7 @@ def _refilled_starts(answer_lengths, slots):
     return placed
 
 
-def show_predictions(predictions_file, *, rows=20):
+def show_predictions(predictions_file: str | Path, *, rows: int = 20) -> HTML:
     """The first `rows` predictions as a table: number, Input, Output, and in words why one failed.
 
     `predictions_file` is the `.json` of a run that is done; its `.jsonl` says why a prompt failed. Returns
@@ -152,14 +167,14 @@ def show_predictions(predictions_file, *, rows=20):
     )
 
 
-def _errors(jsonl):
+def _errors(jsonl: Path) -> dict[int, str]:
     if not jsonl.is_file():
         return {}
     lines = (json.loads(line) for line in jsonl.read_text(encoding="utf-8").split("\n") if line)
     return {line["index"]: line["error"] for line in lines if "error" in line}
 
 
-def _row(index, item, error):
+def _row(index: int, item: dict[str, Any], error: str | None) -> str:
     cell = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;max-width:28em"
     output = _short(item["Output"] or "")
     if item["Output"] is None:
@@ -170,5 +185,5 @@ def _row(index, item, error):
     )
 
 
-def _short(text):
+def _short(text: str) -> str:
     return html.escape(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " …")

@@ -1,5 +1,9 @@
 """A KV cache as a picture: layers by positions, and how it grows."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from transformers import DynamicCache
 
 from helpers.errors import BadInputError
@@ -12,10 +16,19 @@ from helpers.views.plots import MOST_LABELS
 from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, colormap, drawable, new_axes
 from helpers.views.widget import HERE, CourseWidget, StepByStep, front
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from torch import Tensor
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+    from helpers.text.tokens import TokenRow
+
 MOST_POSITIONS = 160  # positions the page gets of a long text: the last ones
 
 
-def plot_kv_cache(past_key_values, *, tokens=None, ax=None):
+def plot_kv_cache(past_key_values: Cache, *, tokens: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """How large the keys and the values of a cache are, layer by layer and position by position. Returns the Axes.
 
     `past_key_values` is a `Cache` of `transformers` (see `kv_cache_norms` for which part of it is drawn) or a
@@ -65,7 +78,9 @@ class CacheSteps(StepByStep):
     positions so far. A cache only grows at its end, so an earlier step is the left part of it.
     """
 
-    def __init__(self, model, tokenizer, prompt, **generation):
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Any, **generation: Any
+    ) -> None:
         self.tokenizer, self.config = tokenizer, model.config.get_text_config()
         self.prompt_ids = prompt_ids(tokenizer, prompt)
         if "past_key_values" in generation:
@@ -73,25 +88,26 @@ class CacheSteps(StepByStep):
         self._cache = DynamicCache(config=self.config)
         settings = {"max_new_tokens": 40, **generation}
         self._iterator = generate_steps(model, tokenizer, self.prompt_ids, past_key_values=self._cache, **settings)
-        self.steps, self.index, self.norms = [], 0, None
+        self.steps, self.index = [], 0
+        self.norms: KVCacheNorms | None = None
         self._make_step()
 
-    def _make_step(self):
+    def _make_step(self) -> None:
         """One step more, which adds a position to every layer of the cache."""
         self.steps.append(next(self._iterator))
         self.norms = kv_cache_norms(self._cache)
 
-    def _rows(self):
+    def _rows(self) -> list[TokenRow]:
         """The `TokenRow`s of the positions that the cache holds in this step."""
         ids = self.prompt_ids[0].tolist() + [step.token_id for step in self.steps[: self.index]]
         return token_table(self.tokenizer, ids)
 
-    def _norms(self, first=0):
+    def _norms(self, first: int = 0) -> KVCacheNorms:
         """The `KVCacheNorms` of this step, from position `first` on."""
         last = self.step.kv_length
         return KVCacheNorms(self.norms.keys[:, first:last], self.norms.values[:, first:last])
 
-    def view(self):
+    def view(self) -> dict[str, Any]:
         """What the front draws."""
         length, start = self.step.kv_length, self.prompt_ids.shape[1]
         first = max(0, length - MOST_POSITIONS)
@@ -119,14 +135,14 @@ class CacheSteps(StepByStep):
             "colors": colormap(),
         }
 
-    def figure(self):
+    def figure(self) -> Axes:
         """The still picture: the cache as it is in this step, as far as labels can be read."""
         first = max(0, self.step.kv_length - MOST_POSITIONS)
         ax = plot_kv_cache(self._norms(first), tokens=[row.label for row in self._rows()[first:]])
         ax.set_title(f"KV cache after step {self.index}: {self.step.kv_length} positions", pad=20)
         return ax
 
-    def describe(self):
+    def describe(self) -> str:
         """The still picture in words."""
         view = self.view()
         return (
@@ -135,7 +151,7 @@ class CacheSteps(StepByStep):
         )
 
 
-def _rounded(tensor):
+def _rounded(tensor: Tensor) -> list[list[float]]:
     return [[round(value, 3) for value in row] for row in tensor.tolist()]
 
 
@@ -146,7 +162,9 @@ class CacheWidget(CourseWidget):
     _css = CourseWidget._css + (HERE / "cache.css").read_text(encoding="utf-8")
 
 
-def kv_cache_explorer(model, tokenizer, prompt, **generation):
+def kv_cache_explorer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Any, **generation: Any
+) -> CacheWidget:
     """A widget that generates one token at a time and shows the KV cache growing: layers by positions.
 
     Colours are the norms of keys and values (`kv_cache_norms`); the positions a step adds are framed. Arrow keys

@@ -3,18 +3,36 @@
 Each function takes a result and `ax=None`, draws, and returns the `Axes`. Nothing here runs a model.
 """
 
+from __future__ import annotations
+
 from itertools import cycle
 from math import ceil, cos, pi, sin
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
 from helpers.text.tokens import token_table
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, new_axes
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from matplotlib.axes import Axes
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from helpers.inside.generation import GenerationStep
+
 MOST_COLUMNS = 9  # positions drawn of one pass; of more, the first and the last few
 NEW, CACHED = OKABE_ITO["orange"], OKABE_ITO["sky"]
 
 
-def plot_two_passes(first, later, tokenizer, config, *, ax=None):
+def plot_two_passes(
+    first: GenerationStep,
+    later: GenerationStep,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
     """The pass over the whole prompt beside a pass over one token: what goes in, what is kept, what comes out.
 
     `first` and `later` are the first two `GenerationStep`s of an answer, `config` the model's. Each column is
@@ -44,7 +62,7 @@ def plot_two_passes(first, later, tokenizer, config, *, ax=None):
 class _Pass:
     """One pass, drawn downwards: y grows from the tokens to the next token."""
 
-    def __init__(self, step, labels, config):
+    def __init__(self, step: GenerationStep, labels: Sequence[str], config: PreTrainedConfig) -> None:
         self.step, self.labels, self.config = step, labels, config
         self.read = step.input_ids.shape[1]
         self.cached = step.kv_length - self.read
@@ -55,14 +73,14 @@ class _Pass:
         self.width = max(len(self.columns), 6.4)
         self.height = 12.2 + 0.62 * len(self.queries)
 
-    def draw(self, ax, left, title):
+    def draw(self, ax: Axes | None, left: float, title: str) -> None:
         self.ax, self.left = ax, left
         ax.text(left - 0.05, -0.75, title, fontsize=10, fontweight="bold", va="center")
         y = self.tokens(0.35)
         y = self.layers(y)
         self.results(y)
 
-    def tokens(self, y):
+    def tokens(self, y: float) -> float:
         read = self.read
         self.caption(y, f"input_ids [1, {read}]" + (": the token just chosen" if self.cached else ""))
         for x, position in self.places():
@@ -80,7 +98,7 @@ class _Pass:
         self.arrows(y + 2.35, y + 2.95)
         return y + 2.95
 
-    def layers(self, y):
+    def layers(self, y: float) -> float:
         config, queries = self.config, self.queries
         bottom = y + 3.2 + 0.62 * len(queries)
         self.frame(y, bottom)
@@ -104,7 +122,7 @@ class _Pass:
         self.arrows(bottom, bottom + 0.6)
         return bottom + 0.6
 
-    def results(self, y):
+    def results(self, y: float) -> None:
         config = self.config
         self.caption(y + 0.5, f"hidden_states [1, {self.read}, {config.hidden_size}]")
         needed = ", only the last row is needed" if self.read > 1 else ""
@@ -119,26 +137,28 @@ class _Pass:
                 self.head(x + 0.45, y + 3.3, y + 3.8)
                 self.chosen(x + 0.45, y + 4.25)
 
-    def chosen(self, x, y):
+    def chosen(self, x: float, y: float) -> None:
         chip = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": INK, "lw": 1}
         token = drawable(self.step.token)
         self.ax.text(x, y, token, ha="center", va="center", fontsize=9, fontweight="bold", bbox=chip)
         self.ax.text(x - 0.95, y, "next token", ha="right", va="center", fontsize=7.5, color=MUTED)
 
-    def places(self):
+    def places(self) -> Iterator[tuple[float, int]]:
         """(x, position) of every column; a column that stands for many is an ellipsis, drawn once."""
         for n, position in enumerate(self.columns):
             if position is not None:
                 yield self.left + n, position
 
-    def caption(self, y, text):
+    def caption(self, y: float, text: str) -> None:
         self.ax.text(self.left + 0.02, y, text, fontsize=7.5, color=MUTED, va="center")
         if None in self.columns:
             x = self.left + self.columns.index(None) + 0.45
             if text.startswith("input_ids"):
                 self.ax.text(x, y + 0.66, "…", ha="center", va="center", fontsize=9, color=MUTED)
 
-    def cell(self, x, y, width, height, color, *, dashed=False, hatch=False):
+    def cell(
+        self, x: float, y: float, width: float, height: float, color: str, *, dashed: bool = False, hatch: bool = False
+    ) -> None:
         from matplotlib.patches import Rectangle
 
         style = {"facecolor": "white", "edgecolor": RULE, "lw": 1}
@@ -150,7 +170,7 @@ class _Pass:
             style["hatch"] = "////"
         self.ax.add_patch(Rectangle((x, y), width, height, **style))
 
-    def frame(self, top, bottom):
+    def frame(self, top: float, bottom: float) -> None:
         from matplotlib.patches import FancyBboxPatch
 
         box = FancyBboxPatch(
@@ -164,17 +184,17 @@ class _Pass:
         )
         self.ax.add_patch(box)
 
-    def arrows(self, top, bottom):
+    def arrows(self, top: float, bottom: float) -> None:
         for x, position in self.places():
             if position >= self.cached:
                 self.head(x + 0.45, top, bottom)
 
-    def head(self, x, top, bottom):
+    def head(self, x: float, top: float, bottom: float) -> None:
         style = {"arrowstyle": "-|>", "color": INK, "lw": 1, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7}
         self.ax.annotate("", (x, bottom), (x, top), arrowprops=style)
 
 
-def plot_mask(visible, queries, keys, *, ax=None):
+def plot_mask(visible: Any, queries: Sequence[str], keys: Sequence[str], *, ax: Axes | None = None) -> Axes:
     """Which key each query may look at. Returns the Axes.
 
     `visible` is bool `[query, key]`; `queries` and `keys` are the tokens of its rows and columns.
@@ -204,7 +224,9 @@ def plot_mask(visible, queries, keys, *, ax=None):
     return ax
 
 
-def plot_dials(speeds, *, pairs=(0, 2, 4, 6, 10, 31), positions=12, ax=None):
+def plot_dials(
+    speeds: Any, *, pairs: Sequence[int] = (0, 2, 4, 6, 10, 31), positions: int = 12, ax: Axes | None = None
+) -> Axes:
     """Some of rotary embedding's pairs as clock dials: where the hand stands at each of the first positions.
 
     `speeds [pair]` are the angles a pair turns by from one position to the next, in radians (`inv_freq` in
@@ -229,7 +251,7 @@ def plot_dials(speeds, *, pairs=(0, 2, 4, 6, 10, 31), positions=12, ax=None):
     return ax
 
 
-def _dial(ax, x, y, pair, speed, positions):
+def _dial(ax: Axes, x: float, y: float, pair: int, speed: float, positions: int) -> Any:
     """One dial with its centre at (x, y), 12 o'clock on top; y grows downwards."""
     from matplotlib.patches import Circle
 
@@ -253,7 +275,7 @@ def _dial(ax, x, y, pair, speed, positions):
     )
 
 
-def plot_turns(speeds, context, *, ax=None):
+def plot_turns(speeds: Any, context: int | None, *, ax: Axes | None = None) -> Axes:
     """How many positions each rotary pair needs for one full turn, beside the model's context. Returns the Axes.
 
     `speeds [pair]` as in `plot_dials`; `context` in positions.
@@ -270,7 +292,7 @@ def plot_turns(speeds, context, *, ax=None):
     return ax
 
 
-def plot_by_layer(values, *, before=None, label="", title="", ax=None):
+def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: str = "", ax: Axes | None = None) -> Axes:
     """One number a layer, a bar each, for one series or several. Returns the Axes.
 
     `values` maps a series' name to its numbers, layer 0 first; `before` is drawn as a line to compare with.
@@ -293,24 +315,24 @@ def plot_by_layer(values, *, before=None, label="", title="", ax=None):
     return ax
 
 
-def _some(count):
+def _some(count: int) -> list[int | None]:
     """Positions to draw: all, or the first three and the last four with None for those between."""
     if count <= MOST_COLUMNS:
         return list(range(count))
     return [0, 1, 2, None, *range(count - 4, count)]
 
 
-def _head_dim(config):
+def _head_dim(config: PreTrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _tint(color):
+def _tint(color: str) -> tuple[float, ...]:
     from matplotlib.colors import to_rgb
 
     return tuple(1 - 0.35 * (1 - channel) for channel in to_rgb(color))
 
 
-def _canvas(ax, width, height):
+def _canvas(ax: Axes, width: float, height: float) -> Axes:
     """Axes for a drawing of this many columns and lines."""
     ax = new_axes(ax, 0.3 + 0.52 * width, 0.36 * height)
     ax.set(xlim=(-0.35, width + 0.1), ylim=(height - 0.4, -1.3))
@@ -318,7 +340,7 @@ def _canvas(ax, width, height):
     return ax
 
 
-def _legend(ax, *entries):
+def _legend(ax: Axes, *entries: Any) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(facecolor=_tint(c), edgecolor=c, hatch=hatch, label=text) for c, hatch, text in entries]

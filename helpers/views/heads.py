@@ -3,15 +3,31 @@
 Each function takes a result and `ax=None`, draws, and returns the `Axes`. Nothing here runs a model.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from helpers.errors import BadInputError
 from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP, new_axes
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def plot_head_scores(scores, *, title="", label="mean attention", marked=(), ax=None):
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+
+def plot_head_scores(
+    scores: Any,
+    *,
+    title: str = "",
+    label: str = "mean attention",
+    marked: Sequence[tuple[int, int]] = (),
+    ax: Axes | None = None,
+) -> Axes:
     """One number for each head, `[layer, head]` from 0 to 1, layers from left to right. Returns the Axes.
 
     `marked`: heads (layer, head) to frame. Raises `BadInputError` for another shape.
@@ -34,7 +50,7 @@ def plot_head_scores(scores, *, title="", label="mean attention", marked=(), ax=
     return ax
 
 
-def plot_attention_on_picture(weights, picture, *, title="", ax=None):
+def plot_attention_on_picture(weights: Tensor, picture: Any, *, title: str = "", ax: Axes | None = None) -> Axes:
     """Attention on a picture's patches as light: the patch with the largest weight is framed, and as bright as it is.
 
     `weights [patch]`, row by row, are one query's; `picture` is a PIL image. Returns the Axes.
@@ -60,7 +76,7 @@ def plot_attention_on_picture(weights, picture, *, title="", ax=None):
     return ax
 
 
-def _rectangle(*place, **style):
+def _rectangle(*place: Any, **style: Any) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle(*place, **style, clip_on=False)

@@ -1,13 +1,26 @@
 """How bytes grow together to tokens, drawn."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from helpers.errors import BadInputError
 from helpers.text.tokens import byte_labels
 from helpers.views.style import INK, MUTED, OKABE_ITO, drawable, new_axes
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from helpers.text.bpe import MergeStep
+
 MOST_ROWS = 24
 
 
-def plot_merges(steps, *, title="Merges, the lowest rank first", ax=None):
+def plot_merges(
+    steps: Sequence[MergeStep], *, title: str = "Merges, the lowest rank first", ax: Axes | None = None
+) -> Axes:
     """A piece's way from bytes (top row) to tokens (bottom row), one merge a row. Returns the Axes.
 
     `steps` is what `merge_steps` gave. A box is a token, as wide as its bytes; the one just made is
@@ -35,7 +48,7 @@ def plot_merges(steps, *, title="Merges, the lowest rank first", ax=None):
     return ax
 
 
-def _box(ax, left, row, width, label, *, made):
+def _box(ax: Axes, left: float, row: int, width: int, label: str, *, made: bool) -> None:
     color = OKABE_ITO["orange" if made else "sky"]
     gap = 0.05
     ax.barh(row, width - 2 * gap, left=left + gap, height=0.74, color=color, alpha=0.75 if made else 0.22)

@@ -1,15 +1,23 @@
 """What a whole is made of: bars cut into their parts, one under the other."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
 from helpers.views.style import INK, MUTED, OKABE_ITO, drawable, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLORS = ("blue", "orange", "green", "purple", "sky", "vermillion", "yellow")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")  # so that parts differ without colour, too
 
 
-def plot_parts(rows, *, unit="", title="", limit=None, ax=None):
+def plot_parts(
+    rows: Any, *, unit: str = "", title: str = "", limit: tuple[str, float] | None = None, ax: Axes | None = None
+) -> Axes:
     """Each row as one bar, cut into its parts; parts of one name have one colour. Returns the Axes.
 
     `rows` maps a row's name to a dict of part name to number (0 or more). Numbers are written to 3
@@ -80,10 +88,10 @@ def plot_parts(rows, *, unit="", title="", limit=None, ax=None):
     return ax
 
 
-def _write(ax, x, y, value):
+def _write(ax: Axes, x: float, y: float, value: float) -> None:
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.88}
     ax.text(x, y, _number(value), ha="center", va="center", fontsize=8, color=INK, bbox=box)
 
 
-def _number(value):
+def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

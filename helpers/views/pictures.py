@@ -1,12 +1,31 @@
 """Pictures in rows, cut into patches, and with weights drawn over them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from helpers.errors import BadInputError
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, new_axes, veil, wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
 
 SIDE = 144  # pixels along a side of a picture as it is drawn: more than a tiny model gets, little for a file
 
 
-def plot_pictures(pictures, captions=(), *, heats=(), marks=(), columns=6, keep_shape=False, width=1.45, title=""):
+def plot_pictures(
+    pictures: Any,
+    captions: Sequence[str] | None = (),
+    *,
+    heats: Any = (),
+    marks: Any = (),
+    columns: int = 6,
+    keep_shape: bool = False,
+    width: float = 1.45,
+    title: str = "",
+) -> Any:
     """Pictures side by side, each with a caption under it. Returns the list of Axes, one a picture.
 
     `pictures` are what `open_picture` of helpers.glm takes, one or a list (one is repeated for all `heats`).
@@ -46,7 +65,7 @@ def plot_pictures(pictures, captions=(), *, heats=(), marks=(), columns=6, keep_
     return axes
 
 
-def plot_patches(picture, grid, *, title="", ax=None):
+def plot_patches(picture: Any, grid: int, *, title: str = "", ax: Axes | None = None) -> Axes:
     """A picture squeezed into a square and cut into `grid` x `grid` patches, pulled apart. Returns the Axes.
 
     Rows and columns are numbered from 0. Raises `BadInputError` for a grid of fewer than 1 or more than 48 patches
@@ -78,7 +97,7 @@ def plot_patches(picture, grid, *, title="", ax=None):
     return ax
 
 
-def _opened(pictures):
+def _opened(pictures: Any) -> list[Any]:
     from helpers.text.pictures import open_picture
 
     pictures = pictures if isinstance(pictures, list | tuple) else [pictures]
@@ -87,7 +106,7 @@ def _opened(pictures):
     return [open_picture(picture) for picture in pictures]
 
 
-def _draw(ax, picture, keep_shape):
+def _draw(ax: Axes, picture: Any, keep_shape: bool) -> None:
     side = SIDE / max(picture.size)
     size = (SIDE, SIDE) if not keep_shape else tuple(max(1, round(side * length)) for length in picture.size)
     ax.imshow(picture.resize(size), extent=(0, size[0] / SIDE, size[1] / SIDE, 0))
@@ -97,7 +116,7 @@ def _draw(ax, picture, keep_shape):
     ax.spines[:].set_color(RULE)
 
 
-def _draw_heat(ax, heat, mark):
+def _draw_heat(ax: Axes, heat: Any, mark: Any) -> None:
     heat = heat.detach().float().cpu()
     if heat.dim() != 2 or bool((heat < 0).any()):
         raise BadInputError(f"A heat is [row, column] with weights of 0 or more; this is {list(heat.shape)}.")

@@ -3,9 +3,12 @@
 Without `ax` a new figure of a fitting size is made. Nothing here runs a model.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
 from helpers.text.tokens import token_table
@@ -18,6 +21,16 @@ from helpers.views.style import (
     drawable,
     new_axes,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from helpers.inside.generation import GenerationStep
+    from helpers.inside.lens import Lens
 
 MOST_LABELS = 40  # tokens written along an axis; beyond that every n-th
 
@@ -36,12 +49,19 @@ class Candidate:
     chosen: bool
 
 
-def stage_scores(step):
+def stage_scores(step: GenerationStep) -> dict[str, Tensor]:
     """The scores `[vocab]` of a `GenerationStep` by stage name: the raw logits, then after each processor."""
     return {"raw logits": step.logits, **dict(step.processed)}
 
 
-def candidates(scores, tokenizer, *, top=10, chosen=None, before=()):
+def candidates(
+    scores: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    top: int = 10,
+    chosen: int | None = None,
+    before: Sequence[int] = (),
+) -> list[Candidate]:
     """The `top` tokens of the first stage, best first, followed through all stages: `list[Candidate]`.
 
     `scores` maps a stage's name to logits `[vocab]`; a softmax makes them probabilities. The token
@@ -67,12 +87,14 @@ def candidates(scores, tokenizer, *, top=10, chosen=None, before=()):
     ]
 
 
-def percent(probability):
+def percent(probability: float | None) -> str:
     """A probability for people: `12.3%`, or `<0.1%`."""
     return "<0.1%" if 0 < probability < 0.0005 else f"{100 * probability:.1f}%"
 
 
-def plot_next_token(step, tokenizer, *, top=10, ax=None):
+def plot_next_token(
+    step: GenerationStep | Tensor, tokenizer: PreTrainedTokenizerBase, *, top: int = 10, ax: Axes | None = None
+) -> Axes:
     """The `top` most probable next tokens as bars; the one that was taken is marked. Returns the Axes.
 
     `step` is a `GenerationStep`, or a tensor `[vocab]` of probabilities or of logits (then a softmax
@@ -81,7 +103,8 @@ def plot_next_token(step, tokenizer, *, top=10, ax=None):
     Raises `BadInputError` for anything else.
     """
     taken = getattr(step, "token_id", None)
-    scores = _as_logits(getattr(step, "probabilities", step))
+    given: Any = step
+    scores = _as_logits(getattr(given, "probabilities", given))
     rows = candidates({"probability": scores}, tokenizer, top=top, chosen=taken, before=_just_read(step))
     rows = [row for row in rows if row.probabilities[0] is not None]
     ax = new_axes(ax, 6.2, 0.6 + 0.27 * len(rows))
@@ -105,7 +128,9 @@ def plot_next_token(step, tokenizer, *, top=10, ax=None):
     return ax
 
 
-def plot_processors(step, tokenizer, *, top=10, ax=None):
+def plot_processors(
+    step: GenerationStep, tokenizer: PreTrainedTokenizerBase, *, top: int = 10, ax: Axes | None = None
+) -> Axes:
     """The best raw candidates followed through every logits processor. Returns the Axes.
 
     One column for the raw logits and one after each processor of `step.processed`, each a softmax of
@@ -138,7 +163,7 @@ def plot_processors(step, tokenizer, *, top=10, ax=None):
     return ax
 
 
-def plot_bars(values, *, unit="", title="", ax=None):
+def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None = None) -> Axes:
     """Numbers by name as horizontal bars. Returns the Axes.
 
     `values` maps a name to a number, or to a dict of series name to number (then the bars come in
@@ -176,7 +201,7 @@ def plot_bars(values, *, unit="", title="", ax=None):
     return ax
 
 
-def plot_memory_plan(plans, *, ax=None):
+def plot_memory_plan(plans: Any, *, ax: Axes | None = None) -> Axes:
     """What each plan needs (weights, KV cache, working memory) against the memory there is. Returns the Axes.
 
     `plans` maps a name to a `MemoryPlan`, or is a list of them. GB are 10**9 bytes. The `overhead_bytes` (8 MB) are in
@@ -228,7 +253,9 @@ def plot_memory_plan(plans, *, ax=None):
     return ax
 
 
-def plot_attention(attention, tokens, *, title="Attention", ax=None):
+def plot_attention(
+    attention: Tensor, tokens: Sequence[str], *, title: str = "Attention", ax: Axes | None = None
+) -> Axes:
     """Attention weights `[query, key]` of one head (or a mean over heads) as a picture. Returns the Axes.
 
     `tokens` are the labels of the positions, as in `Trace.tokens`. Colours run from 0 to 1 always, so
@@ -263,7 +290,14 @@ def plot_attention(attention, tokens, *, title="Attention", ax=None):
     return ax
 
 
-def plot_logit_lens(lens, tokenizer, tokens, *, positions=None, ax=None):
+def plot_logit_lens(
+    lens: Lens,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Any,
+    *,
+    positions: Sequence[int] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """What each layer would answer: the best token of the logit lens, coloured by its probability.
 
     `lens` is what `logit_lens` gave (`token_ids` and `probabilities`, `[layer+1, position, k]`),
@@ -299,7 +333,7 @@ def plot_logit_lens(lens, tokenizer, tokens, *, positions=None, ax=None):
     return ax
 
 
-def numbered(labels):
+def numbered(labels: Sequence[str]) -> list[str]:
     """Labels with repeated ones told apart: `·the`, `·the (2)`."""
     seen = Counter()
     result = []
@@ -309,16 +343,16 @@ def numbered(labels):
     return result
 
 
-def _just_read(step):
+def _just_read(step: Any) -> list[int]:
     """The last ids that the model was given in a step, as far as the step knows them."""
     return step.input_ids[0, -3:].tolist() if hasattr(step, "input_ids") else []
 
 
-def _number(value):
+def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _as_logits(values):
+def _as_logits(values: Tensor) -> Tensor:
     """Scores `[vocab]` whose softmax are the probabilities: logits as they are, probabilities as their log."""
     if not hasattr(values, "shape") or len(values.shape) != 1:
         shape = f"a tensor {list(values.shape)}" if hasattr(values, "shape") else f"a {type(values).__name__}"
@@ -331,7 +365,7 @@ def _as_logits(values):
     return values.log() if is_probability else values
 
 
-def _token_rows(ax, rows, *, mark_chosen=False):
+def _token_rows(ax: Axes, rows: Sequence[Candidate], *, mark_chosen: bool = False) -> None:
     """Token labels with ids down the left side, best on top."""
     labels = [f"{'→ ' if mark_chosen and row.chosen else ''}{drawable(row.label)}" for row in rows]
     ax.set_yticks(range(len(rows)), labels)

@@ -1,14 +1,24 @@
 """Pictures of what is written into the residual stream, and of what happens when it is changed."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from helpers.errors import BadInputError
 from helpers.views.plots import MOST_LABELS
 from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, columns, drawable, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+    from helpers.inside.patching import PatchingSweep
 
 COLUMN_WIDTH = 10  # Latin letters that fit under a column of a heat map
 WIDE_COLUMNS = 13  # with more columns they become narrower
 
 
-def plot_patching(sweep, *, title="", ax=None):
+def plot_patching(sweep: PatchingSweep, *, title: str = "", ax: Axes | None = None) -> Axes:
     """A `PatchingSweep` as a heat map, layers by positions. Returns the Axes.
 
     Red: the patch moves the answer over (1 is all the way), blue: away from it; colours run from -1 to 1, and what is
@@ -34,7 +44,14 @@ def plot_patching(sweep, *, title="", ax=None):
     return ax
 
 
-def plot_heads(heads, mlp=None, *, label="", title="", ax=None):
+def plot_heads(
+    heads: Tensor,
+    mlp: Tensor | None = None,
+    *,
+    label: str = "",
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
     """One number for each head, layers by heads, and beside it one for each MLP. Returns the Axes.
 
     `heads [layer, head]` and `mlp [layer]`; colours are centred: white is 0. Raises `BadInputError` when `heads` is no
@@ -48,7 +65,7 @@ def plot_heads(heads, mlp=None, *, label="", title="", ax=None):
     limit = max(float(heads.abs().max()), 0.0 if mlp is None else float(mlp.abs().max())) or 1.0
     picture = _heat(ax, heads.numpy(force=True), limit)
     names = [str(head) for head in range(count)]
-    places = list(range(count))
+    places: list[float] = [*range(count)]
     if mlp is not None:
         extent = (count - 0.1, count + 0.9, -0.5, layers - 0.5)
         _heat(ax, mlp[:, None].numpy(force=True), limit, extent=extent)
@@ -61,7 +78,15 @@ def plot_heads(heads, mlp=None, *, label="", title="", ax=None):
     return ax
 
 
-def plot_against_controls(measured, controls, *, before=None, label="", title="", ax=None):
+def plot_against_controls(
+    measured: Any,
+    controls: Any,
+    *,
+    before: float | None = None,
+    label: str = "",
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
     """What was measured, against what the controls gave: a row of dots for each series. Returns the Axes.
 
     `measured` maps a name to a number, `controls` a name to several; `before` is the number without any change.
@@ -88,7 +113,7 @@ def plot_against_controls(measured, controls, *, before=None, label="", title=""
     return ax
 
 
-def _heat(ax, values, limit, *, extent=None):
+def _heat(ax: Axes, values: Any, limit: float, *, extent: Any = None) -> Any:
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return ax.imshow(

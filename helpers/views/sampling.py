@@ -1,6 +1,9 @@
 """How temperature, top-k and top-p reshape one step's probabilities; no model is run."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -8,6 +11,15 @@ from helpers.errors import BadInputError
 from helpers.inside.generation import check_settings, logits_processors
 from helpers.views.plots import candidates, percent, plot_processors, stage_scores
 from helpers.views.widget import Commands, CourseWidget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from helpers.inside.generation import GenerationStep
 
 SETTINGS = {  # name: (lowest, highest, step, value that changes nothing)
     "temperature": (0.05, 2.0, 0.05, 1.0),
@@ -17,7 +29,7 @@ SETTINGS = {  # name: (lowest, highest, step, value that changes nothing)
 }
 
 
-def sliders(settings, names):
+def sliders(settings: Mapping[str, Any], names: Iterable[str]) -> list[dict[str, Any]]:
     """What the front needs to draw a slider for each name; a value outside the usual range widens it."""
     shown = []
     for name in names:
@@ -36,7 +48,9 @@ def sliders(settings, names):
     return shown
 
 
-def candidate_rows(step, tokenizer, top, *, before=()):
+def candidate_rows(
+    step: GenerationStep, tokenizer: PreTrainedTokenizerBase, top: int, *, before: Sequence[int] = ()
+) -> list[dict[str, Any]]:
     """The candidates of a step as plain dicts for the front: raw and final probability, as number and text."""
     rows = candidates(stage_scores(step), tokenizer, top=top, chosen=step.token_id, before=before)
     return [
@@ -53,7 +67,7 @@ def candidate_rows(step, tokenizer, top, *, before=()):
     ]
 
 
-def stage_names(step):
+def stage_names(step: GenerationStep) -> list[str]:
     """The processors of a step for people: `temperature`, `top k (40 left)`."""
     names, before = [], len(step.logits)
     for name, scores in step.processed.items():
@@ -68,12 +82,21 @@ class Sampling(Commands):
 
     commands = ("change",)
 
-    def __init__(self, logits, tokenizer, *, top=12, temperature=1.0, top_k=0, top_p=1.0):
+    def __init__(
+        self,
+        logits: Tensor,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        top: int = 12,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> None:
         self.logits, self.tokenizer, self.top = logits.float(), tokenizer, top
         self.settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         self.change(temperature=temperature, top_k=top_k, top_p=top_p)
 
-    def change(self, **settings):
+    def change(self, **settings: Any) -> None:
         """Take other settings. Raises `BadInputError` and keeps the old ones when one cannot work."""
         settings = {**self.settings, **settings}
         check_settings(max_new_tokens=1, do_sample=True, **settings, repetition_penalty=1.0, seed=None)
@@ -82,9 +105,9 @@ class Sampling(Commands):
             scores = processor(None, scores)
             processed[name] = scores[0]
         self.settings = settings
-        self.step = SimpleNamespace(logits=self.logits, processed=processed, token_id=None)
+        self.step: Any = SimpleNamespace(logits=self.logits, processed=processed, token_id=None)
 
-    def view(self):
+    def view(self) -> dict[str, Any]:
         """What the front draws."""
         return {
             "kind": "sampling",
@@ -93,11 +116,11 @@ class Sampling(Commands):
             "sliders": sliders(self.settings, self.settings),
         }
 
-    def figure(self):
+    def figure(self) -> Axes:
         """The still picture: the candidates before and after each processor."""
         return plot_processors(self.step, self.tokenizer, top=self.top)
 
-    def describe(self):
+    def describe(self) -> str:
         """The still picture in words."""
         rows = candidate_rows(self.step, self.tokenizer, 3)
         best = ", ".join(f"{row['label']} {row['rawText']} → {row['finalText']}" for row in rows)
@@ -105,7 +128,15 @@ class Sampling(Commands):
         return f"sampling_explorer with {settings}: {best}"
 
 
-def sampling_explorer(step, tokenizer, *, top=12, temperature=1.0, top_k=0, top_p=1.0):
+def sampling_explorer(
+    step: GenerationStep,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    top: int = 12,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> CourseWidget:
     """Sliders for temperature, top-k and top-p over one step's raw logits, with bars that follow.
 
     `step` is a `GenerationStep` or logits `[vocab]`. The settings are those to start with. Without a

@@ -1,5 +1,9 @@
 """One head (or several) under a temperature: where it looks, and what the model then says."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from helpers.errors import BadInputError
@@ -10,6 +14,13 @@ from helpers.text.tokens import token_table
 from helpers.views.plots import percent
 from helpers.views.style import OKABE_ITO, drawable
 from helpers.views.widget import Commands, CourseWidget, front
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 COLDEST, HOTTEST = 0.05, 20.0  # the slider runs over powers of ten between them
 MOST_ROWS = 8
@@ -23,7 +34,15 @@ class SharpenedHeads(Commands):
 
     commands = ("change",)
 
-    def __init__(self, model, tokenizer, prompt, heads, *, temperature=1.0):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Any,
+        heads: Sequence[tuple[int, int]],
+        *,
+        temperature: float = 1.0,
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.heads = [tuple(pair) for pair in heads]
         if not self.heads:
@@ -33,7 +52,7 @@ class SharpenedHeads(Commands):
         self.before = self._run(1.0)
         self.change(temperature)
 
-    def _run(self, temperature):
+    def _run(self, temperature: float) -> tuple[Tensor, Tensor]:
         """The first head's attention at the last position `[key]` and the next token's probabilities `[vocab]`."""
         layer, head = self.heads[0]
         with head_temperature(self.model, self.heads, temperature):
@@ -41,27 +60,27 @@ class SharpenedHeads(Commands):
             logits = trace(self.model, self.tokenizer, self.ids, attentions=False, hidden_states=False, positions=[-1])
         return run.attentions[0, head, 0].float(), logits.logits[0].float().softmax(-1)
 
-    def change(self, temperature):
+    def change(self, temperature: float) -> None:
         """Another temperature, above 0."""
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
             raise BadInputError(f"temperature is a number above 0, not {temperature!r}.")
         self.temperature = float(temperature)
         self.after = self._run(self.temperature)
 
-    def keys(self):
+    def keys(self) -> list[tuple[str, float, float]]:
         """`(label, before, after)` of the keys with most attention, in the prompt's order."""
         before, after = self.before[0], self.after[0]
         best = torch.maximum(before, after).topk(min(MOST_ROWS, len(before))).indices.sort().values.tolist()
         return [(f"{self.tokens[key]} ({key})", float(before[key]), float(after[key])) for key in best]
 
-    def candidates(self):
+    def candidates(self) -> list[tuple[str, float, float]]:
         """`(label, before, after)` of the next tokens, the most probable without a change first."""
         before, after = self.before[1], self.after[1]
         ids = [*before.topk(5).indices.tolist(), *after.topk(5).indices.tolist()]
         labels = {token: token_table(self.tokenizer, [token])[0].label for token in dict.fromkeys(ids)}
         return [(label, float(before[token]), float(after[token])) for token, label in labels.items()][:MOST_ROWS]
 
-    def view(self):
+    def view(self) -> dict[str, Any]:
         """What the front draws."""
         return {
             "heads": ", ".join(f"{layer}.{head}" for layer, head in self.heads),
@@ -73,11 +92,11 @@ class SharpenedHeads(Commands):
             ],
         }
 
-    def _title(self):
+    def _title(self) -> str:
         layer, head = self.heads[0]
         return f"Where head {layer}.{head} looks from the last token"
 
-    def figure(self):
+    def figure(self) -> Axes:
         """The still picture."""
         from matplotlib import pyplot
 
@@ -88,7 +107,7 @@ class SharpenedHeads(Commands):
         second.legend(loc="lower right", fontsize=8)
         return first
 
-    def _bars(self, ax, rows, title):
+    def _bars(self, ax: Axes, rows: Sequence[Any], title: str) -> None:
         places = range(len(rows))
         for shift, column, color, name in ((-0.2, 1, "0.7", "as it is"), (0.2, 2, OKABE_ITO["blue"], "changed")):
             values = [row[column] for row in rows]
@@ -100,7 +119,7 @@ class SharpenedHeads(Commands):
         ax.margins(x=0.12)
         ax.set(xlabel="probability", title=title)
 
-    def describe(self):
+    def describe(self) -> str:
         """The still picture in words."""
         label, before, after = self.candidates()[0]
         heads = self.view()["heads"]
@@ -113,7 +132,14 @@ class SharpenWidget(CourseWidget):
     _esm = front("sharpen.js")
 
 
-def sharpen_heads(model, tokenizer, prompt, heads, *, temperature=1.0):
+def sharpen_heads(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Any,
+    heads: Sequence[tuple[int, int]],
+    *,
+    temperature: float = 1.0,
+) -> SharpenWidget:
     """A widget with a slider for the temperature of some heads' attention (`head_temperature`).
 
     Bars show where the first of `heads` (pairs (layer, head)) looks from the last token, and what comes next,

@@ -1,6 +1,9 @@
 """Generation, one step at a time, under the reader's hands."""
 
+from __future__ import annotations
+
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
 from helpers.inside.generation import generate_steps
@@ -10,6 +13,12 @@ from helpers.views.plots import plot_next_token, plot_processors
 from helpers.views.sampling import SETTINGS, candidate_rows, sliders, stage_names
 from helpers.views.style import drawable
 from helpers.views.widget import CourseWidget, StepByStep
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MOST_CHIPS = 80  # tokens shown of a long text: the last ones
 
@@ -24,7 +33,17 @@ class Stepper(StepByStep):
 
     commands: tuple[str, ...] = (*StepByStep.commands, "choose", "write", "change", "draw_again")
 
-    def __init__(self, model, tokenizer, prompt, *, top=10, max_new_tokens=40, seed=0, **generation):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Any,
+        *,
+        top: int = 10,
+        max_new_tokens: int = 40,
+        seed: int = 0,
+        **generation: Any,
+    ) -> None:
         self.model, self.tokenizer, self.top = model, tokenizer, top
         self.prompt_ids = prompt_ids(tokenizer, prompt)
         self.inputs = {"max_new_tokens": max_new_tokens}
@@ -37,25 +56,25 @@ class Stepper(StepByStep):
         self._run([])
 
     @property
-    def token_ids(self):
+    def token_ids(self) -> list[int]:
         """The ids chosen before the step looked at."""
         return [step.token_id for step in self.steps[: self.index]]
 
-    def _make_step(self):
+    def _make_step(self) -> None:
         self.steps.append(next(self._iterator))
 
-    def choose(self, token_id):
+    def choose(self, token_id: int) -> None:
         """Take another token in this step, and go on from there."""
         self._choose([token_id])
 
-    def write(self, text):
+    def write(self, text: str) -> None:
         """Take the tokens of a text, as it is typed, in this step and the next ones, and go on from there."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if not ids:
             raise BadInputError("There is nothing typed: write what the model should have said.")
         self._choose(ids)
 
-    def change(self, **settings):
+    def change(self, **settings: Any) -> None:
         """Take other settings (temperature, …): the tokens before this step stay, this one is chosen anew."""
         before = self.settings
         unknown = [name for name in settings if name not in before]
@@ -68,18 +87,18 @@ class Stepper(StepByStep):
             self.settings = before
             raise
 
-    def draw_again(self):
+    def draw_again(self) -> None:
         """Sample this step and the next ones with another seed."""
         self.seed += 1
         self._run(self.token_ids)
 
-    def _choose(self, ids):
+    def _choose(self, ids: Sequence[int]) -> None:
         first = self.index
-        self._run(self.token_ids + ids)
+        self._run([*self.token_ids, *ids])
         self.by_reader |= set(range(first, first + len(ids)))
         self.index = min(first + len(ids), len(self.steps) - 1)
 
-    def _run(self, forced_ids):
+    def _run(self, forced_ids: Sequence[int]) -> None:
         """Run anew with these tokens given, up to the step after them."""
         sampled = ("temperature", "top_k", "top_p")
         settings = {n: v for n, v in self.settings.items() if self.settings["do_sample"] or n not in sampled}
@@ -96,7 +115,7 @@ class Stepper(StepByStep):
         self._iterator, self.steps = iterator, steps
         self.by_reader = {index for index in self.by_reader if index < len(forced_ids)}
 
-    def view(self):
+    def view(self) -> dict[str, Any]:
         """What the front draws."""
         step = self.step
         return {
@@ -117,15 +136,15 @@ class Stepper(StepByStep):
             ],
         }
 
-    def _ids_before(self):
+    def _ids_before(self) -> list[int]:
         """Prompt and answer, up to the token being chosen."""
         return self.prompt_ids[0].tolist() + self.token_ids
 
-    def _answer(self):
+    def _answer(self) -> list[int]:
         """The tokens that stand: those before this step, and where it ends, this step's own."""
         return self.token_ids + [self.step.token_id] * bool(self.step.stopped_by)
 
-    def _chips(self):
+    def _chips(self) -> list[dict[str, Any]]:
         """The last tokens of prompt and answer, with who chose each and the step that made it."""
         rows = token_table(self.tokenizer, self.prompt_ids[0].tolist() + self._answer())
         start = self.prompt_ids.shape[1]
@@ -144,11 +163,11 @@ class Stepper(StepByStep):
             for row in rows[-MOST_CHIPS:]
         ]
 
-    def _text(self):
+    def _text(self) -> str:
         """The answer so far, decoded; a character that is not complete yet shows as `…`."""
         return self.tokenizer.decode(self._answer(), skip_special_tokens=True).replace("\ufffd", "…")
 
-    def _what_went_in(self):
+    def _what_went_in(self) -> list[list[Any]]:
         """Name, shape and content of what the model was given in this step."""
         step = self.step
         query = step.input_ids.shape[1]
@@ -162,7 +181,7 @@ class Stepper(StepByStep):
             ["KV cache", f"{step.kv_length} positions", f"{step.kv_length - query} before, {query} new"],
         ]
 
-    def figure(self):
+    def figure(self) -> Axes:
         """The still picture: this step's candidates before and after each processor."""
         if self.step.processed:
             ax = plot_processors(self.step, self.tokenizer, top=self.top)
@@ -172,7 +191,7 @@ class Stepper(StepByStep):
         ax.set_title(drawable(f"Step {self.index}:  {'…' * (len(text) > 40)}{text[-40:]} ▸ ?"))
         return ax
 
-    def describe(self):
+    def describe(self) -> str:
         """The still picture in words."""
         rows = candidate_rows(self.step, self.tokenizer, self.top, before=self._ids_before())
         rows.sort(key=lambda row: -(row["final"] or 0))
@@ -180,13 +199,22 @@ class Stepper(StepByStep):
         return f"generation_stepper at step {self.index}: takes {self.step.token}; most probable: {best}"
 
 
-def _ends(values):
+def _ends(values: Sequence[Any]) -> str:
     """Values in a line; of many, the first and the last three."""
     values = [str(value) for value in values]
     return " ".join(values if len(values) <= 12 else [*values[:3], "…", *values[-3:]])
 
 
-def generation_stepper(model, tokenizer, prompt, *, top=10, max_new_tokens=40, seed=0, **generation):
+def generation_stepper(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Any,
+    *,
+    top: int = 10,
+    max_new_tokens: int = 40,
+    seed: int = 0,
+    **generation: Any,
+) -> CourseWidget:
     """A widget that generates one token at a time: forward, back, and another way where you choose.
 
     It shows what went into the model, the `top` candidates raw and after the processors, and takes

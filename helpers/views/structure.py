@@ -6,14 +6,25 @@ any weights (on PyTorch's "meta" device, where tensors have shapes and no values
 while hooks write down which module runs and where two streams are added.
 """
 
+from __future__ import annotations
+
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import cycle, groupby
 from math import prod
 from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, new_axes, png_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from matplotlib.axes import Axes
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 IDLE = "not reached by a text alone"
 ADD = "+"  # in a layer's order: here the residual stream and what was computed from it are added
@@ -28,7 +39,7 @@ class Weight:
     tied_to: str | None
 
     @property
-    def count(self):
+    def count(self) -> int:
         """Numbers in it; 0 when it is somebody else's."""
         return 0 if self.tied_to else prod(self.shape)
 
@@ -42,7 +53,7 @@ class Part:
     weights: tuple[Weight, ...]
 
     @property
-    def count(self):
+    def count(self) -> int:
         """Parameters in it."""
         return sum(weight.count for weight in self.weights)
 
@@ -59,13 +70,13 @@ class Stack:
     order: tuple[str, ...] | None
 
     @property
-    def count(self):
+    def count(self) -> int:
         """Parameters of all the layers together."""
         return self.repeats * sum(part.count for part in self.parts)
 
-    def run(self):
+    def run(self) -> list[Any]:
         """The parts in the order in which they run, with `ADD` between; without an order, as they are."""
-        named = {part.name: part for part in self.parts} | {ADD: ADD}
+        named: dict[str, Any] = {part.name: part for part in self.parts} | {ADD: ADD}
         return [named[name] for name in self.order or [part.name for part in self.parts] if name in named]
 
 
@@ -84,17 +95,17 @@ class Structure:
     ordered: bool
 
     @property
-    def count(self):
+    def count(self) -> int:
         """Parameters of the model, tied ones counted once."""
         return sum(block.count for block in self.blocks + self.idle)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [f"{self.kind}: {self.count:,} parameters", *self._lines(self.blocks)]
         if self.idle:
             lines += [f"{IDLE}:", *self._lines(self.idle)]
         return "\n".join(lines)
 
-    def _lines(self, blocks):
+    def _lines(self, blocks: Sequence[Any]) -> list[str]:
         lines = []
         for block in blocks:
             if isinstance(block, Part):
@@ -110,15 +121,15 @@ class Structure:
                     lines.append(_line(f"  {part.name}", part.kind, each, share, _shapes(part)))
         return lines
 
-    def _share(self, block, repeats=1):
+    def _share(self, block: Any, repeats: int = 1) -> str:
         share = 100 * repeats * block.count / self.count
         return "<0.1%" if 0 < share < 0.05 else f"{share:.1f}%"
 
-    def _repr_png_(self):
+    def _repr_png_(self) -> bytes:
         return png_bytes(plot_structure(self).figure)
 
 
-def show_structure(model):
+def show_structure(model: PreTrainedModel) -> Structure:
     """A loaded model's structure as a `Structure`: a picture in a notebook, text in a terminal.
 
     Works for any decoder-only model of `transformers` (Llama, SmolLM2, Qwen, GLM-4, …). Equal layers
@@ -137,11 +148,11 @@ def show_structure(model):
     idle = [pair for pair in found if pair[0] not in calls]
     if not calls:
         running, idle = idle, []
-    blocks, idle = (tuple(block for _, block in pairs) for pairs in (running, idle))
-    return Structure(type(model).__name__, blocks, idle, bool(calls))
+    blocks, apart = (tuple(block for _, block in pairs) for pairs in (running, idle))
+    return Structure(type(model).__name__, blocks, apart, bool(calls))
 
 
-def _weights(model):
+def _weights(model: PreTrainedModel) -> dict[str, Any]:
     """Full name -> `Weight` of every parameter, tied ones included."""
     owner, weights = {}, {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -150,7 +161,7 @@ def _weights(model):
     return weights
 
 
-def _dry_run(model):
+def _dry_run(model: PreTrainedModel) -> Any:
     """What runs in the model, in order: module names, and `name+` where module `name` adds two streams.
 
     Empty when the copy cannot be made or called, for example for a class that needs more than ids.
@@ -159,14 +170,14 @@ def _dry_run(model):
 
     calls, inside = [], []
 
-    def enter(name):
-        def hook(module, inputs):
+    def enter(name: str) -> Any:
+        def hook(module: Module, inputs: Any) -> None:
             calls.append(name)
             inside.append(name)
 
         return hook
 
-    def leave(module, inputs, output):
+    def leave(module: Module, inputs: Any, output: Any) -> None:
         inside.pop()
 
     try:
@@ -187,7 +198,7 @@ def _dry_run(model):
     return calls
 
 
-def _additions(calls, inside):
+def _additions(calls: Any, inside: Any) -> AbstractContextManager[Any]:
     """A context in which every addition of two equally shaped tensors is written into `calls`."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -195,7 +206,7 @@ def _additions(calls, inside):
     additions = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
     class Additions(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function in additions and _same_shape(*args[:2]):
                 calls.append(inside[-1] + ADD)
             return function(*args, **(kwargs or {}))
@@ -203,11 +214,11 @@ def _additions(calls, inside):
     return Additions()
 
 
-def _same_shape(a, b):
+def _same_shape(a: Any, b: Any) -> bool:
     return getattr(a, "shape", None) == getattr(b, "shape", 0)
 
 
-def _blocks(name, module, weights, calls):
+def _blocks(name: str, module: Module, weights: Any, calls: Any) -> Any:
     """The blocks below a module, as pairs (name of the module that runs first in it, block): its layers
     folded, what holds layers opened, everything else one `Part`."""
     import torch
@@ -229,7 +240,7 @@ def _blocks(name, module, weights, calls):
     return blocks
 
 
-def _folded(name, layers, weights, calls):
+def _folded(name: str, layers: Any, weights: Any, calls: Any) -> Any:
     """Runs of equal layers (same class, same parts and shapes, same order) as one `Stack` each."""
     stacks = []
     for index, layer in enumerate(layers):
@@ -251,7 +262,7 @@ def _folded(name, layers, weights, calls):
     return folded
 
 
-def _order(layer, calls):
+def _order(layer: str, calls: Any) -> tuple[str, ...] | None:
     """The direct parts of one layer as they run, with `ADD` where the layer itself adds."""
     order = []
     for call in calls:
@@ -262,14 +273,14 @@ def _order(layer, calls):
     return tuple(order) or None
 
 
-def _part(shown, full, module, weights):
+def _part(shown: str, full: str, module: Module, weights: Any) -> Part:
     inside = tuple(
         replace(weight, name=name[len(full) + 1 :]) for name, weight in weights.items() if name.startswith(full + ".")
     )
     return Part(shown, type(module).__name__, inside)
 
 
-def _shapes(part):
+def _shapes(part: Part) -> str:
     """The weights of a part in words: `q_proj [576, 576]`, `weight [49152, 576] = model.embed_tokens.weight`."""
     texts = []
     for weight in part.weights:
@@ -278,11 +289,11 @@ def _shapes(part):
     return ", ".join(texts if len(texts) <= 12 else [*texts[:10], f"… and {len(texts) - 10} more"])
 
 
-def _line(name, kind, count, share, shapes):
+def _line(name: str, kind: str, count: str, share: str, shapes: str) -> str:
     return f"{name:<28} {kind:<20} {count:>17} {share:>6}  {shapes}".rstrip()
 
 
-def plot_structure(structure, *, ax=None):
+def plot_structure(structure: Structure, *, ax: Axes | None = None) -> Axes:
     """A `Structure` as a diagram, from token ids down to logits. Returns the Axes.
 
     Equal layers are one frame. Down its left side runs the residual stream; each block reads from it
@@ -305,29 +316,29 @@ LEFT, RIGHT, STREAM, INNER = 2, 74, 7, 14  # columns of the diagram, of 100
 LINE, GAP = 1.0, 0.7  # heights: a line of text, an arrow
 
 
-def _height(part, x):
+def _height(part: Part, x: float) -> float:
     return LINE * (1.35 + len(_wrapped(part, x)))
 
 
-def _wrapped(part, x):
+def _wrapped(part: Part, x: float) -> list[str]:
     """The weights in lines that fit the box; a line never ends inside a name or shape."""
     shapes = _shapes(part).replace(" ", "\u00a0").replace("],\u00a0", "], ")
     return wrap(shapes, 92 if x == LEFT else 76, break_on_hyphens=False)
 
 
-def _stack_height(stack):
+def _stack_height(stack: Stack) -> float:
     height = 1.7 + GAP
     for part in stack.run():
         height += 1.1 if part == ADD else _height(part, INNER) + GAP
     return height
 
 
-def _is_norm(part):
+def _is_norm(part: Any) -> bool:
     """Only vectors in it: a norm, whatever it is called."""
     return all(len(weight.shape) < 2 for weight in part.weights)
 
 
-def _canvas(structure, ax):
+def _canvas(structure: Structure, ax: Axes | None) -> Axes:
     """Axes with one unit a line of text, so that 30 layers or 3 need the same room."""
     lines = 3.2 + GAP
     if structure.idle:
@@ -346,10 +357,10 @@ def _canvas(structure, ax):
 class _Drawing:
     """Draws downwards; each method takes the y it starts at and returns the y it ends at."""
 
-    def __init__(self, ax, structure):
+    def __init__(self, ax: Axes, structure: Structure) -> None:
         self.ax, self.structure = ax, structure
 
-    def frame(self, x, y, width, height, face, edge, **style):
+    def frame(self, x: float, y: float, width: float, height: float, face: Any, edge: Any, **style: Any) -> None:
         from matplotlib.patches import FancyBboxPatch
 
         shape = FancyBboxPatch(
@@ -365,21 +376,21 @@ class _Drawing:
         )
         self.ax.add_patch(shape)
 
-    def pill(self, y, text):
+    def pill(self, y: float, text: str) -> float:
         self.ax.text(STREAM - 3.5, y + 0.6, text, va="center", fontsize=8.5, fontweight="bold", color=INK)
         return y + 1.2
 
-    def arrow(self, y):
+    def arrow(self, y: float) -> float:
         if self.structure.ordered:
             self.head((STREAM, y), (STREAM, y + GAP))
         return y + GAP
 
-    def block(self, y, block):
+    def block(self, y: float, block: Any) -> float:
         if isinstance(block, Stack):
             return self.stack(y, block)
         return self.box(y, block, x=LEFT, hue=MUTED if _is_norm(block) else OKABE_ITO["orange"])
 
-    def box(self, y, part, *, x, hue, repeats=1):
+    def box(self, y: float, part: Part, *, x: float, hue: str, repeats: int = 1) -> float:
         height = _height(part, x)
         self.frame(x, y, RIGHT - x, height, _tint(hue), hue)
         self.ax.text(x + 1.5, y + 0.75, drawable(part.name), va="center", fontsize=8.5, fontweight="bold")
@@ -389,13 +400,13 @@ class _Drawing:
         self.share(y + height / 2, part, hue, repeats)
         return y + height
 
-    def share(self, y, part, hue, repeats):
+    def share(self, y: float, part: Any, hue: str, repeats: int) -> None:
         width = 14 * repeats * part.count / self.structure.count
         self.ax.barh(y, 14, left=78, height=0.75, color="#f0f2f4")
         self.ax.barh(y, width, left=78, height=0.75, color=hue)
         self.ax.text(100, y, self.structure._share(part, repeats), va="center", ha="right", fontsize=8)
 
-    def stack(self, y, stack):
+    def stack(self, y: float, stack: Stack) -> float:
         height = _stack_height(stack)
         for shift in (1.2, 0.6) if stack.repeats > 1 else ():  # a pile of pages
             self.frame(LEFT + shift, y + shift * 0.35, RIGHT - LEFT + 1.2, height, "white", RULE, zorder=0.5)
@@ -432,7 +443,7 @@ class _Drawing:
             )
         return top + height
 
-    def into_box(self, y, *, from_stream):
+    def into_box(self, y: float, *, from_stream: Any) -> None:
         """Down into the box below, out of the residual stream or out of the box above."""
         if from_stream:
             y += GAP * 0.35
@@ -441,25 +452,25 @@ class _Drawing:
         else:
             self.head((INNER + 3, y), (INNER + 3, y + GAP))
 
-    def join(self, y):
+    def join(self, y: float) -> None:
         """Out of the box above, back into the residual stream."""
         self.ax.plot([INNER + 3] * 2, [y, y + 0.55], color=INK, lw=1.2)
         self.head((INNER + 3, y + 0.55), (STREAM + 1.1, y + 0.55))
         white = {"boxstyle": "circle,pad=0.02", "facecolor": "white", "edgecolor": "none"}
         self.ax.text(STREAM, y + 0.52, "⊕", va="center", ha="center", fontsize=13, zorder=3, bbox=white)
 
-    def head(self, start, end):
+    def head(self, start: Any, end: Any) -> None:
         style = {"arrowstyle": "-|>", "color": INK, "lw": 1.2, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8}
         self.ax.annotate("", end, start, arrowprops=style)
 
 
-def _tint(color):
+def _tint(color: str) -> tuple[float, ...]:
     from matplotlib.colors import to_rgb
 
     return tuple(1 - 0.12 * (1 - channel) for channel in to_rgb(color))
 
 
-def _short(count):
+def _short(count: int) -> str:
     """A count for people: `28.3 M`."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if count >= size:

@@ -3,14 +3,17 @@
 Nothing changes on import: a notebook calls `use_course_style()` once.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe & Ito (2008), "Color Universal Design": told apart by readers of every colour vision.
 OKABE_ITO = {
@@ -50,7 +53,7 @@ HTML_THEME = """\
 --blue:#0072b2;--orange:#e69f00;--green:#009e73;--vermillion:#d55e00;--purple:#cc79a7;"""
 
 
-def use_course_style():
+def use_course_style() -> None:
     """Set matplotlib's defaults for the course: an opaque light card, Okabe-Ito colours, Chinese.
 
     Figures stay light in JupyterLab's dark theme too, so that a saved picture reads the same
@@ -95,7 +98,7 @@ def use_course_style():
 
 
 @cache
-def cjk_font():
+def cjk_font() -> str:
     """Name of a font with Chinese characters that matplotlib can use: the system's, else the one a
     dependency (`notojp-matplotlib`) brings. None when there is neither.
 
@@ -110,7 +113,7 @@ def cjk_font():
     return name
 
 
-def _dependency_font():
+def _dependency_font() -> str | None:
     """Make the font of `FONT_PACKAGE` known to matplotlib and return its name; None when it is not installed."""
     from matplotlib.font_manager import FontProperties, fontManager
 
@@ -122,7 +125,7 @@ def _dependency_font():
     return FontProperties(fname=str(file)).get_name()
 
 
-def _serve_all_weights(name):
+def _serve_all_weights(name: str) -> None:
     """Let the nearest weight of this font stand in for each of `WEIGHTS` that it lacks.
 
     matplotlib would draw the same glyphs anyway, but would also log "Failed to find font weight bold" below the
@@ -137,7 +140,7 @@ def _serve_all_weights(name):
             fontManager.ttflist.append(replace(fonts[nearest], weight=weight))
 
 
-def png_bytes(figure):
+def png_bytes(figure: Figure) -> bytes:
     """A figure as a small PNG (256 colours, half of the usual bytes); the figure is closed."""
     from io import BytesIO
 
@@ -151,7 +154,7 @@ def png_bytes(figure):
     return small.getvalue()
 
 
-def drawable(text):
+def drawable(text: str) -> str:
     """`text` as matplotlib can draw it now: characters that its fonts lack (emoji, rare scripts) become
     their code point, such as `U+1F600`, and `$` stays a dollar sign instead of opening a formula."""
     import matplotlib
@@ -161,14 +164,14 @@ def drawable(text):
 
 
 @cache
-def _has_glyph(character, families):
+def _has_glyph(character: str, families: tuple[str, ...]) -> bool:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     # Each family is asked by itself: given a list, findfont answers with the first one only.
     return any(get_font(findfont(FontProperties(family=[name]))).get_char_index(ord(character)) for name in families)
 
 
-def veil(shown):
+def veil(shown: Any) -> Any:
     """How much of the picture the colour hides, by weight from 0 to 1: least where it was looked at."""
     return 0.82 - 0.52 * shown
 
@@ -180,7 +183,7 @@ def columns(text: str) -> int:
     return max(wcswidth(text), 0)
 
 
-def new_axes(ax: "Axes | None", width: float, height: float) -> "Axes":
+def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
     """The Axes that were given, or those of a new figure of this size in inches."""
     if ax is not None:
         return ax
@@ -189,7 +192,7 @@ def new_axes(ax: "Axes | None", width: float, height: float) -> "Axes":
     return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def wrapped(text, width=46):
+def wrapped(text: str, width: int = 46) -> list[str]:
     """Lines of at most `width` columns; a Chinese character takes two."""
     lines, line, used = [], "", 0
     for character in " ".join(text.split()):
@@ -203,7 +206,7 @@ def wrapped(text, width=46):
     return [*lines, line]
 
 
-def colormap(count=33, name=WEIGHTS_COLORMAP):
+def colormap(count: int = 33, name: str = WEIGHTS_COLORMAP) -> list[str]:
     """A colour map (by default the course's for weights) as `count` CSS colours, from the lowest value up."""
     import numpy
     from matplotlib import colormaps

@@ -1,12 +1,20 @@
 """Text as the model sees it: a row of tokens, each with its id."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
 from helpers.text.prompts import RenderedChat, Segment, prompt_ids
 from helpers.text.tokens import TokenRow, token_table
 from helpers.views.style import HTML_THEME, columns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
 ROLE_COLORS = {"system": "green", "user": "blue", "assistant": "vermillion", "observation": "purple", "tool": "purple"}
 TEXT_WIDTH = 96  # columns of the plain-text form
@@ -40,7 +48,7 @@ class TokenView:
     segments: tuple[Segment, ...]
     hidden: int
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = []
         for segment in self.segments:
             if segment.role:
@@ -48,7 +56,7 @@ class TokenView:
             lines += _text_lines(self.rows[segment.start : segment.stop], indent="  " if segment.role else "")
         return "\n".join(lines + [self._rest()] * bool(self.hidden))
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         parts = [f'<style>{TOKENS_CSS}</style><div class="tk">']
         for segment in self.segments:
             chips = "\n".join(_chip(row) for row in self.rows[segment.start : segment.stop])
@@ -61,11 +69,11 @@ class TokenView:
         parts.append(f'<div class="tk-who">{self._rest()}</div>' * bool(self.hidden) + "</div>")
         return "".join(parts)
 
-    def _rest(self):
+    def _rest(self) -> str:
         return f"… and {self.hidden} more tokens (show_tokens(…, limit=None) shows all)"
 
 
-def show_tokens(tokenizer, prompt, *, limit=400):
+def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Any, *, limit: int = 400) -> TokenView:
     """A prompt's tokens, each with its id; a `TokenView`.
 
     `prompt` is a text, a `RenderedChat` (then grouped by the message each token came from), or ids
@@ -79,19 +87,19 @@ def show_tokens(tokenizer, prompt, *, limit=400):
         raise BadInputError(f"limit={limit}: show at least 1 token, or limit=None for all of them.")
     ids = prompt_ids(tokenizer, prompt)[0].tolist()
     rows = token_table(tokenizer, ids)[:limit]
-    segments = (Segment(None, "", 0, len(rows)),)
+    segments: tuple[Segment, ...] = (Segment(None, "", 0, len(rows)),)
     if isinstance(prompt, RenderedChat):
         segments = tuple(s for s in prompt.segments if s.start < len(rows))
     return TokenView(tuple(rows), segments, len(ids) - len(rows))
 
 
-def _who(segment):
+def _who(segment: Any) -> str:
     if segment.message is None:
         return "template"
     return f"message {segment.message} · {segment.role}"
 
 
-def _chip(row):
+def _chip(row: TokenRow) -> str:
     """Ruby text: where a page drops our style sheet, the id still stands over its token."""
     kind = ' class="tk-s"' if row.special else ""
     about = f"position {row.position}, id {row.token_id}, " + (
@@ -101,7 +109,7 @@ def _chip(row):
     return f'<ruby{kind} title="{about}"><span class="tk-t">{label}</span><rt>{row.token_id}</rt></ruby>'
 
 
-def _text_lines(rows, indent):
+def _text_lines(rows: Sequence[TokenRow], indent: str) -> list[str]:
     """Labels over ids, in columns, wrapped at `TEXT_WIDTH`: two lines for each row of tokens."""
     lines, labels, ids = [], indent, indent
     for row in rows:

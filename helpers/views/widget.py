@@ -4,7 +4,10 @@ A saved notebook without a running kernel cannot show a widget, so a cell's outp
 a picture with a text, then the widget. Once the widget lives, its style sheet hides the picture.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
@@ -12,10 +15,13 @@ import traitlets
 from helpers.errors import BadInputError, HelpersError
 from helpers.views.style import HTML_THEME, MUTED, png_bytes
 
+if TYPE_CHECKING:
+    from helpers.inside.generation import GenerationStep
+
 HERE = Path(__file__).parent
 
 
-def front(*names):
+def front(*names: str) -> str:
     """A widget's page side: what all share (`page.js`), then its own scripts."""
     return "".join((HERE / file).read_text(encoding="utf-8") for file in ("page.js", *names))
 
@@ -33,12 +39,12 @@ class CourseWidget(anywidget.AnyWidget):
 
     view = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, state):
+    def __init__(self, state: Any) -> None:
         self.state = state
         super().__init__(view={**state.view(), "turn": 0, "message": ""})
         self.on_msg(self._answer)
 
-    def _answer(self, _widget, wish, _buffers):
+    def _answer(self, _widget: Any, wish: Any, _buffers: Any) -> None:
         """Carry out what the reader did in the page. Each answer has a new `turn`, so the page sees it."""
         message = ""
         try:
@@ -47,17 +53,17 @@ class CourseWidget(anywidget.AnyWidget):
             message = str(error)
         self.view = {**self.state.view(), "turn": self.view["turn"] + 1, "message": message}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.state.describe()
 
-    def _ipython_display_(self):
+    def _ipython_display_(self) -> None:
         from IPython.display import display
 
         live, metadata = self._repr_mimebundle_()
         display({"image/png": self.picture(), "text/plain": self.state.describe()}, raw=True)
         display({**live, "text/plain": "(live while a kernel runs this cell)"}, metadata=metadata, raw=True)
 
-    def picture(self):
+    def picture(self) -> bytes:
         """The still picture as PNG bytes."""
         figure = self.state.figure().figure
         figure.supxlabel("still picture: run the cell to use it", x=0.995, ha="right", fontsize=7.5, color=MUTED)
@@ -69,7 +75,7 @@ class Commands:
 
     commands: tuple[str, ...] = ()
 
-    def do(self, command, **arguments):
+    def do(self, command: str, **arguments: Any) -> Any:
         """Call the method `command`. Raises `BadInputError` when there is none of that name for pages."""
         if command not in self.commands:
             known = ", ".join(self.commands)
@@ -82,29 +88,34 @@ class StepByStep(Commands):
     one looked at. `_make_step()` appends the next one."""
 
     commands: tuple[str, ...] = ("forward", "back", "go_to")
+    steps: list[GenerationStep]
+    index: int
+
+    def _make_step(self) -> None:
+        raise NotImplementedError
 
     @property
-    def step(self):
+    def step(self) -> GenerationStep:
         """The `GenerationStep` looked at."""
         return self.steps[self.index]
 
     @property
-    def can_go_forward(self):
+    def can_go_forward(self) -> bool:
         """Whether there is a step after this one."""
         return self.step.stopped_by is None
 
-    def forward(self):
+    def forward(self) -> None:
         """Take this step's token and look at the next step; at the end, stay."""
         if self.can_go_forward:
             if self.index + 1 == len(self.steps):
                 self._make_step()
             self.index += 1
 
-    def back(self):
+    def back(self) -> None:
         """Look at the step before; at the beginning, stay."""
         self.index = max(0, self.index - 1)
 
-    def go_to(self, index):
+    def go_to(self, index: int) -> None:
         """Look at a step that has been made already."""
         if not isinstance(index, int) or not 0 <= index < len(self.steps):
             raise BadInputError(f"There is no step {index}: steps 0 to {len(self.steps) - 1} have been made.")
