@@ -53,10 +53,11 @@ test-browser: setup  ## The tests that drive a browser alone; they are skipped w
 test-gpu: setup  ## The tests that need a GPU alone; they are skipped where there is none
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
-lint: setup  ## Style and spelling, in modules and notebooks
+lint: setup  ## Style, spelling and types, in modules and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/mypy
 
 notebooks: setup  ## Run notebooks and write their outputs (NAME=03 picks one)
 	$(BIN)/python tests/notebooks/execute.py $(filter notebooks/$(NAME)%,$(NOTEBOOKS))
