@@ -114,7 +114,11 @@ class DoesNotFitError(HelpersError, MemoryError):
 
 
 class DiskFullError(HelpersError, OSError):
-    """Not enough free disk space for what is to be written."""
+    """Not enough free disk space for what is to be written: `needed_bytes` (None: not known), `available_bytes`."""
+
+    def __init__(self, *parts, needed_bytes=None, available_bytes=None):
+        super().__init__(*parts)
+        self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
 
 
 class HubNotReachableError(HelpersError, ConnectionError):

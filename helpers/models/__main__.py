@@ -7,7 +7,7 @@ Without a name it prepares what the course needs; `--check` reads every byte aga
 import argparse
 
 from helpers.errors import HelpersError, ModelNotFoundError
-from helpers.models import catalog, hubs
+from helpers.models import catalog, hubs, store
 from helpers.models.locate import model_folder, unknown_name
 from helpers.models.memory import memory_plan
 from helpers.models.store import say
@@ -25,11 +25,16 @@ def main(arguments=None):
         help="a name of the catalog, or with --source a hub id",
     )
     parser.add_argument("--check", action="store_true", help="read every byte of what is already there")
+    parser.add_argument("--remove", action="store_true", help="remove what was prepared, and no other file")
     parser.add_argument("--source", choices=("modelscope", "huggingface"), help="download from this hub")
     options = parser.parse_args(arguments)
     try:
         for name in options.names:
-            if options.source:
+            if options.remove:
+                store.remove_prepared(
+                    hubs.folder_of(name, options.source) if options.source else store.models_dir() / name
+                )
+            elif options.source:
                 _download(name, options.source, options.check)
             elif name in RECIPES:
                 prepare(name, check=options.check)

@@ -10,13 +10,11 @@ clients look for them (`HF_ENDPOINT`, `HF_TOKEN`, `MODELSCOPE_ENDPOINT`, `MODELS
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import queue
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import threading
@@ -210,19 +208,19 @@ def _fetch_missing(listing, folder, weights):
     needed = sum(file.bytes for file in missing)
     partial = folder.with_name(f".{folder.name}.partial")
     here = _bytes_in(partial)
-    free = shutil.disk_usage(folder.parent).free
+    free = store.free_bytes(folder.parent)
     if max(needed - here, 0) > free:
         raise _disk_full(listing.repo, folder, needed - here)
-    resumed = f", {_size(here)} of it here already" if here else ""
+    resumed = f", {store.size(here)} of it here already" if here else ""
     store.say(
-        f"{listing.repo} from {HUBS[listing.source][0]}: {_size(needed)} in {len(missing)} files{resumed}; "
-        f"{_size(free)} are free in {folder.parent}."
+        f"{listing.repo} from {HUBS[listing.source][0]}: {store.size(needed)} in {len(missing)} files{resumed}; "
+        f"{store.size(free)} are free in {folder.parent}."
     )
     _download(listing, missing, partial)
     folder.mkdir(exist_ok=True)
     for file in missing:
         (partial / file.name).chmod(0o644)
-        os.replace(partial / file.name, folder / file.name)
+    store.put_in_place([partial / file.name for file in missing], folder)
     facts = {
         "made_from": f"{listing.source}:{listing.repo}@{listing.revision}",
         "weights": weights,
@@ -257,21 +255,9 @@ def _download(listing, files, partial):
         raise _damaged(listing.source, listing.repo, left[0].name)
 
 
-def _is_intact(path, file):
+def _is_intact(path: Path, file: RemoteFile) -> bool:
     """Whether a local file is a regular file with the listed size and checksum."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return False
-    if not stat.S_ISREG(status.st_mode) or status.st_size != file.bytes:
-        return False
-    if file.sha256:
-        return store.sha256(path) == file.sha256.lower()
-    if file.git_sha1:
-        blob = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
-        blob.update(path.read_bytes())
-        return blob.hexdigest() == file.git_sha1
-    return True
+    return store.has_content(path, file.bytes, sha256=file.sha256, git_sha1=file.git_sha1)
 
 
 class _Progress:
@@ -451,14 +437,6 @@ def _not_reachable(source, reason, kept=False):
     )
 
 
-def _disk_full(name, folder, needed):
-    free = shutil.disk_usage(folder.parent).free
-    need = f"{_size(needed)} more" if needed else "more space"
-    return DiskFullError(
-        f"{name} needs {need} in {folder.parent}, where {_size(free)} are free. Free some space, or set "
-        f"{store.MODELS_VARIABLE} to a folder on another disk. What has arrived is kept."
-    )
-
-
-def _size(number):
-    return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+def _disk_full(name: str, folder: Path, needed: int | None) -> DiskFullError:
+    need = f"{store.size(needed)} more" if needed else "more space"
+    return store.disk_full(name, need, folder.parent, needed_bytes=needed, also=" What has arrived is kept.")

@@ -6,14 +6,20 @@ one. Its `manifest.json` records the size and SHA-256 of every file.
 """
 
 import contextlib
+import filecmp
 import hashlib
+import itertools
 import json
 import os
+import shutil
+import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from helpers.checks import file_path
-from helpers.errors import printable
+from helpers.errors import DiskFullError, printable
 
 MODELS_VARIABLE = "HELPERS_MODELS"
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "models"
@@ -57,19 +63,125 @@ def damaged_files(folder, manifest, thorough=False):
     return [file for file, known in manifest["files"].items() if not _is_intact(folder / file, known, thorough)]
 
 
-def _is_intact(file, known, thorough):
+def _is_intact(file: Path, known: dict[str, Any], thorough: bool) -> bool:
+    """Whether a file is as the manifest says; one whose size and time are as recorded is not read, unless thorough."""
     try:
         status = file.stat()
     except FileNotFoundError:
         return False
-    if status.st_size != known["bytes"]:
+    if (status.st_size, status.st_mtime_ns) == (known["bytes"], known["mtime_ns"]) and not thorough:
+        return stat.S_ISREG(status.st_mode)
+    return has_content(file.resolve(), known["bytes"], sha256=known["sha256"])
+
+
+def has_content(file: Path, length: int, **checksums: str | None) -> bool:
+    """Whether this is a regular file (no link) of that length and with one of these checksums, if any is known.
+
+    `checksums` are `sha256` and `git_sha1` (git's id of a file), in hexadecimal.
+    """
+    try:
+        status = file.lstat()
+    except OSError:
         return False
-    if status.st_mtime_ns == known["mtime_ns"] and not thorough:
+    if not stat.S_ISREG(status.st_mode) or status.st_size != length:
+        return False
+    kind, wanted = next(((kind, wanted) for kind, wanted in checksums.items() if wanted), (None, None))
+    if kind is None or wanted is None:
         return True
-    return sha256(file) == known["sha256"]
+    if kind == "sha256":
+        return sha256(file) == wanted.lower()
+    blob = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+    blob.update(file.read_bytes())
+    return blob.hexdigest() == wanted.lower()
 
 
-def sha256(file):
+def put_in_place(files: Iterable[Path], folder: Path) -> None:
+    """Move files into a folder that is there, without removing anything that this program did not write.
+
+    What lies there exactly as the folder's manifest records it, or is the same as the new file, makes room for it.
+    Everything else under the same name is kept beside it, and a line says so.
+    """
+    known = _recorded(folder)
+    for file in files:
+        target = folder / file.name
+        if os.path.lexists(target) and not (is_ours(target, known.get(file.name)) or _same(file, target)):
+            keep_aside(target)
+        os.replace(file, target)
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The files of a folder's manifest, if it has one that can be read."""
+    try:
+        return dict(read_manifest(folder)["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def keep_aside(path: Path) -> None:
+    """Give a reader's file, folder or link another name, and say so."""
+    kept = next(other for number in itertools.count(1) if not os.path.lexists(other := _kept(path, number)))
+    os.rename(path, kept)
+    say(f"{path} is not as this program wrote it: it is kept as {kept.name}. Delete that if you do not need it.")
+
+
+def _kept(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.kept-{number}")
+
+
+def _same(file: Path, other: Path) -> bool:
+    return not other.is_symlink() and other.is_file() and filecmp.cmp(file, other, shallow=False)
+
+
+def is_ours(file: Path, known: Any) -> bool:
+    """Whether a file is exactly the one that a manifest records, read to the last byte."""
+    try:
+        return not file.is_symlink() and _is_intact(file, known, thorough=True)
+    except (OSError, TypeError, KeyError):
+        return False
+
+
+def remove_prepared(folder: Path) -> None:
+    """Remove what this program wrote into a folder, and the folder if nothing else is in it."""
+    files = _recorded(folder)
+    for name, known in files.items():
+        if is_ours(folder / name, known):
+            (folder / name).unlink()
+    if files:
+        (folder / MANIFEST).unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    if folder.exists():
+        say(f"{folder} holds files that this program did not write: they are still there.")
+
+
+def free_bytes(folder: Path) -> int:
+    """Free disk space where a folder is, or will be."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def disk_full(what: str, need: str, folder: Path, *, needed_bytes: int | None = None, also: str = "") -> DiskFullError:
+    """The error that says how much room `what` needs where, and what can be done; `also` is one sentence more."""
+    free = free_bytes(folder)
+    return DiskFullError(
+        f"{what} needs {need} in {folder}, where {size(free)} are free. Free some space, or set {MODELS_VARIABLE} to a "
+        f"folder on another disk.{also}",
+        needed_bytes=needed_bytes,
+        available_bytes=free,
+    )
+
+
+def size(number: int) -> str:
+    """Bytes for people.
+
+    >>> size(538_000_000), size(16_000_000_000)
+    ('538 MB', '16 GB')
+    """
+    return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+
+
+def sha256(file: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

