@@ -143,3 +143,7 @@ class PromptTooLongError(HelpersError, ValueError):
 
 class AnchorNotFoundError(HelpersError, LookupError):
     """A note is pinned to a line of library code that the installed version no longer has."""
+
+
+class ModelBusyError(HelpersError, RuntimeError):
+    """A model is running or being changed in another thread, and did not get free in time."""

@@ -189,6 +189,8 @@ class TransformersEngine:
         """The texts of one batch: `[(Prompt, ids), …]`."""
         import torch
 
+        from helpers.inside.exclusive import one_at_a_time
+
         rows, pictures = [ids for _, ids in batch], [pictures_of(prompt) for prompt, _ in batch]
         seen = {}
         if any(pictures):
@@ -200,7 +202,7 @@ class TransformersEngine:
             seen["mm_token_type_ids"] = left_padded(seen["mm_token_type_ids"])[0]
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask} | seen
         inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
-        with torch.inference_mode():
+        with one_at_a_time(self.model, "a batch"), torch.inference_mode():
             output_ids = self.model.generate(**inputs, **self._generate_settings(settings))
         answers = output_ids[:, input_ids.shape[1] :].tolist()
         return [answer_text(self.tokenizer, answer, self.terminators) for answer in answers]

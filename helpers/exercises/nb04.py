@@ -76,10 +76,11 @@ WHY = {
 @cache
 def _stays() -> Any:
     """Place -> whether the answer's probability stays when it is multiplied by 10 there."""
-    from helpers.inside.anatomy import decoder
+    from helpers.inside import anatomy
 
-    model, base = _default()[0], decoder(_default()[0])
-    scales = [norm for layer in base.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+    model = _default()[0]
+    parts = anatomy(model)
+    norms = [norm for layer in parts.layers for norm in layer.norms] + [parts.final_norm]
     before = _probabilities(CAPITAL)
     right = int(before.argmax())
 
@@ -90,10 +91,10 @@ def _stays() -> Any:
         return 10 * result
 
     hooks: dict[str, Any] = {
-        "embedding": [(base.embed_tokens.register_forward_hook, tenfold_output)],
-        "norm input": [(norm.register_forward_pre_hook, tenfold_input) for norm in [*scales, base.norm]],
-        "last stream": [(base.norm.register_forward_pre_hook, tenfold_input)],
-        "logits": [(model.lm_head.register_forward_hook, tenfold_output)],
+        "embedding": [(parts.embedding.register_forward_hook, tenfold_output)],
+        "norm input": [(norm.register_forward_pre_hook, tenfold_input) for norm in norms],
+        "last stream": [(parts.final_norm.register_forward_pre_hook, tenfold_input)],
+        "logits": [(parts.head.register_forward_hook, tenfold_output)],
     }
     stays: dict[str, Any] = {}
     for place, several in hooks.items():

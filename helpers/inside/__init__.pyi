@@ -1,12 +1,12 @@
-from .anatomy import decoder as decoder
-from .anatomy import decoder_layer as decoder_layer
-from .anatomy import head_count as head_count
-from .anatomy import writers as writers
+from .anatomy import Anatomy as Anatomy
+from .anatomy import anatomy as anatomy
 from .contributions import Contributions as Contributions
 from .contributions import DirectLogit as DirectLogit
 from .contributions import direct_logit as direct_logit
 from .contributions import head_contributions as head_contributions
+from .contributions import hold_norm as hold_norm
 from .contributions import residual_contributions as residual_contributions
+from .exclusive import one_at_a_time as one_at_a_time
 from .generation import GenerationStep as GenerationStep
 from .generation import generate_steps as generate_steps
 from .generation import logits_processors as logits_processors

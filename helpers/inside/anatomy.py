@@ -1,45 +1,812 @@
-"""Where the parts of a decoder are: the same few modules in Llama, GLM and their relatives.
+"""What is inside a model: its layers, what each adds to the residual stream, its final norm and its head.
 
-`transformers` names them alike: a decoder with `embed_tokens`, `layers` and `norm`; in a layer
-`self_attn` (with `o_proj`) and `mlp`.
+No other module knows anything about architectures, and this one knows hardly any names. A model is run
+once on a few tokens while `Flow` follows what is added to what. From that one can read which modules are
+the layers, which parts of a layer write to the stream, whether what they write is normed or multiplied
+before it is added, where attention mixes its heads, and what becomes of the logits. Then the numbers are
+checked: the parts of each layer add up to what the layer gave, and the final norm, the head and what
+follows give the model's own logits. What does not come out right is not used: each accessor below raises
+`BadInputError`, which names the model and what is missing.
 """
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
 from helpers.errors import BadInputError
+from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.flow import Call, Flow, tensors
+
+PROBE_LENGTH = 6  # tokens in the run that anatomies are read from
 
 
-def decoder(model):
-    """The module with `embed_tokens`, `layers` and `norm`, inside any causal language model.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a layer that writes to the residual stream.
 
-    Raises `BadInputError` for a model that is built in another way.
+    - `name`: of the layer's child it is, such as `self_attn` or `mlp`.
+    - `writer`, `place`: the module whose output is added, and which of the tensors it gives; times `scale`.
+    - `norm`: the writer, where it is a norm that comes after the part (OLMo 2, Gemma 2).
+    - `mixes`: whether it looks at other positions: attention, or what stands in its place.
     """
-    for module in model.modules():
-        if all(hasattr(module, part) for part in ("embed_tokens", "layers", "norm")):
-            return module
-    raise BadInputError(f"{type(model).__name__} has no decoder with embed_tokens, layers and norm to look into.")
+
+    name: str
+    module: torch.nn.Module
+    writer: torch.nn.Module
+    place: int
+    scale: float
+    norm: torch.nn.Module | None
+    mixes: bool
 
 
-def decoder_layer(model, layer):
-    """Layer number `layer` (0 is the first, negative ones count from the end as in a list).
+@dataclass(frozen=True, eq=False)
+class Attention(Part):
+    """A `Part` that is softmax attention.
 
-    Raises `BadInputError` saying which layers there are.
+    - `caller`: the module that hands queries, keys and values to the library's attention function, or that
+      computes attention itself; then it gives the weights as output number `weights_place`.
+    - `heads`: how many query heads; `projection`: the matrix that turns what they mixed, `width` numbers, into what
+      is written.
+    - `queries`: the matrix that computes the queries, if their size is not changed afterwards.
+    - `plain`: attention is softmax(query · key · scaling + mask) · value, without a sink, a cap or a bias.
     """
-    layers = decoder(model).layers
-    if isinstance(layer, bool) or not isinstance(layer, int) or not -len(layers) <= layer < len(layers):
-        raise BadInputError(f"There is no layer {layer!r}: this model has layers 0 to {len(layers) - 1}.")
-    return layers[layer]
+
+    caller: torch.nn.Module
+    weights_place: int | None
+    heads: int
+    projection: torch.nn.Module | None
+    width: int
+    queries: torch.nn.Module | None
+    plain: bool
 
 
-def head_count(model):
-    """How many query heads each layer has."""
-    return model.config.get_text_config().num_attention_heads
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer.
 
-
-def writers(layer):
-    """The two modules of a layer whose outputs are added to the residual stream: attention's, then the MLP's.
-
-    In Llama and GLM they are `self_attn` and `mlp`; in GLM-4-0414 the norms that come after those.
+    - `place`: which of the tensors that it gives is the stream.
+    - `parts`: in the order in which they write; `norms`: those that read the stream, before a part.
+    - `factor`: what the whole stream is multiplied by at the end of the layer, 1 in nearly every model.
+    - `gap`: why it cannot be taken apart, if it cannot.
     """
-    return (
-        getattr(layer, "post_self_attn_layernorm", layer.self_attn),
-        getattr(layer, "post_mlp_layernorm", layer.mlp),
+
+    module: torch.nn.Module
+    place: int
+    parts: tuple[Part, ...]
+    norms: tuple[torch.nn.Module, ...]
+    factor: float
+    gap: str | None
+
+    @property
+    def attention(self) -> Attention | None:
+        """Its softmax attention."""
+        return next((part for part in self.parts if isinstance(part, Attention)), None)
+
+    @property
+    def mlp(self) -> Part | None:
+        """Its MLP or mixture of experts: of the parts that look at one position only, the one with most weights."""
+        return max((part for part in self.parts if not part.mixes), key=lambda part: _size(part.module), default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class LogitMap:
+    """What happens to the scores that the head gives: `softcap · tanh(scale · score / softcap)`."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def apply_(self, scores: torch.Tensor) -> torch.Tensor:
+        """In place."""
+        if self.scale != 1.0:
+            scores.mul_(self.scale)
+        if self.softcap is not None:
+            scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        return scores
+
+    def factor(self, score: float) -> float:
+        """What a score is multiplied by."""
+        changed = float(self.apply_(torch.tensor([score], dtype=torch.float64)))
+        return changed / score if score else self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """A model's parts. `lens_gap` says why the logit lens cannot read its states, if it cannot.
+
+    - `owner`: the module that runs the layers, whose config says how attention is computed.
+    - `embedding` and `embedding_scale`: the stream begins as the embedding times this number; None where it is
+      something more, such as an embedding with positions added.
+    - `final_norm` gets the stream after the last layer; its output times `head_scale` goes into `head`, whose
+      scores `logit_map` turns into logits.
+    - `hidden_size`: numbers in a hidden state. `context`: most positions, None where there is no limit.
+    """
+
+    kind: str
+    owner: torch.nn.Module
+    container: torch.nn.ModuleList
+    layers: tuple[Layer, ...]
+    embedding: torch.nn.Module | None
+    embedding_scale: float | None
+    final_norm: torch.nn.Module
+    head: torch.nn.Module | None
+    head_scale: float
+    logit_map: LogitMap
+    lens_gap: str | None
+    hidden_size: int
+    context: int | None
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that have attention."""
+        return tuple(number for number, layer in enumerate(self.layers) if layer.attention)
+
+    @property
+    def heads(self) -> int:
+        """The number of query heads of each layer that has attention; the largest, where they differ; or 0."""
+        return max((layer.attention.heads for layer in self.layers if layer.attention), default=0)
+
+    def number(self, layer: Any) -> int:
+        """A layer's number from 0; negative ones count from the end, as in a list."""
+        count = len(self.layers)
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
+            raise BadInputError(f"There is no layer {layer!r}: this model has layers 0 to {count - 1}.")
+        return layer % count
+
+    def layer(self, layer: Any) -> Layer:
+        """A layer by its number."""
+        return self.layers[self.number(layer)]
+
+    def attention(self, layer: Any) -> Attention:
+        """A layer's attention."""
+        number = self.number(layer)
+        found = self.layers[number].attention
+        if found is None:
+            raise BadInputError(self.without_attention([number]))
+        return found
+
+    def mlp(self, layer: Any) -> Part:
+        """A layer's MLP."""
+        number = self.number(layer)
+        self._check_parts(number)
+        found = self.layers[number].mlp
+        if found is None:
+            raise BadInputError(f"Layer {number} of {self.kind} has no MLP{self._instead(number)}.")
+        return found
+
+    def check_parts(self) -> None:
+        """Raises `BadInputError` unless every layer's parts are known and add up."""
+        for number in range(len(self.layers)):
+            self._check_parts(number)
+
+    def _check_parts(self, number):
+        if self.layers[number].gap:
+            raise BadInputError(f"Layer {number} of {self.kind} cannot be taken apart: {self.layers[number].gap}.")
+
+    def check_lens(self) -> None:
+        """Raises `BadInputError` unless the final norm and the head are known to give the model's logits."""
+        if self.lens_gap:
+            raise BadInputError(f"The logit lens cannot read the hidden states of {self.kind}: {self.lens_gap}.")
+
+    def projection(self, layer: Any) -> torch.nn.Module:
+        """The matrix at the end of a layer's attention, which gets what the heads mixed, one after the other."""
+        number = self.number(layer)
+        attention = self.attention(number)
+        if attention.projection is None:
+            raise BadInputError(
+                f"The heads of layer {number} of {self.kind} cannot be told apart: what {attention.name} writes is not "
+                "a matrix product of what they computed."
+            )
+        return attention.projection
+
+    def query_projection(self, layer: Any) -> torch.nn.Module:
+        """The matrix that computes a layer's queries, where nothing but a rotation is done to them afterwards."""
+        number = self.number(layer)
+        found = self.attention(number).queries
+        if found is None:
+            raise BadInputError(
+                f"Attention in layer {number} of {self.kind} has no plain q_proj whose result could be scaled: its "
+                "queries share a matrix with the keys, or are normed afterwards."
+            )
+        return found
+
+    def without_attention(self, numbers: list[int]) -> str:
+        """A sentence for layers that have no attention."""
+        several = f"Layers {', '.join(map(str, numbers))}" if len(numbers) > 1 else f"Layer {numbers[0]}"
+        have = "have" if len(numbers) > 1 else "has"
+        there = self.attention_layers
+        if not there:
+            return f"{self.kind} has no attention weights in any layer{self._instead(numbers[0])}."
+        return f"{several} of {self.kind} {have} no attention{self._instead(numbers[0])}; layers {_listed(there)} do."
+
+    def _instead(self, number):
+        parts = self.layers[number].parts
+        named = [f"{part.name} ({type(part.module).__name__})" for part in parts if part.mixes] or [
+            f"{part.name} ({type(part.module).__name__})" for part in parts
+        ]
+        return f"; it has {' and '.join(named)}" if named else ""
+
+
+_known: WeakKeyDictionary[torch.nn.Module, Anatomy] = WeakKeyDictionary()
+_refused: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
+
+
+def anatomy(model: torch.nn.Module) -> Anatomy:
+    """A model's `Anatomy`. The first call runs the model once on a few tokens; later ones look the result up.
+
+    >>> anatomy(model).layers[5].attention.heads
+    9
+
+    Raises `BadInputError` for a model whose layers cannot be found.
+    """
+    known = _known.get(model)
+    if known is not None and tuple(known.container) == tuple(layer.module for layer in known.layers):
+        return known
+    if model in _refused:
+        raise BadInputError(_refused[model])
+    with one_at_a_time(model, "a first look at its parts"):
+        untouched = not any(is_edited(module) for module in model.modules())
+        try:
+            _known[model] = _examine(model)
+        except BadInputError as error:
+            if untouched:
+                _refused[model] = str(error)
+            raise
+    return _known[model]
+
+
+def matrix(module: torch.nn.Module, width: int) -> torch.Tensor:
+    """The matrix `[out, in]` of a module that multiplies its input `[..., in]`; `width` is the size of the input.
+
+    GPT-2 keeps it as `[in, out]`, and quantized modules as packed numbers: those are asked what they give.
+    """
+    weight = getattr(module, "weight", None)
+    if isinstance(module, torch.nn.Linear) and weight.shape[-1:] == (width,) and weight.is_floating_point():
+        return weight.detach()
+    with torch.no_grad():
+        example = next(module.parameters())
+        dtype = example.dtype if example.is_floating_point() else torch.get_default_dtype()
+        basis = torch.eye(width, dtype=dtype, device=example.device)
+        return (module(basis[None])[0] - module(torch.zeros_like(basis[None, :1]))[0]).T
+
+
+def is_edited(module: torch.nn.Module) -> bool:
+    """Whether a hook may change what a module gives. Hooks that transformers leaves behind once it was asked for
+    hidden states only look, and so does `at_the_end`."""
+    owners = [str(getattr(hook, "__module__", "")) for hook in module._forward_hooks.values()]
+    return any(owner != __name__ and not owner.startswith("transformers.") for owner in owners)
+
+
+def replace_output(part: Part, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.utils.hooks.RemovableHandle:
+    """A hook: what a part writes is `change(what it wrote)`, before any factor. Take it off with `.remove()`."""
+    return part.writer.register_forward_hook(lambda module, arguments, output: replaced(output, part.place, change))
+
+
+def replaced(output: Any, place: int, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A module's output with the tensor at a place changed."""
+    if isinstance(output, torch.Tensor):
+        return change(output)
+    found = list(tensors(output))[place]
+    return type(output)(change(value) if value is found else value for value in output)
+
+
+@contextmanager
+def at_the_end(parts: Anatomy, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+    """`change(stream)` is called with what the final norm gets after the last layer, and may return another.
+
+    The final norm may run elsewhere too (nanochat norms its embedding with it): only the last layer's is meant.
+    """
+    reached = False
+
+    def leave_layers(module, arguments, output):
+        nonlocal reached
+        reached = True
+
+    def enter_norm(module, arguments, keywords):
+        nonlocal reached
+        if not reached:
+            return None
+        reached = False
+        return with_first(arguments, keywords, change)
+
+    with (
+        parts.layers[-1].module.register_forward_hook(leave_layers),
+        parts.final_norm.register_forward_pre_hook(enter_norm, with_kwargs=True),
+    ):
+        yield
+
+
+def with_first(arguments: tuple, keywords: dict, change: Callable) -> tuple[tuple, dict] | None:
+    """A call's arguments with the first tensor changed; None where `change` gives None."""
+    if arguments:
+        new = change(arguments[0])
+        return None if new is None else ((new, *arguments[1:]), keywords)
+    name = next(name for name, value in keywords.items() if isinstance(value, torch.Tensor))
+    new = change(keywords[name])
+    return None if new is None else (arguments, {**keywords, name: new})
+
+
+# How it is found.
+
+
+@torch.no_grad()
+def _examine(model):
+    kind = type(model).__name__
+    config = model.config.get_text_config() if hasattr(model, "config") else None
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if config is None or not getattr(config, "hidden_size", 0):
+        raise BadInputError(f"{kind} has no decoder to look into: it is no language model of transformers.")
+    ids = neutral_ids(model).to(model.device)
+    flow = Flow(ids.numel() * config.hidden_size)
+    listener = _Listener()
+    scores = torch.linspace(-3, 4, 8, dtype=torch.float64)
+    scores = torch.cat([-(10**scores), 10**scores]).float()
+
+    def give_known_scores(module, arguments, output):
+        if isinstance(output, torch.Tensor) and output.shape[-1] >= len(scores):
+            output[..., -1, : len(scores)] = scores.to(output)
+
+    try:
+        with listener.listening(model):
+            hook = head.register_forward_hook(give_known_scores) if head is not None else None
+            try:
+                output = flow.follow(model, lambda: model(input_ids=ids, use_cache=False))
+            finally:
+                if hook is not None:
+                    hook.remove()
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        raise BadInputError(
+            f"{kind} does not run on a text alone ({type(error).__name__}: {str(error)[:200]}), so what is inside it "
+            "cannot be found."
+        ) from error
+    owner_name, container, order = _find_layers(model, flow, config)
+    layers = tuple(_look_into(flow, call, listener, tolerance=_tolerance(call.gave)) for call in order)
+    end = _find_end(flow, order, head, kind)
+    logits = getattr(output, "logits", None)
+    logit_map, lens_gap = _read_end(end, logits, scores, config)
+    embedding = model.get_input_embeddings()
+    return Anatomy(
+        kind=kind,
+        owner=_owner(model, owner_name),
+        container=container,
+        layers=layers,
+        embedding=embedding,
+        embedding_scale=_embedding_scale(flow, embedding, order[0]),
+        final_norm=end.norm.module,
+        head=head,
+        head_scale=end.scale,
+        logit_map=logit_map,
+        lens_gap=lens_gap,
+        hidden_size=config.hidden_size,
+        context=getattr(config, "max_position_embeddings", None),
     )
+
+
+def neutral_ids(model: torch.nn.Module) -> torch.Tensor:
+    """A few token ids that stand for no picture and end nothing: `[1, PROBE_LENGTH]`."""
+    special, vocabulary = set(), model.config.get_text_config().vocab_size
+    settings = [model.config.to_dict()]
+    while settings:
+        for key, value in settings.pop().items():
+            if isinstance(value, dict):
+                settings.append(value)
+            elif str(key).endswith(("token_id", "token_index", "token_ids")):
+                special |= set(value if isinstance(value, list | tuple) else [value])
+    step = max(1, vocabulary // (3 * PROBE_LENGTH))
+    usual = [token for token in range(step, vocabulary) if token not in special]
+    chosen = usual[:: max(1, len(usual) // PROBE_LENGTH)][:PROBE_LENGTH]
+    return torch.tensor([chosen])
+
+
+def _tolerance(tensor):
+    return 2e-4 if tensor.dtype in (torch.float32, torch.float64) else 3e-2
+
+
+def _near(a, b, tolerance):
+    """Whether two tensors are equal, up to a share of the largest number in them."""
+    a, b = a.double().flatten(), b.double().flatten()
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * max(b.abs().max(), 1e-30))
+
+
+@dataclass
+class _Listener:
+    """Stands in for the library's attention functions in one run, and notes which modules call them."""
+
+    plain: dict = field(default_factory=dict)
+    heads: dict = field(default_factory=dict)
+    mixed: dict = field(default_factory=dict)
+    queries: dict = field(default_factory=dict)
+
+    @contextmanager
+    def listening(self, model):
+        """All configs of the model name this listener, for as long as this lasts."""
+        with attention_as(f"anatomy-{id(self)}", self.attend, eager_mask, *_configs(model)):
+            yield
+
+    def attend(self, module, query, key, value, attention_mask, scaling=None, **more):
+        function = library_eager(module)
+        output, weights = function(module, query, key, value, attention_mask, scaling=scaling, **more)
+        self.heads[module], self.mixed[module] = query.shape[1], output.detach().clone()
+        self.queries[module] = query.detach().clone()
+        self.plain[module] = weights is not None and _is_plain(query, key, value, attention_mask, scaling, output)
+        return output, weights
+
+
+def _is_plain(query, key, value, mask, scaling, output):
+    """Whether attention gave what the plain formula gives."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if mask is not None:
+        scores = scores + mask[..., : key.shape[-2]]
+    mixed = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+    return _near(mixed.transpose(1, 2), output, _tolerance(output))
+
+
+def library_eager(module: torch.nn.Module) -> Callable:
+    """The model's own `eager_attention_forward`: beside the attention class, or beside one it derives from."""
+    import sys
+
+    for kind in type(module).__mro__:
+        function = getattr(sys.modules[kind.__module__], "eager_attention_forward", None)
+        if function is not None:
+            return function
+    raise BadInputError(f"{type(module).__name__} computes no attention weights: ask with attentions=False.")
+
+
+def _configs(model):
+    """Every config object that a module of the model looks at."""
+    found = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "to_dict")}
+    return list(found.values())
+
+
+@contextmanager
+def attention_as(name: str, attend: Callable | None, mask: Callable | None, *configs: Any) -> Iterator[None]:
+    """The configs name another attention implementation, for as long as this lasts; `attend` and `mask` are what
+    the name means, or None for one that the library has."""
+    before = [config._attn_implementation for config in configs]
+    try:
+        if attend is not None:
+            AttentionInterface.register(name, attend)
+            AttentionMaskInterface.register(name, mask)
+        for config in configs:
+            config._attn_implementation = {"": name}  # its own; the configs in it keep theirs
+        yield
+    finally:
+        for config, earlier in zip(configs, before, strict=True):
+            config._attn_implementation = {"": earlier}
+        if attend is not None:
+            AttentionInterface._global_mapping.pop(name, None)
+            AttentionMaskInterface._global_mapping.pop(name, None)
+
+
+def _find_layers(model, flow, config):
+    """The list of modules that ran one after the other, each once: (its owner's name, the list, their calls)."""
+    runs = defaultdict(list)
+    for call in flow.calls:
+        runs[call.name].append(call)
+    found = []
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.ModuleList) or not len(module):
+            continue
+        calls = [runs[f"{name}.{place}"] for place in range(len(module))]
+        if all(len(ran) == 1 for ran in calls) and not any(name.startswith(f"{outer}.") for outer, *_ in found):
+            order = [ran[0] for ran in calls]
+            places = [flow.calls.index(call) for call in order]
+            if places == sorted(places) and all(call.inputs and call.output for call in order):
+                found.append((name, module, order))
+    if not found:
+        raise BadInputError(
+            f"In {type(model).__name__} no layers can be found that take and give one residual stream "
+            "[batch, position, hidden], one after the other: there is nothing that can be looked into here."
+        )
+    wanted = getattr(config, "num_hidden_layers", None)
+    name, module, order = max(found, key=lambda entry: (len(entry[1]) == wanted, len(entry[1])))
+    return name.rpartition(".")[0], module, order
+
+
+def _owner(model, name):
+    """The module with a config that holds the layers: that of their list, or one around it."""
+    while name and not hasattr(model.get_submodule(name), "config"):
+        name = name.rpartition(".")[0]
+    return model.get_submodule(name) if name else model
+
+
+def _look_into(flow, layer, listener, *, tolerance):
+    """What one layer adds to the stream."""
+    inside = [call for call in flow.calls if layer.name in call.path[:-1] and call is not layer]
+    made = defaultdict(list)  # value -> the calls that gave it, innermost first
+    for call in flow.done:
+        if call.output is not None and call is not layer and layer.name in call.path[:-1]:
+            made[call.output].append(call)
+    start = layer.inputs[0]
+    written, stream = [], [0.0]
+
+    def walk(value, factor):
+        if value is start:
+            stream[0] += factor
+        elif value in made and not _holds(value, start):
+            written.append((value, factor))
+        elif value.parts:
+            for part, times in value.parts:
+                walk(part, factor * times)
+        else:
+            written.append((None, factor))
+
+    walk(layer.output, 1.0)
+    norms = tuple(call.module for call in inside if _reads_stream(call, layer, start))
+    result = {"module": layer.module, "place": layer.place, "norms": norms, "factor": stream[0]}
+    if not stream[0]:
+        gap = "what it gives is not what it got plus something"
+        return Layer(parts=_attention_only(layer, inside, listener, made), gap=gap, **result)
+    if any(value is None for value, _ in written):
+        gap = "something is added to the residual stream that no module of its own computed"
+        return Layer(parts=_attention_only(layer, inside, listener, made), gap=gap, **result)
+    total = stream[0] * layer.took.double()
+    parts = []
+    found = [(_outermost(made[value]), factor) for value, factor in written]
+    for call, factor in sorted(found, key=lambda pair: flow.calls.index(pair[0])):
+        total = total + factor * call.gave.double().reshape(total.shape)
+        parts.append(_part(layer, call, factor / stream[0], inside, made, listener))
+    gap = None
+    if not _near(total, layer.gave, tolerance):
+        gap = "its parts do not add up to what it gives"
+    elif any(sum(call.module is part.writer for call in inside) > 1 for part in parts):
+        gap = "one module writes to the residual stream twice"
+    return Layer(parts=tuple(parts), gap=gap, **result)
+
+
+def _holds(value, start):
+    """Whether `start` is one of the values that this one is a sum of."""
+    todo, seen = [value], set()
+    while todo:
+        value = todo.pop()
+        if value is start:
+            return True
+        if value not in seen:
+            seen.add(value)
+            todo += [part for part, _ in value.parts]
+    return False
+
+
+def _reads_stream(call, layer, start):
+    """Whether a call is that of a norm which the layer itself gives the stream."""
+    direct = call.path[-2] == layer.name and _is_vector_module(call.module)
+    return direct and bool(call.inputs) and call.inputs[0] is not call.output and _holds(call.inputs[0], start)
+
+
+def _outermost(calls):
+    """Of the calls that gave one value, the first one that is not inside of another."""
+    return next(call for call in calls if not any(other.name in call.path[:-1] for other in calls))
+
+
+def _part(layer, call, scale, inside, made, listener):
+    source = call
+    norm = None
+    if _is_vector_module(call.module) and call.inputs:
+        before = call.inputs[0].original()
+        if before in made:
+            source, norm = _outermost(made[before]), call.module
+    child = source.path[source.path.index(layer.name) + 1]
+    of_child = [other for other in inside if child in other.path]
+    common = {
+        "name": child.removeprefix(f"{layer.name}."),
+        "module": of_child[0].module,
+        "writer": call.module,
+        "place": call.place,
+        "scale": scale,
+        "norm": norm,
+    }
+    found = _attention_call(of_child, listener)
+    if found is None:
+        return Part(**common, mixes=any(other.given for other in of_child if other.name == child))
+    return Attention(**common, mixes=True, **_attention(found, source, made, inside, listener))
+
+
+def _is_vector_module(module):
+    """Whether it has no matrix and no parts of its own, as norms do."""
+    return not list(module.children()) and all(parameter.dim() < 2 for parameter in module.parameters())
+
+
+def _attention_call(calls, listener):
+    """The call that computed attention, among those of one child: it called the library's function, or it gave
+    weights `[1, head, query, key]` whose rows sum to 1."""
+    for call in calls:
+        if call.module in listener.heads:
+            return call
+    for call in calls:
+        weights = call.weights
+        if weights is not None and weights.shape[-1] == weights.shape[-2] == PROBE_LENGTH:
+            sums = weights.float().sum(-1)
+            if bool((weights >= 0).all()) and bool((sums - 1).abs().max() < 1e-2):
+                return call
+    return None
+
+
+def _attention(found, source, made, inside, listener):
+    """What is special about a part that is attention."""
+    by_library = found.module in listener.heads
+    heads = listener.heads[found.module] if by_library else found.weights.shape[1]
+    projection = made[source.output.original()][0] if source.output.original() in made else None
+    if projection is not None and not _is_projection(projection, heads, listener.mixed.get(found.module)):
+        projection = None
+    return {
+        "caller": found.module,
+        "weights_place": None if by_library else found.weights_place,
+        "heads": heads,
+        "projection": None if projection is None else projection.module,
+        "width": 0 if projection is None else projection.first.shape[-1],
+        "queries": _query_matrix(inside, found, listener.queries[found.module]) if by_library else None,
+        "plain": listener.plain.get(found.module, False),
+    }
+
+
+def _query_matrix(inside, found, query):
+    """The module whose result has the same size as the queries at each head and position: they are that, rotated."""
+    size = query[0].double().norm(dim=-1).T  # [position, head]
+    for call in inside:
+        if found.name not in call.path[:-1] or call.result is None or list(call.module.children()):
+            continue
+        if call.result.shape[-1] == query.shape[1] * query.shape[3] and call.result.numel() == query.numel():
+            before = call.result.double().reshape(*size.shape, -1).norm(dim=-1)
+            if _ratio(size, before) is not None and _near(before * _ratio(size, before), size, _tolerance(query)):
+                return call.module
+    return None
+
+
+def _is_projection(call, heads, mixed):
+    """Whether a call multiplied the heads' results, one after the other, by a matrix."""
+    if list(call.module.children()) or call.first is None or call.gave is None or call.first.dim() < 2:
+        return False
+    width = call.first.shape[-1]
+    if width % heads or (mixed is not None and mixed.shape[-1] * heads != width):
+        return False
+    product = call.first.double() @ matrix(call.module, width).double().T
+    bias = getattr(call.module, "bias", None)
+    product = product if bias is None else product + bias.double()
+    return _near(product, call.gave, _tolerance(call.gave))
+
+
+def _attention_only(layer, inside, listener, made):
+    """The attention of a layer that cannot be taken apart: its weights can still be looked at."""
+    for child in layer.module.named_children():
+        name = f"{layer.name}.{child[0]}"
+        found = _attention_call([call for call in inside if name in call.path], listener)
+        if found is not None:
+            source = next(call for call in inside if call.name == name)
+            special = _attention(found, source, made, inside, listener) if source.output is not None else {}
+            if special:
+                return (Attention(child[0], child[1], child[1], source.place, 1.0, None, True, **special),)
+    return ()
+
+
+@dataclass
+class _End:
+    """What comes after the last layer."""
+
+    norm: Call
+    head: Call | None
+    scale: float
+
+
+def _find_end(flow, order, head, kind):
+    """The final norm: the module that got what the last layer gave, and whose output (times a number) the head got."""
+    last = order[-1]
+    after = flow.calls[flow.calls.index(last) :]
+    after = [call for call in after if last.name not in call.path]
+    into_head = next((call for call in after if call.module is head), None) if head is not None else None
+    for call in reversed(after):
+        takes_stream = call.took is not None and call.output is not None and call.inputs[0].original() is _end_of(last)
+        if call.module is head or not takes_stream or list(call.module.children()):
+            continue
+        scale = 1.0 if into_head is None else _factor(into_head, call)
+        if scale is not None:
+            return _End(call, into_head, scale)
+    raise BadInputError(
+        f"In {kind} no final norm can be found between the last layer and the head: its hidden states cannot be told "
+        "from what it does with them afterwards."
+    )
+
+
+def _end_of(call):
+    return call.output.original()
+
+
+def _factor(call, source):
+    """The number that what `source` gave was multiplied by before `call` took it, or None."""
+    if not call.inputs:
+        return None
+    value, factor = call.inputs[0], 1.0
+    while value is not source.output and len(value.parts) == 1:
+        value, times = value.parts[0]
+        factor *= times
+    return factor if value is source.output else None
+
+
+def _ratio(a, b):
+    """The number c with a = c · b, or None."""
+    a, b = a.double().flatten(), b.double().flatten()
+    if a.shape != b.shape or not float(b @ b):
+        return None
+    ratio = float(a @ b / (b @ b))
+    if not _near(ratio * b, a, 1e-2):
+        return None
+    return 1.0 if abs(ratio - 1) < 1e-5 else ratio
+
+
+def _read_end(end, logits, scores, config):
+    """(`LogitMap`, why the lens cannot be trusted or None)."""
+    if end.head is None or logits is None:
+        return LogitMap(), "it has no head that gives scores for the vocabulary"
+    head = end.head.module
+    weight = getattr(head, "weight", None)
+    if weight is None or not weight.is_floating_point() or weight.shape != (logits.shape[-1], end.norm.gave.shape[-1]):
+        return LogitMap(), "its head is no plain matrix [vocabulary, hidden]"
+    given = logits[0, -1, : len(scores)].double().cpu()
+    known = scores.to(logits.dtype).double()
+    logit_map = _fit(known, given, 1e-4 if logits.dtype == torch.float32 else 2e-2, _numbers(config))
+    if logit_map is None:
+        return LogitMap(), "it turns the scores of its head into logits in a way that is not known here"
+    states = end.norm.gave.float() * end.scale
+    by_hand = states.to(weight.dtype) @ weight.T
+    by_hand = by_hand if getattr(head, "bias", None) is None else by_hand + head.bias
+    by_hand = logit_map.apply_(by_hand.float())
+    if not _near(by_hand[:, :-1], logits[:, :-1].float(), 1e-3 if logits.dtype == torch.float32 else 5e-2):
+        return logit_map, "its final norm and head do not give its own logits"
+    return logit_map, None
+
+
+def _fit(scores, given, tolerance, exact):
+    """The `LogitMap` that turns `scores` into `given`, or None. Small scores show the factor, large ones the cap.
+
+    `exact`: numbers of the config, which stand in for a measured one that is as near as rounding allows.
+    """
+    small = scores.abs() < 0.05
+    scale = float(given[small] @ scores[small] / (scores[small] @ scores[small]))
+    scale = _snapped(scale, [1.0, *exact, *(1 / number for number in exact)], tolerance)
+    top = int(scores.argmax())
+    found = LogitMap(scale)
+    if scale > 0 and abs(float(given[top])) < 0.999 * scale * float(scores[top]):
+        low, high = float(given[top]), 1e9
+        for _ in range(200):
+            middle = (low + high) / 2
+            capped = middle * torch.tanh(scale * scores[top] / middle)
+            low, high = (middle, high) if capped < given[top] else (low, middle)
+        found = LogitMap(scale, _snapped((low + high) / 2, exact, tolerance))
+    off = (found.apply_(scores.clone()) - given).abs()
+    return found if bool((off <= tolerance * given.abs() + 1e-12).all()) else None
+
+
+def _numbers(config):
+    """The positive numbers that a config sets."""
+    values = config.to_dict().values()
+    return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < 1e6]
+
+
+def _snapped(number, candidates, tolerance):
+    """The nearest candidate, if it is within the tolerance; else the number."""
+    nearest = min(candidates, key=lambda candidate: abs(candidate - number), default=number)
+    return nearest if abs(nearest - number) <= tolerance * abs(number) else number
+
+
+def _embedding_scale(flow, embedding, first):
+    call = next((call for call in flow.calls if call.module is embedding and call.gave is not None), None)
+    return None if call is None else _ratio(first.took, call.gave)
+
+
+def _size(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _listed(numbers):
+    """Numbers as "1, 3 and 5", or "1, 3, 5, … 29" where there are many."""
+    shown = [*map(str, numbers)]
+    if len(shown) > 8:
+        return ", ".join([*shown[:4], "…", shown[-1]])
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]

@@ -1,10 +1,10 @@
 """Who wrote what into the residual stream, and what it says about a token.
 
 The stream is a running sum: the embedding, then in each layer what attention writes and what the MLP
-writes. What attention writes is itself a sum, one part a head: its slice of `o_proj`'s input times its
-columns of `o_proj` (Elhage and others, "A Mathematical Framework for Transformer Circuits", 2021). With
-the size that the final norm divides by held fixed, the way to a token's logit is linear too, so a logit
-is the sum of what each part says about it: direct logit attribution.
+writes. What attention writes is itself a sum, one part for each head: its slice of the output projection's
+input times its columns of that matrix (Elhage and others, "A Mathematical Framework for Transformer
+Circuits", 2021). With the size that the final norm divides by held fixed, the way to a token's logit is
+linear too, so a logit is the sum of what each part says about it: direct logit attribution.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from helpers.errors import BadInputError
-from helpers.inside.anatomy import decoder, head_count, writers
+from helpers.inside.anatomy import Anatomy, anatomy, is_edited, matrix
+from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.tracing import trace
 
 
@@ -22,12 +23,21 @@ class Contributions:
 
     - `tokens`, `positions`: labels of the whole prompt; which of its positions the rows are.
     - `embedding [position, hidden]`, then for each layer `attention [layer, position, hidden]` and
-      `mlp [layer, position, hidden]`: what was written.
-    - `mixed [layer, position, head, head_dim]`: what each head brought along, before `o_proj`.
-    - `scales [layer, position, hidden]`: what a norm after attention (GLM-4-0414 has one) multiplied by; None without.
-    - `edits [layer+1, position, hidden]`: what an active intervention on the stream itself (`steer`,
-      `patch_hidden_state`, `skip_layer`) changed as it entered each layer; zeros without one.
+      `mlp [layer, position, hidden]`: what was written, after any norm or factor that comes between a part and
+      the stream. `attention` is what looks at other positions: in a layer without attention what stands in its
+      place (linear attention, a state space, a convolution), and both where they work side by side (Falcon-H1).
+      `mlp` is what a layer computes from one position: its MLP, and Gemma 4's embedding for each layer.
+    - `mixed [layer, position, head, head_dim]`: what each head brought along, before the output projection.
+      Zeros where a layer has fewer or smaller heads than another, or no attention.
+    - `scales [layer, position, hidden]`: what a norm after attention (GLM-4-0414, OLMo 2 and Gemma 2 have one) and
+      a factor (Granite) multiplied by; None where there is neither.
+    - `edits [layer+1, position, hidden]`: what changed the stream itself as it entered each layer: an active
+      intervention (`steer`, `patch_hidden_state`, `skip_layer`), or a model that adds a picture's features
+      between its first layers (Qwen3-VL). Zeros without one.
     - `total [position, hidden]`: the stream after the last layer, before the final norm.
+    - `carried [layer+1]`: Gemma 4 multiplies the whole stream at the end of each layer. All parts are given as they
+      are at the end, so that they add up to `total`; `carried` is what a stream after so many layers is multiplied
+      by until then. None in every other model.
     """
 
     tokens: tuple[str, ...]
@@ -39,16 +49,21 @@ class Contributions:
     scales: torch.Tensor | None
     edits: torch.Tensor
     total: torch.Tensor
+    carried: torch.Tensor | None = None
 
-    def running_sum(self):
+    def running_sum(self) -> torch.Tensor:
         """The residual stream `[2 * layer + 1, position, hidden]`: before everything, then after each part that
-        wrote. Added in the model's own order, so where nothing was edited it is the stream bit for bit."""
+        wrote. Added in the order of layers, so where nothing was edited it is the stream of a model whose attention
+        and MLP write one after the other bit for bit."""
         stream = [self.embedding + self.edits[0]]
         for attention, mlp, edit in zip(self.attention, self.mlp, self.edits[1:], strict=True):
             stream.append(stream[-1] + attention)
             after = stream[-1] + mlp
             stream.append(after + edit if edit.any() else after)
-        return torch.stack(stream)
+        stacked = torch.stack(stream)
+        if self.carried is None:
+            return stacked
+        return stacked / self.carried.repeat_interleave(2)[:-1, None, None].to(stacked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +71,8 @@ class DirectLogit:
     """A logit at one position (or the difference of two) taken apart: all parts sum to `total`.
 
     `embedding`, `edits`, `bias` and `total` are numbers; `attention [layer]` and `mlp [layer]` are what each part
-    wrote; `heads [layer, head]` is attention once more, by head. `bias` is that of `lm_head`, if it has one.
+    wrote; `heads [layer, head]` is attention once more, by head (0 in a layer without attention). `bias` is what
+    is there without any of them: the biases of the final norm and of the head.
     """
 
     embedding: float
@@ -68,101 +84,184 @@ class DirectLogit:
     total: float
 
 
-def residual_contributions(model, tokenizer, prompt, *, positions=None, **model_inputs):
+def residual_contributions(model, tokenizer, prompt, *, positions=None, **model_inputs) -> Contributions:
     """Run the model once and return its `Contributions`. `prompt`, `positions` and `model_inputs` are those of `trace`.
 
     Interventions that are active act on this run. Raises what `trace` raises, and `BadInputError` for a model
-    whose layers add something besides attention and MLP.
+    whose layers cannot be taken apart into parts that add up.
     """
-    base = decoder(model)
+    parts = anatomy(model)
+    parts.check_parts()
+    if not parts.attention_layers:
+        raise BadInputError(parts.without_attention([0]))
     names = {module: name for name, module in model.named_modules()}
-    attention, mlp = zip(*(map(names.get, writers(layer)) for layer in base.layers), strict=True)
-    o_proj = [names[layer.self_attn.o_proj] for layer in base.layers]
-    before_norm = [names[layer.self_attn] for layer in base.layers if writers(layer)[0] is not layer.self_attn]
-    run = trace(
-        model,
-        tokenizer,
-        prompt,
-        attentions=False,
-        logits=False,
-        positions=positions,
-        outputs_of=[*attention, *mlp, *before_norm],
-        inputs_of=o_proj,
-        **model_inputs,
-    )
-    written = [torch.stack([run.outputs[name] for name in part]) for part in (attention, mlp)]
-    mixed = torch.stack([run.inputs[name] for name in o_proj])
-    scales = None
-    if before_norm:
-        norms = [writers(layer)[0] for layer in base.layers]
-        scales = torch.stack([norm_scale(n, run.outputs[name]) for n, name in zip(norms, before_norm, strict=True)])
+    writers = [[names[part.writer] for part in layer.parts] for layer in parts.layers]
+    listened = [*(name for of_layer in writers for name in of_layer), *(names[layer.module] for layer in parts.layers)]
+    projections = {n: names[parts.projection(n)] for n in parts.attention_layers}
+    normed = {n: part.norm for n in parts.attention_layers if (part := parts.attention(n)).norm is not None}
+    with one_at_a_time(model, "residual_contributions"):
+        edited = [is_edited(layer.module) for layer in parts.layers]
+        run = trace(
+            model,
+            tokenizer,
+            prompt,
+            attentions=False,
+            logits=False,
+            positions=positions,
+            outputs_of=dict.fromkeys(listened),
+            inputs_of=dict.fromkeys([*projections.values(), *(names[norm] for norm in normed.values())]),
+            **model_inputs,
+        )
     stream = torch.cat([run.hidden_states[:-1], run.last_residual[None]])
-    expected = stream[:-1] + written[0] + written[1]
-    edits = torch.cat([torch.zeros_like(stream[:1]), stream[1:] - expected])
-    if not _stream_is_hooked(base):
-        _check_sum(model, stream, edits)
-        edits = torch.zeros_like(edits)
+    attention, mlp, edits = stream.new_zeros(3, *stream.shape)
+    for number, layer in enumerate(parts.layers):
+        for part, name in zip(layer.parts, writers[number], strict=True):
+            written = _tensor(run.outputs[name], part.place)
+            into = attention if part.mixes else mlp
+            into[number] += written if part.scale == 1.0 else part.scale * written
+        given = _tensor(run.outputs[names[layer.module]], layer.place)
+        expected = stream[number] + attention[number] + mlp[number]
+        expected = expected if layer.factor == 1.0 else layer.factor * expected
+        if not edited[number]:
+            _check_sum(parts, number, given, expected)
+        edits[number + 1] = stream[number + 1] - (expected if edited[number] else given)
+    # A layer whose attention is skipped has heads that wrote nothing, whatever they brought along.
+    wrote = {number: name for number, name in projections.items() if attention[number].any()}
+    mixed = _mixed(parts, {number: run.inputs[name] for number, name in wrote.items()}, stream)
+    scales = _scales(parts, {number: run.inputs[names[norm]] for number, norm in normed.items()}, stream)
+    carried = _carried(parts.layers)
+    if carried is not None:
+        attention[:-1] *= carried[:-1, None, None]
+        mlp[:-1] *= carried[:-1, None, None]
+        edits *= carried[:, None, None]
+        scales = carried[:-1, None, None] * (1 if scales is None else scales)
     return Contributions(
-        run.tokens,
-        run.positions,
-        stream[0],
-        *written,
-        mixed.unflatten(-1, (head_count(model), -1)),
-        scales,
-        edits,
-        stream[-1],
+        tokens=run.tokens,
+        positions=run.positions,
+        embedding=stream[0] if carried is None else stream[0] * carried[0],
+        attention=attention[:-1],
+        mlp=mlp[:-1],
+        mixed=mixed,
+        scales=scales,
+        edits=edits,
+        total=stream[-1],
+        carried=carried,
     )
 
 
-def head_contributions(model, parts, layer):
+def _tensor(given, place):
+    """The tensor that counts, of one or several."""
+    return given[place] if isinstance(given, tuple) else given
+
+
+def _mixed(parts, inputs, stream):
+    """What the heads of each layer brought along, `[layer, position, head, head_dim]`."""
+    heads = parts.heads
+    widest = max(parts.attention(number).width // parts.attention(number).heads for number in parts.attention_layers)
+    mixed = stream.new_zeros(len(parts.layers), stream.shape[1], heads, widest)
+    for number, given in inputs.items():
+        split = given.unflatten(-1, (parts.attention(number).heads, -1))
+        mixed[number, :, : split.shape[-2], : split.shape[-1]] = split
+    return mixed
+
+
+def _scales(parts, before_norm, stream):
+    """What comes between the output projection and the stream, `[layer, position, hidden]`, or None."""
+    factors = {number: parts.attention(number).scale for number in parts.attention_layers}
+    if not before_norm and all(factor == 1.0 for factor in factors.values()):
+        return None
+    scales = torch.ones(len(parts.layers), *stream.shape[1:])
+    for number, factor in factors.items():
+        scales[number] *= factor
+    for number, given in before_norm.items():
+        held = hold_norm(parts.attention(number).norm, given)
+        if held.centred:
+            raise BadInputError(
+                f"The heads of layer {number} of {parts.kind} cannot be told apart: a norm after attention takes their "
+                "mean away."
+            )
+        scales[number] *= held.scale
+    return scales
+
+
+def _carried(layers):
+    """What the stream after so many layers is multiplied by until the end, `[layer+1]`; None for all ones."""
+    factors = torch.tensor([layer.factor for layer in layers] + [1.0])
+    return None if bool((factors == 1).all()) else factors.flip(0).cumprod(0).flip(0)
+
+
+def _check_sum(parts: Anatomy, number: int, given: torch.Tensor, expected: torch.Tensor):
+    off = (given - expected).abs().amax() / given.abs().amax().clamp_min(1e-30)
+    if not off <= (1e-4 if given.dtype == torch.float32 else 2e-2):
+        raise BadInputError(
+            f"In layer {number} of {parts.kind}, attention and MLP are not all that is added to the residual stream "
+            f"(off by {float(off):.2g} of its largest number): its parts cannot be told apart here."
+        )
+
+
+def head_contributions(model, parts: Contributions, layer: int) -> torch.Tensor:
     """What each head of a layer wrote, `[head, position, hidden]`: their sum is `parts.attention[layer]`.
 
-    A bias of `o_proj`, which most models do not have, belongs to no head. Raises `BadInputError` for a layer that
-    is not there.
+    A bias of the output projection belongs to no head, and neither does what works beside attention (Falcon-H1).
+    Raises `BadInputError` for a layer that is not there or has no attention.
     """
-    weight = _o_proj(model, layer).to(parts.mixed)
-    heads = torch.einsum("phd,ohd->hpo", parts.mixed[layer], weight)
-    return heads if parts.scales is None else heads * parts.scales[layer]
+    number = _checked_layer(model, layer)
+    weight = _by_head(model, number).to(parts.mixed)
+    mixed = parts.mixed[number, :, : weight.shape[1], : weight.shape[2]]
+    heads = torch.einsum("phd,ohd->hpo", mixed, weight)
+    return heads if parts.scales is None else heads * parts.scales[number]
 
 
-def direct_logit(model, parts, token_id, *, position=-1, against=None, layer=None):
+def direct_logit(
+    model,
+    parts: Contributions,
+    token_id: int,
+    *,
+    position: int = -1,
+    against: int | None = None,
+    layer: int | None = None,
+) -> DirectLogit:
     """What each part says about a token's logit, with the final norm's size held fixed: a `DirectLogit`.
 
     `parts` are the `Contributions` of a run and `position` counts in its rows. With `against`, another token's id,
     it is the difference of the two logits: what speaks for one and against the other. With `layer`, it is the logit
-    that the logit lens gives to the stream after that many layers, and later layers count 0.
+    that the logit lens gives to the stream after that many layers, and later layers count 0. Where a model caps its
+    logits (Gemma 2), what the cap multiplies this logit by is held fixed as well.
 
-    Raises `BadInputError` for tokens, positions and layers that are not there, and for a final norm that is no RMSNorm.
+    Raises `BadInputError` for tokens, positions and layers that are not there, and for a final norm that is neither an
+    RMSNorm nor a LayerNorm.
     """
-    base, head = decoder(model), model.get_output_embeddings()
-    last = len(base.layers)
+    inside = anatomy(model)
+    inside.check_lens()
+    last = len(inside.layers)
     layer = last if layer is None else layer
     _check_choice("layer", layer, 0, last)
     _check_choice("position", position, -len(parts.positions), len(parts.positions) - 1)
     for token in (token_id,) if against is None else (token_id, against):
-        _check_choice("token id", token, 0, head.weight.shape[0] - 1)
+        _check_choice("token id", token, 0, inside.head.weight.shape[0] - 1)
     state = parts.running_sum()[2 * layer, position].float()
-    direction = head.weight[token_id].detach().float().cpu()
-    bias = getattr(head, "bias", None)
-    bias = torch.zeros(head.weight.shape[0]) if bias is None else bias.detach().float().cpu()
-    constant = bias[token_id]
+    held = hold_norm(inside.final_norm, state)
+    direction, constant = _reading(inside, held, state, token_id)
     if against is not None:
-        direction = direction - head.weight[against].detach().float().cpu()
-        constant = constant - bias[against]
-    direction = direction * norm_scale(base.norm, state)
+        other, other_constant = _reading(inside, held, state, against)
+        direction, constant = direction - other, constant - other_constant
+    through = direction if parts.carried is None else direction / parts.carried[layer]
 
     def says(written):
-        values = written[:, position].float() @ direction
+        values = written[:, position].float() @ through
         values[layer + (len(values) - last) :] = 0  # rows of later layers; edits have one row more
         return values
 
-    heads = torch.zeros(last, head_count(model))
-    for number in range(layer):
+    heads = torch.zeros(last, inside.heads)
+    for number in inside.attention_layers:
+        if number >= layer:
+            continue
         scale = 1 if parts.scales is None else parts.scales[number, position].float()
-        seen = torch.einsum("o,ohd->hd", direction * scale, _o_proj(model, number).float().cpu())
-        heads[number] = (seen * parts.mixed[number, position].float()).sum(-1)
+        seen = torch.einsum("o,ohd->hd", through * scale, _by_head(model, number).float().cpu())
+        mixed = parts.mixed[number, position, : seen.shape[0], : seen.shape[1]]
+        heads[number, : len(seen)] = (seen * mixed.float()).sum(-1)
     return DirectLogit(
-        embedding=float(parts.embedding[position].float() @ direction),
+        embedding=float(parts.embedding[position].float() @ through),
         attention=says(parts.attention),
         mlp=says(parts.mlp),
         heads=heads,
@@ -172,42 +271,91 @@ def direct_logit(model, parts, token_id, *, position=-1, against=None, layer=Non
     )
 
 
-@torch.no_grad()
-def norm_scale(norm, states):
-    """What an RMSNorm multiplies each of `states [..., hidden]` by: its weight over the state's root mean square.
+def _reading(inside, held, state, token):
+    """How a state becomes a token's logit: (what the state is multiplied by `[hidden]`, what is added)."""
+    head = inside.head
+    row = head.weight[token].detach().float().cpu() * inside.head_scale
+    direction = held.back(row)
+    constant = float(row @ held.bias)
+    constant += 0.0 if getattr(head, "bias", None) is None else float(head.bias[token])
+    factor = inside.logit_map.factor(float(state @ direction) + constant)
+    return direction * factor, constant * factor
 
-    Raises `BadInputError` for a norm that does something else.
+
+@dataclass(frozen=True, eq=False)
+class HeldNorm:
+    """A norm with the size that it divides by held fixed: `scale * (state - mean) + bias`, the mean only if `centred`.
+
+    `scale` is as the states that it was held at, `[..., hidden]`; `bias [hidden]`.
     """
-    states = states.float()
-    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
-    if epsilon is not None and getattr(norm, "bias", None) is None:
-        root = torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + epsilon)
-        scale = norm.weight.float().cpu() * root
-        normed = norm(states.to(norm.weight)).float().cpu()
-        if torch.allclose(scale * states, normed, atol=1e-2 if norm.weight.dtype != torch.float32 else 1e-4, rtol=1e-2):
-            return scale
-    raise BadInputError(f"{type(norm).__name__} is no RMSNorm (a size and a weight): its scale cannot be held fixed.")
+
+    scale: torch.Tensor
+    bias: torch.Tensor
+    centred: bool
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """What the norm gives for states that are divided by the same size."""
+        return self.scale * _centred(states, self.centred) + self.bias
+
+    def back(self, direction: torch.Tensor) -> torch.Tensor:
+        """The direction before the norm that reads what `direction` reads after it."""
+        return _centred(direction * self.scale, self.centred)
 
 
-def _o_proj(model, layer):
-    """`o_proj`'s weight by head, `[hidden, head, head_dim]`."""
-    base = decoder(model)
-    _check_choice("layer", layer, 0, len(base.layers) - 1)
-    return base.layers[layer].self_attn.o_proj.weight.detach().unflatten(1, (head_count(model), -1))
+def _centred(states, really):
+    return states - states.mean(-1, keepdim=True) if really else states
 
 
-def _stream_is_hooked(base):
-    """Whether something sits on the stream itself: only then may it be more than the sum of what was written."""
-    return any(place._forward_hooks or place._forward_pre_hooks for place in (*base.layers, base.norm))
+@torch.no_grad()
+def hold_norm(norm: torch.nn.Module, states: torch.Tensor) -> HeldNorm:
+    """An RMSNorm or a LayerNorm, with or without weight and bias, held at the sizes of `states [..., hidden]`.
+
+    Its weight and bias are found by what it does to vectors that are known (all zeros, and large numbers whose size
+    is the same everywhere), and the result is compared with what it does to `states`. Raises `BadInputError` for a
+    norm that does something else.
+
+    >>> held = hold_norm(torch.nn.LayerNorm(4), torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    >>> held.centred, held(torch.tensor([1.0, 2.0, 3.0, 6.0])).sum().abs() < 1e-6
+    (True, tensor(True))
+    """
+    example = next(norm.parameters(), states)
+
+    def apply(values):
+        return norm.forward(values.to(example.device, example.dtype)).float().cpu()  # without an intervention's hook
+
+    states = states.float().cpu()
+    hidden = states.shape[-1]
+    known = torch.full((hidden,), 1e3)
+    known[1::2] = -1e3
+    if hidden % 2:
+        known[-2:] = torch.tensor([1e3, -2e3])  # so that the mean is 0 here, too
+    bias, once, shifted = apply(torch.stack([torch.zeros(hidden), known, known + 1e3]))
+    weight = (once - bias) * known.pow(2).mean().sqrt() / known
+    centred = bool(torch.allclose(once, shifted, rtol=1e-2, atol=1e-3))
+    plain = _centred(states, centred) * weight
+    normed = apply(states)
+    size = ((normed - bias) * plain).sum(-1, keepdim=True) / plain.pow(2).sum(-1, keepdim=True).clamp_min(1e-30)
+    held = HeldNorm(size * weight, bias, centred)
+    whole = example.dtype in (torch.float32, torch.float64)
+    close = {"atol": 1e-4 * float(normed.abs().max()), "rtol": 1e-3} if whole else {"atol": 1e-2, "rtol": 2e-2}
+    if not torch.allclose(held(states), normed, **close):
+        raise BadInputError(f"{type(norm).__name__} is no RMSNorm or LayerNorm: its scale cannot be held fixed.")
+    return held
 
 
-def _check_sum(model, stream, edits):
-    off = edits.abs().amax() / stream.abs().amax()
-    if off > (1e-5 if stream.dtype == torch.float32 else 2e-2):
-        raise BadInputError(
-            f"In {type(model).__name__} attention and MLP are not all that is added to the residual stream (off by "
-            f"{float(off):.2g} of its largest number): its parts cannot be told apart here."
-        )
+def _by_head(model, number):
+    """The output projection's weight by head, `[hidden, head, head_dim]`."""
+    inside = anatomy(model)
+    heads = inside.attention(number).heads
+    projection = inside.projection(number)
+    return matrix(projection, inside.attention(number).width).unflatten(1, (heads, -1))
+
+
+def _checked_layer(model, layer):
+    inside = anatomy(model)
+    _check_choice("layer", layer, 0, len(inside.layers) - 1)
+    inside.attention(layer)
+    return layer
 
 
 def _check_choice(what, value, low, high):

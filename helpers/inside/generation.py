@@ -26,6 +26,7 @@ from transformers.utils.generic import is_flash_attention_requested
 
 from helpers.checks import ids_of_model
 from helpers.errors import BadInputError, PromptTooLongError
+from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.when_read import WhenRead
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
@@ -181,7 +182,8 @@ def _steps(
             **model_inputs,
         )
         # The forward pass fills the cache; mask and positions get one longer for the next turn.
-        outputs = model(**now, return_dict=True)
+        with one_at_a_time(model, "generate_steps"):
+            outputs = model(**now, return_dict=True)
         model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs)
         # Only the last position says what comes next.
         logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from helpers.errors import BadInputError
-from helpers.inside.anatomy import decoder_layer
-from helpers.inside.interventions import _layer_and_head
+from helpers.inside.anatomy import anatomy
+from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.interventions import layer_and_head
 
 KINDS = ("first_token", "previous_token", "duplicate_token", "induction")
 
@@ -93,7 +94,7 @@ def head_scores(trace):
         "induction": after,
     }
     scores = {kind: torch.stack([_mean_given(layer, place) for layer in attentions]) for kind, place in places.items()}
-    return HeadScores(**scores, layers=tuple(trace.layers[: len(attentions)]))
+    return HeadScores(**scores, layers=trace.attention_layers)
 
 
 def _mean_given(attention, place):
@@ -148,22 +149,19 @@ def head_temperature(model, heads, temperature):
     """
     if not temperature > 0:
         raise BadInputError(f"temperature is above 0, not {temperature!r}.")
-    with ExitStack() as hooks:
+    parts = anatomy(model)
+    with one_at_a_time(model, "head_temperature"), ExitStack() as hooks:
         for pair in heads:
-            layer, head = _layer_and_head(model, pair)
-            attention = decoder_layer(model, layer).self_attn
-            if not hasattr(attention, "q_proj") or hasattr(attention, "q_norm"):
-                raise BadInputError(f"{type(attention).__name__} has no plain q_proj whose result could be scaled.")
-            hooks.enter_context(attention.q_proj.register_forward_hook(_scale_slice(head, attention, temperature)))
+            layer, head = layer_and_head(model, pair)
+            hook = _scale_slice(head, parts.attention(layer).heads, temperature)
+            hooks.enter_context(parts.query_projection(layer).register_forward_hook(hook))
         yield
 
 
-def _scale_slice(head, attention, temperature):
-    own = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
-
+def _scale_slice(head, count, temperature):
     def hook(module, arguments, query):
         query = query.clone()
-        query[..., own] /= temperature
+        query.view(*query.shape[:-1], count, -1)[..., head, :] /= temperature
         return query
 
     return hook

@@ -11,46 +11,51 @@ as before. A hidden state "of layer L" is the residual stream after L layers, as
 the embedding, and the last number (30 for 30 layers) is what the final norm gets.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 
 from helpers.errors import BadInputError
-from helpers.inside.anatomy import decoder, decoder_layer, head_count
+from helpers.inside.anatomy import anatomy, at_the_end, replace_output, replaced, with_first
+from helpers.inside.exclusive import one_at_a_time
 
 
 @contextmanager
-def ablate_heads(model, heads, *, value=0.0):
+def ablate_heads(
+    model: torch.nn.Module, heads: Iterable[tuple[int, int]], *, value: float | torch.Tensor = 0.0
+) -> Iterator[None]:
     """Attention heads write `value` (zeros by default) instead of what they computed.
 
     `heads`: pairs (layer, head). What a head computed is its slice `[batch, position, head_dim]` of
-    the input of `o_proj`, so a head of zeros adds nothing to the residual stream. `value` is a number,
-    or a tensor `[head_dim]` such as the head's mean over many prompts.
+    the input of attention's output projection, so a head of zeros adds nothing to the residual stream.
+    `value` is a number, or a tensor `[head_dim]` such as the head's mean over many prompts.
 
-    Raises `BadInputError` for a head that is not there.
+    Raises `BadInputError` for a head that is not there, and for a layer whose heads cannot be told apart.
     """
+    parts = anatomy(model)
     of_layer = {}
     for pair in heads:
-        layer, head = _layer_and_head(model, pair)
+        layer, head = layer_and_head(model, pair)
         of_layer.setdefault(layer, []).append(head)
-    with ExitStack() as hooks:
+    with one_at_a_time(model, "ablate_heads"), ExitStack() as hooks:
         for layer, numbers in of_layer.items():
-            projection = decoder_layer(model, layer).self_attn.o_proj
-            hook = _replace_heads(numbers, head_count(model), value)
-            hooks.enter_context(projection.register_forward_pre_hook(hook))
+            hook = _replace_heads(numbers, parts.attention(layer).heads, value)
+            hooks.enter_context(parts.projection(layer).register_forward_pre_hook(hook))
         yield
 
 
-def _layer_and_head(model, pair):
+def layer_and_head(model: torch.nn.Module, pair: tuple[int, int]) -> tuple[int, int]:
+    """A pair (layer, head), checked, its layer counted from 0. Raises `BadInputError` for a head that is not there."""
     try:
         layer, head = pair
     except (TypeError, ValueError):
         raise BadInputError(f"Heads are pairs (layer, head) such as (5, 0), not {pair!r}.") from None
-    decoder_layer(model, layer)
-    count = head_count(model)
+    parts = anatomy(model)
+    count = parts.attention(layer).heads
     if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < count:
         raise BadInputError(f"There is no head {head!r}: each layer of this model has heads 0 to {count - 1}.")
-    return layer % len(decoder(model).layers), head
+    return parts.number(layer), head
 
 
 def _replace_heads(numbers, count, value):
@@ -64,41 +69,42 @@ def _replace_heads(numbers, count, value):
 
 
 @contextmanager
-def skip_layer(model, layer):
-    """The residual stream passes a layer unchanged: neither its attention nor its MLP writes.
+def skip_layer(model: torch.nn.Module, layer: int) -> Iterator[None]:
+    """The residual stream passes a layer unchanged: none of its parts writes.
 
     Its keys and values still go into the KV cache. Raises `BadInputError` for a layer that is not there.
     """
+    found = anatomy(model).layer(layer)
 
     def hook(module, arguments, keywords, output):
-        before = arguments[0] if arguments else keywords["hidden_states"]
-        return (before, *output[1:]) if isinstance(output, tuple) else before
+        before = arguments[0] if arguments else next(v for v in keywords.values() if isinstance(v, torch.Tensor))
+        return replaced(output, found.place, lambda after: before)
 
-    with decoder_layer(model, layer).register_forward_hook(hook, with_kwargs=True):
+    with one_at_a_time(model, "skip_layer"), found.module.register_forward_hook(hook, with_kwargs=True):
         yield
 
 
 @contextmanager
-def skip_attention(model, layer):
-    """The attention of a layer writes nothing. Raises `BadInputError` for a layer that is not there."""
-
-    def hook(module, arguments, output):
-        return (torch.zeros_like(output[0]), *output[1:])
-
-    with decoder_layer(model, layer).self_attn.register_forward_hook(hook):
+def skip_attention(model: torch.nn.Module, layer: int) -> Iterator[None]:
+    """The attention of a layer writes nothing. Raises `BadInputError` for a layer that is not there or has none."""
+    attention = anatomy(model).attention(layer)
+    with one_at_a_time(model, "skip_attention"), replace_output(attention, torch.zeros_like):
         yield
 
 
 @contextmanager
-def skip_mlp(model, layer):
-    """The MLP of a layer writes nothing. Raises `BadInputError` for a layer that is not there."""
-    hook = decoder_layer(model, layer).mlp.register_forward_hook(lambda m, a, output: torch.zeros_like(output))
-    with hook:
+def skip_mlp(model: torch.nn.Module, layer: int) -> Iterator[None]:
+    """The MLP (or mixture of experts) of a layer writes nothing. Raises `BadInputError` for a layer that is not
+    there or has none."""
+    mlp = anatomy(model).mlp(layer)
+    with one_at_a_time(model, "skip_mlp"), replace_output(mlp, torch.zeros_like):
         yield
 
 
 @contextmanager
-def patch_hidden_state(model, layer, position, value):
+def patch_hidden_state(
+    model: torch.nn.Module, layer: int, position: int | Iterable[int], value: torch.Tensor
+) -> Iterator[None]:
     """The hidden state of a layer at a position is `value`, whatever was computed there.
 
     `position` counts in the whole sequence, also when the beginning is in a KV cache; a negative one
@@ -110,7 +116,7 @@ def patch_hidden_state(model, layer, position, value):
     """
     positions = [position] if isinstance(position, int) else list(position)
     value = torch.as_tensor(value)
-    hidden = model.config.get_text_config().hidden_size
+    hidden = anatomy(model).hidden_size
     if value.shape not in ((hidden,), (len(positions), hidden)):
         raise BadInputError(
             f"A hidden state of this model is [{hidden}], so {len(positions)} positions take "
@@ -132,33 +138,37 @@ def patch_hidden_state(model, layer, position, value):
                 patched[:, at - start] = value[row].to(patched)
         return patched
 
-    with _on_hidden_state(model, layer, patch):
+    with one_at_a_time(model, "patch_hidden_state"), _on_hidden_state(model, layer, patch):
         yield
 
 
 @contextmanager
-def steer(model, layer, vector, *, scale=1.0):
+def steer(model: torch.nn.Module, layer: int, vector: torch.Tensor, *, scale: float = 1.0) -> Iterator[None]:
     """`scale * vector` is added to the hidden state of a layer, at every position of every pass.
 
     `vector` is `[hidden]`, such as the difference of two prompts' hidden states (activation addition,
     Turner and others 2023). Raises `BadInputError` for a layer that is not there or another shape.
     """
     vector = torch.as_tensor(vector)
-    hidden = model.config.get_text_config().hidden_size
+    hidden = anatomy(model).hidden_size
     if vector.shape != (hidden,):
         raise BadInputError(f"A direction in this model is [{hidden}]; this vector is {list(vector.shape)}.")
-    with _on_hidden_state(model, layer, lambda hidden_states, start: hidden_states + scale * vector.to(hidden_states)):
+
+    def add(hidden_states, start):
+        return hidden_states + scale * vector.to(hidden_states)
+
+    with one_at_a_time(model, "steer"), _on_hidden_state(model, layer, add):
         yield
 
 
 @contextmanager
-def _on_hidden_state(model, layer, change):
+def _on_hidden_state(model, layer, change: Callable[[torch.Tensor, int], torch.Tensor]):
     """`change(hidden_states [batch, query, hidden], start)` replaces what enters a layer or the final norm.
 
     `start` is the position of the first query: how many positions the KV cache holds before the pass.
     """
-    base = decoder(model)
-    count = len(base.layers)
+    parts = anatomy(model)
+    count = len(parts.layers)
     if isinstance(layer, bool) or not isinstance(layer, int) or not -count - 1 <= layer <= count:
         raise BadInputError(f"There is no hidden state {layer!r}: they run from 0 (embedding) to {count}.")
     layer %= count + 1
@@ -166,17 +176,30 @@ def _on_hidden_state(model, layer, change):
 
     def see_start(module, arguments, keywords):
         nonlocal start
-        cache = keywords.get("past_key_values")
-        start = 0 if cache is None else int(cache.get_seq_length())
+        start = _cached_positions(parts.kind, keywords)
 
-    def replace(module, arguments, keywords):
-        if arguments:
-            return (change(arguments[0], start), *arguments[1:]), keywords
-        return arguments, {**keywords, "hidden_states": change(keywords["hidden_states"], start)}
+    def replace(stream):
+        return change(stream, start)
 
-    place = base.norm if layer == count else base.layers[layer]
-    with (
-        base.register_forward_pre_hook(see_start, with_kwargs=True),
-        place.register_forward_pre_hook(replace, with_kwargs=True),
-    ):
+    with ExitStack() as hooks:
+        hooks.enter_context(parts.owner.register_forward_pre_hook(see_start, with_kwargs=True))
+        if layer == count:
+            hooks.enter_context(at_the_end(parts, replace))
+        else:
+            hook = parts.layers[layer].module.register_forward_pre_hook(
+                lambda module, arguments, keywords: with_first(arguments, keywords, replace), with_kwargs=True
+            )
+            hooks.enter_context(hook)
         yield
+
+
+def _cached_positions(kind, keywords):
+    """How many positions a pass finds in its cache."""
+    cache = next((value for value in keywords.values() if hasattr(value, "get_seq_length")), None)
+    try:
+        return 0 if cache is None else int(cache.get_seq_length())
+    except ValueError as error:  # a cache of nothing but running states, as Mamba's
+        raise BadInputError(
+            f"The cache of {kind} does not say how many positions it has seen, so positions cannot be counted: run "
+            "the model with use_cache=False."
+        ) from error

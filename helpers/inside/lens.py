@@ -1,7 +1,8 @@
 """Logit lens: what each layer's hidden state would say as the next token, if it were the last.
 
 The final norm and `lm_head` turn any hidden state into scores over the vocabulary (nostalgebraist,
-"interpreting GPT: the logit lens", 2020). That is all there is to it, and `plain_lens` does just that. Its table
+"interpreting GPT: the logit lens", 2020). Some models then scale or cap the scores (Gemma 2, Granite, Cohere), and
+the lens does the same. That is all there is to it, and `plain_lens` does just that. Its table
 of all rows by all tokens gets large: 31 layers of 500 positions and 49,152 tokens are 3 GB. `logit_lens` gives the
 same in blocks, faster and in little memory (`helpers.inside.fast_lens`).
 """
@@ -12,7 +13,7 @@ import torch
 
 from helpers.errors import BadInputError
 from helpers.inside import fast_lens
-from helpers.inside.anatomy import decoder
+from helpers.inside.anatomy import anatomy
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +41,16 @@ def plain_lens(model, trace, *, top_k=5):
     hidden states has been through the final norm already, as `transformers` gives it. In a bfloat16 model the head
     is applied in float32, so that scores are not rounded. Raises what `logit_lens` raises.
     """
-    base, head = decoder(model), model.get_output_embeddings()
+    parts = anatomy(model)
+    parts.check_lens()
+    head = parts.head
     _check(trace, head, top_k)
     states = trace.hidden_states.to(head.weight.device)
-    is_last = torch.tensor(trace.layers, device=states.device) == len(base.layers)
-    normed = torch.where(is_last[:, None, None], states, base.norm(states))
-    bias = None if head.bias is None else head.bias.float()
+    is_last = torch.tensor(trace.layers, device=states.device) == len(parts.layers)
+    normed = torch.where(is_last[:, None, None], states, parts.final_norm(states)) * parts.head_scale
+    bias = None if getattr(head, "bias", None) is None else head.bias.float()
     scores = torch.nn.functional.linear(normed.float(), head.weight.float(), bias)
+    scores = parts.logit_map.apply_(scores)
     probabilities = scores.softmax(dim=-1)
     entropy = torch.special.entr(probabilities).sum(dim=-1)
     best = probabilities.topk(top_k, dim=-1)
@@ -62,14 +66,16 @@ def logit_lens(model, trace, *, top_k=5):
     vocabulary of any size and a `top_k` of up to 100. The last row is the model's own prediction. Numbers are those
     of `plain_lens`.
 
-    Raises `BadInputError` for a trace without hidden states, one of another model, and for a `top_k` that
-    is not between 1 and the size of the vocabulary.
+    Raises `BadInputError` for a trace without hidden states, one of another model, for a `top_k` that is not
+    between 1 and the size of the vocabulary, and for a model whose logits are not what its final norm and head give.
     """
-    base, head = decoder(model), model.get_output_embeddings()
+    parts = anatomy(model)
+    parts.check_lens()
+    head = parts.head
     _check(trace, head, top_k)
     count, length, hidden = trace.hidden_states.shape
     states = trace.hidden_states.reshape(-1, hidden)
-    last = len(base.layers)
+    last = len(parts.layers)
     normed_already = trace.layers.index(last) * length if last in trace.layers else len(states)
     device = head.weight.device
 
@@ -78,9 +84,9 @@ def logit_lens(model, trace, *, top_k=5):
         block = states[start:stop].to(device)
         row = torch.arange(start, stop, device=device)
         is_normed = (row >= normed_already) & (row < normed_already + length)
-        return torch.where(is_normed[:, None], block, base.norm(block))
+        return torch.where(is_normed[:, None], block, parts.final_norm(block)) * parts.head_scale
 
-    found = fast_lens.read(normed, len(states), head, top_k, lambda scores: scores, states.device)
+    found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
     return Lens(*(tensor.view(count, length, *tensor.shape[1:]) for tensor in found), trace.layers, trace.positions)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from helpers.errors import BadInputError
-from helpers.inside.anatomy import decoder, writers
+from helpers.inside.anatomy import anatomy, at_the_end, replace_output, with_first
+from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.tracing import trace
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
@@ -46,21 +47,18 @@ def patching_sweep(model, tokenizer, prompt, source, *, answer=None, against=Non
 
     `answer` and `against` are token ids: by default what the model says after `source` and after `prompt`. `part`
     is what is patched: the residual stream, or only what a layer's attention or MLP writes into it. `layers` are
-    the rows wanted (all, if not given). All positions of a layer go through the model as one batch, so it costs one
-    run of `length` prompts a layer. Prompts are of the same number of tokens, since positions are matched one to one.
+    the rows wanted (all that have such a part, if not given). All positions of a layer go through the model as one
+    batch, so it costs one run of `length` prompts a layer. Prompts are of the same number of tokens, since positions
+    are matched one to one.
 
     The model is as it was afterwards, also after an error. Raises `BadInputError` for prompts of different
     lengths or with the same answer, for a part, layer or token id that is not there; else what `trace` raises.
     """
     if part not in PARTS:
         raise BadInputError(f"What can be patched is {', '.join(PARTS)}, not {part!r}.")
-    base = decoder(model)
-    last = len(base.layers) - (part != "hidden_states")
-    layers = tuple(range(last + 1)) if layers is None else tuple(layers)
-    for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= last:
-            raise BadInputError(f"There is no layer {layer!r} of {part}: they run from 0 to {last}.")
-    ids, source_ids = (prompt_ids(tokenizer, p, context=base.config.max_position_embeddings) for p in (prompt, source))
+    inside = anatomy(model)
+    layers = _rows(inside, part, layers)
+    ids, source_ids = (prompt_ids(tokenizer, p, context=inside.context) for p in (prompt, source))
     tokens, source_tokens = (tuple(row.label for row in token_table(tokenizer, i)) for i in (ids, source_ids))
     length = ids.shape[1]
     if length != source_ids.shape[1]:
@@ -75,13 +73,15 @@ def patching_sweep(model, tokenizer, prompt, source, *, answer=None, against=Non
     score, source_score = (float(run.logits[-1, answer] - run.logits[-1, against]) for run in (plain, source_run))
     if abs(source_score - score) < 1e-6:
         raise BadInputError("Both prompts give these two tokens the same scores: there is nothing to move over.")
-    values = _values(model, tokenizer, source_ids, part)
+    values = _values(model, tokenizer, source_ids, inside, part, layers)
     batch = ids.to(model.device).expand(length, length)
     moved = torch.empty(len(layers), length)
-    with torch.no_grad():
+    # Not by logits_to_keep: that has Gemma 4 leave out positions in its upper layers.
+    only_last = inside.head.register_forward_pre_hook(lambda module, arguments: (arguments[0][:, -1:],))
+    with one_at_a_time(model, "patching_sweep"), torch.no_grad(), only_last:
         for row, layer in enumerate(layers):
-            with _one_position_a_row(base, part, layer, values[layer]):
-                logits = model(batch, logits_to_keep=1, use_cache=False).logits[:, -1].float().cpu()
+            with _one_position_a_row(inside, part, layer, values[layer]):
+                logits = model(batch, use_cache=False).logits[:, -1].float().cpu()
             moved[row] = (logits[:, answer] - logits[:, against] - score) / (source_score - score)
     return PatchingSweep(moved, layers, part, tokens, source_tokens, score, source_score)
 
@@ -97,40 +97,56 @@ def _check_tokens(answer, against, vocabulary):
         )
 
 
-def _values(model, tokenizer, ids, part):
-    """What `source` had, `[layer, position, hidden]`: the stream, or what attention or MLP wrote."""
-    base = decoder(model)
+def _rows(inside, part, layers):
+    """The layers to patch: those asked for, or all that have the part."""
+    last = len(inside.layers) - (part != "hidden_states")
+    if layers is None:
+        if part == "attention" and not inside.attention_layers:
+            raise BadInputError(inside.without_attention([0]))
+        return inside.attention_layers if part == "attention" else tuple(range(last + 1))
+    layers = tuple(layers)
+    for layer in layers:
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= last:
+            raise BadInputError(f"There is no layer {layer!r} of {part}: they run from 0 to {last}.")
+    return layers
+
+
+def _writer(inside, part, layer):
+    return inside.attention(layer) if part == "attention" else inside.mlp(layer)
+
+
+def _values(model, tokenizer, ids, inside, part, layers):
+    """What `source` had, by layer, `[position, hidden]` each: the stream, or what attention or MLP wrote."""
     if part == "hidden_states":
         run = trace(model, tokenizer, ids, attentions=False, logits=False)
-        return torch.cat([run.hidden_states[:-1], run.last_residual[None]])
+        stream = [*run.hidden_states[:-1], run.last_residual]
+        return {layer: stream[layer] for layer in layers}
     names = {module: name for name, module in model.named_modules()}
-    modules = [names[writers(layer)[PARTS.index(part) - 1]] for layer in base.layers]
-    run = trace(model, tokenizer, ids, attentions=False, logits=False, hidden_states=False, outputs_of=modules)
-    return torch.stack([run.outputs[name] for name in modules])
+    writers = {layer: _writer(inside, part, layer) for layer in layers}
+    wanted = dict.fromkeys(names[writer.writer] for writer in writers.values())
+    run = trace(model, tokenizer, ids, attentions=False, logits=False, hidden_states=False, outputs_of=wanted)
+    given = {layer: run.outputs[names[writer.writer]] for layer, writer in writers.items()}
+    return {layer: g[writers[layer].place] if isinstance(g, tuple) else g for layer, g in given.items()}
 
 
-def _one_position_a_row(base, part, layer, value):
+def _one_position_a_row(inside, part, layer, value):
     """Hooks for one run of a batch `[position, position, hidden]`: row p has `value[p]` at position p."""
 
     def patched(states):
-        states = states.clone()
-        diagonal = range(len(value))
+        shape, rows = states.shape, len(value)
+        states = states.clone().view(rows, rows, -1)  # OPT's MLP has the batch and its positions as one axis
+        diagonal = range(rows)
         states[diagonal, diagonal] = value.to(states)
-        return states
-
-    def before(module, arguments, keywords):
-        if arguments:
-            return (patched(arguments[0]), *arguments[1:]), keywords
-        return arguments, {**keywords, "hidden_states": patched(keywords["hidden_states"])}
-
-    def after(module, arguments, output):
-        return (patched(output[0]), *output[1:]) if isinstance(output, tuple) else patched(output)
+        return states.view(shape)
 
     hooks = ExitStack()
-    if part == "hidden_states":
-        place = base.norm if layer == len(base.layers) else base.layers[layer]
-        hooks.enter_context(place.register_forward_pre_hook(before, with_kwargs=True))
+    if part != "hidden_states":
+        hooks.enter_context(replace_output(_writer(inside, part, layer), patched))
+    elif layer == len(inside.layers):
+        hooks.enter_context(at_the_end(inside, patched))
     else:
-        place = writers(base.layers[layer])[PARTS.index(part) - 1]
-        hooks.enter_context(place.register_forward_hook(after))
+        hook = inside.layers[layer].module.register_forward_pre_hook(
+            lambda module, arguments, keywords: with_first(arguments, keywords, patched), with_kwargs=True
+        )
+        hooks.enter_context(hook)
     return hooks

@@ -9,20 +9,20 @@ result stays on the model's device if there is room for it (`helpers.inside.keep
 """
 
 import inspect
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from numbers import Integral
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from helpers.checks import ids_of_model
 from helpers.errors import BadInputError, PromptTooLongError
-from helpers.inside.anatomy import decoder
+from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, library_eager
+from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.flow import tensors
 from helpers.inside.keeping import Keeper, home
 from helpers.inside.when_read import WhenRead
 from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
@@ -49,13 +49,15 @@ class Trace:
       patches are labelled by row and column, such as `▦ 0,3`. Keys that came from a cache have no label.
     - `hidden_states [layer+1, position, hidden]`: as `output_hidden_states` in `transformers` gives them.
       Row L is the residual stream after L layers, as it enters layer L: row 0 is the embedding. The last
-      row is different: it has been through the final norm, and `lm_head` of it is the logits.
+      row is different: it has been through the final norm, and `lm_head` of it is the logits. (Of Mamba and RWKV
+      `transformers` gives the stream after each layer, without the embedding; here they are as all others.)
     - `last_residual [position, hidden]`: the residual stream after the last layer, before the final norm.
-    - `attentions [layer, head, query, key]`: probabilities; each query's sum over keys is 1.
+    - `attentions [layer, head, query, key]`: probabilities; each query's sum over keys is 1, or less by what a sink
+      takes (gpt-oss). Layers without attention have no row: `attention_layers` has the rows' numbers.
     - `logits [position, vocab]`: raw scores of the token that comes after each position.
     - `outputs`, `inputs`: name of a module -> what it gave, or got, the first time it ran; the batch axis is taken off:
       `[position, ...]`. A tuple where a module gives several tensors (of `self_attn`, only the first).
-    - `layers`: which rows `hidden_states` has, and `attentions` too (which has no last row).
+    - `layers`: which rows `hidden_states` has; `attention_layers`: which rows `attentions` has.
     - `positions`: which positions the rows of position and query are.
     - `attn_implementation`: how attention was computed, "eager" wherever `attentions` were asked for.
     - `patch_index [length]`: the number of a picture's patch at each position, -1 at text; None without picture.
@@ -73,12 +75,17 @@ class Trace:
     positions: tuple[int, ...] = ()
     attn_implementation: str = ""
     patch_index: torch.Tensor | None = None
+    attention_layers: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.attentions is not None and not self.attention_layers:
+            object.__setattr__(self, "attention_layers", tuple(self.layers[: len(self.attentions)]))
 
     @property
     def device(self):
         """Where its tensors are."""
         kept = (self.hidden_states, self.attentions, self.logits, self.last_residual, self.outputs, self.inputs)
-        return next((tensor.device for tensor in _tensors(kept)), torch.device("cpu"))
+        return next((tensor.device for tensor in tensors(kept)), torch.device("cpu"))
 
     def to(self, device):
         """The same trace with its tensors on another device, "cpu" or "cuda:0"; what is there already is not copied."""
@@ -88,7 +95,7 @@ class Trace:
     @property
     def nbytes(self):
         """Bytes of all tensors in it."""
-        return sum(tensor.nbytes for value in vars(self).values() for tensor in _tensors(value))
+        return sum(tensor.nbytes for value in vars(self).values() for tensor in tensors(value))
 
     def __getstate__(self):
         return vars(self) | {"tokens": self.tokens}
@@ -144,45 +151,51 @@ def trace(
     The model is as it was afterwards, also after an error or an interrupted cell. Gradients are off.
     Interventions that are active act on this run, and show in it.
 
-    Raises `BadInputError` for an empty prompt, a batch, and for layers, positions, modules and inputs
-    that are not there; `PromptTooLongError` for more tokens than the model's context; `DoesNotFitError`, before
-    anything runs, when there is no room for the result, and when memory runs out on the way.
+    Raises `BadInputError` for an empty prompt, a batch, for layers, positions, modules and inputs that are not
+    there, and for attentions of layers that have none; `PromptTooLongError` for more tokens than the model's
+    context; `DoesNotFitError`, before anything runs, when there is no room for the result, and when memory runs out
+    on the way.
     """
-    base = decoder(model)
+    parts = anatomy(model)
     _check_model_inputs(model, model_inputs)
     if not (hidden_states or attentions or logits or outputs_of or inputs_of):
         raise BadInputError("There is nothing to keep: ask for hidden_states, attentions, logits or a module's output.")
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
-    input_ids = prompt_ids(tokenizer, prompt, context=base.config.max_position_embeddings)
+    input_ids = prompt_ids(tokenizer, prompt, context=parts.context)
     ids_of_model(model, input_ids)
     seen_ids, patch_index = _as_seen(model, input_ids, model_inputs.get("pixel_values"))
     length = seen_ids.shape[1]
+    chosen = _layers(layers, len(parts.layers), attentions)
     recorder = _Recorder(
         model=model,
-        base=base,
+        parts=parts,
         length=length,
         hidden_states=hidden_states,
-        attentions=attentions,
         logits=logits,
-        layers=_layers(layers, len(base.layers), attentions),
+        layers=chosen,
+        attention_layers=_attention_layers(parts, chosen) if attentions else (),
         positions=_positions(positions, length),
         outputs_of=_modules(model, outputs_of),
         inputs_of=_modules(model, inputs_of),
     )
-    given = _complete(model, input_ids, model_inputs, base.config.max_position_embeddings)
+    given = _complete(model, input_ids, model_inputs, parts.context)
     cache = model_inputs.get("past_key_values")
     sizes = _sizes(recorder, 0 if cache is None else int(cache.get_seq_length()))
     options = _smaller(recorder, sizes)
-    recorder.device = _place(device, sum(sizes.values()), options, home(model.get_output_embeddings()))
-    with refusing_what_does_not_fit("This trace", sum(sizes.values()), str(model.device), options):
+    recorder.device = _place(device, sum(sizes.values()), options, home(parts.head or parts.final_norm))
+    with (
+        one_at_a_time(model, "trace"),
+        refusing_what_does_not_fit("This trace", sum(sizes.values()), str(model.device), options),
+    ):
         recorder.run(given)
     return Trace(
         tokens=lambda: _labels(model, tokenizer, seen_ids, patch_index),
         input_ids=seen_ids,
         layers=recorder.layers,
         positions=tuple(range(length) if recorder.positions is None else recorder.positions.tolist()),
-        attn_implementation="eager" if attentions else base.config._attn_implementation,
+        attn_implementation="eager" if attentions else parts.owner.config._attn_implementation,
         patch_index=patch_index,
+        attention_layers=recorder.attention_layers,
         **recorder.results,
     )
 
@@ -196,20 +209,22 @@ class _Recorder:
     """Listens to one run: each part of the model that is reached writes into `results` and ends in `_done`."""
 
     model: torch.nn.Module
-    base: torch.nn.Module
+    parts: Anatomy
     length: int
     hidden_states: bool
-    attentions: bool
     logits: bool
     layers: tuple[int, ...]
+    attention_layers: tuple[int, ...]
     positions: torch.Tensor | None
     outputs_of: dict[str, torch.nn.Module]
     inputs_of: dict[str, torch.nn.Module]
     device: torch.device | None = None  # where results go; None: each to where the first part of it was computed
 
     def __post_init__(self):
-        last = len(self.base.layers)
-        self.attention_layers = {getattr(layer, "self_attn", None): n for n, layer in enumerate(self.base.layers)}
+        last = len(self.parts.layers)
+        self.attention = {number: self.parts.attention(number) for number in self.parts.attention_layers}
+        self.whole_attention = {attention.module for attention in self.attention.values()}
+        self.callers = {attention.caller: number for number, attention in self.attention.items()}
         self.future = {}  # a triangle of True where queries must not look, by its size and device
         self.results = dict.fromkeys(("hidden_states", "attentions", "logits", "last_residual"))
         self.results |= {"outputs": {}, "inputs": {}}
@@ -217,8 +232,7 @@ class _Recorder:
         if self.hidden_states:
             self.pending |= {("hidden state", layer) for layer in self.layers}
             self.pending |= {("last residual", last)} if last in self.layers else set()
-        if self.attentions:
-            self.pending |= {("attention", layer) for layer in self.layers if layer < last}
+        self.pending |= {("attention", layer) for layer in self.attention_layers}
         if self.logits:
             self.pending.add(("logits", last))
 
@@ -230,7 +244,7 @@ class _Recorder:
                 output = self.model(**model_inputs)
                 if self.logits:
                     self.results["logits"] = self._kept_logits(output.logits[0])
-                    self._done(("logits", len(self.base.layers)))
+                    self._done(("logits", len(self.parts.layers)))
             except _Finished:
                 pass
         if self.pending:
@@ -255,38 +269,42 @@ class _Recorder:
 
             # Hidden states as they enter a layer, so that an active intervention shows in them.
             for layer in self.layers if self.hidden_states else ():
-                if layer < len(self.base.layers):
-                    before(self.base.layers[layer], self._see_state(layer))
+                if layer < len(self.parts.layers):
+                    before(self.parts.layers[layer].module, self._see_state(layer))
                 else:
-                    before(self.base.norm, self._see_last_residual)
-                    hooks.enter_context(self.base.norm.register_forward_hook(self._see_normed))
+                    hooks.enter_context(at_the_end(self.parts, self._see_last_residual))
+                    hooks.enter_context(self.parts.final_norm.register_forward_hook(self._see_normed))
+            for layer in self.attention_layers:
+                if self.attention[layer].weights_place is not None:
+                    hook = self._see_own_attention(layer)
+                    hooks.enter_context(self.attention[layer].caller.register_forward_hook(hook))
             for name, module in self.inputs_of.items():
                 before(module, self._see_input(name))
             for name, module in self.outputs_of.items():
                 hooks.enter_context(module.register_forward_hook(self._see_output(name)))
             if self.logits:
-                lm_head = self.model.get_output_embeddings()
+                lm_head = self.parts.head
                 hooks.enter_context(_in_slices(lm_head))
                 before(lm_head, lambda module, args, kwargs: ((self._chosen(args[0]),), kwargs))
             yield
 
     @contextmanager
     def _own_attention(self):
-        """The decoder's attention goes through `attend`, by a name that is registered for this run alone."""
-        if not self.attentions:
+        """The layers' attention goes through `attend`, by a name that is registered for this run alone. Where a model
+        computes attention by itself (GPT-J), it is asked for the kind that gives its weights.
+
+        PaliGemma looks both ways over its prompt. Without `token_type_ids`, `transformers` has "sdpa" look both ways
+        and "eager" backwards only; the weights are those of "eager", with its mask.
+        """
+        if not self.attention_layers:
             yield
             return
-        config, name = self.base.config, f"trace-{id(self)}"
-        before = config._attn_implementation
-        try:
-            AttentionInterface.register(name, self.attend)
-            AttentionMaskInterface.register(name, sdpa_mask)
-            config._attn_implementation = {"": name}  # the decoder's; a vision tower in the same config keeps its own
+        by_library = any(attention.weights_place is None for attention in self.attention.values())
+        name = f"trace-{id(self)}" if by_library else "eager"
+        attend = self.attend if by_library else None
+        causal = all(getattr(attention.caller, "is_causal", True) for attention in self.attention.values())
+        with attention_as(name, attend, sdpa_mask if causal else eager_mask, self.parts.owner.config):
             yield
-        finally:
-            config._attn_implementation = {"": before}
-            AttentionInterface._global_mapping.pop(name, None)
-            AttentionMaskInterface._global_mapping.pop(name, None)
 
     def attend(self, module, query, key, value, attention_mask, scaling=None, **more):
         """In place of `eager_attention_forward`: the same output, and the probabilities written down.
@@ -294,13 +312,14 @@ class _Recorder:
         `query [1, head, query, head_dim]`, `key` and `value [1, kv_head, key, head_dim]`; `attention_mask
         [1, 1, query, key]`, or None for plain causal attention. Returns `[1, query, head, head_dim]`.
         """
-        layer = self.attention_layers.get(module)
+        layer = self.callers.get(module)
         causal = more.get("is_causal", getattr(module, "is_causal", True)) and query.shape[2] > 1
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if layer is None or any(more.get(name) is not None for name in SPECIAL_ATTENTION):
+        special = layer is None or not self.attention[layer].plain
+        if special or any(more.get(name) is not None for name in SPECIAL_ATTENTION):
             mask = query.new_zeros(1, 1, query.shape[2], key.shape[2])
             _hide(mask[0], 0, attention_mask, causal, self.future)
-            output, probabilities = _library_eager(module)(module, query, key, value, mask, scaling=scaling, **more)
+            output, probabilities = library_eager(module)(module, query, key, value, mask, scaling=scaling, **more)
             blocks = [(0, probabilities[0])]
         else:
             output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -317,10 +336,15 @@ class _Recorder:
     def _attention_place(self, layer, keys, like):
         """Where the attention `[head, query, key]` of a layer is kept."""
         if self.results["attentions"] is None:
-            rows = sum(layer < len(self.base.layers) for layer in self.layers)
+            rows = len(self.attention_layers)
             queries = self.length if self.positions is None else len(self.positions)
             self.results["attentions"] = self.keeper.empty((rows, like.shape[-3], queries, keys), like)
-        place = self.results["attentions"][self.layers.index(layer)]
+        place = self.results["attentions"][self.attention_layers.index(layer)]
+        if place.shape[0] != like.shape[-3]:
+            raise BadInputError(
+                f"Layer {layer} has {like.shape[-3]} heads, an earlier one {place.shape[0]}: ask for layers of one "
+                "kind, with layers=."
+            )
         if place.shape[-1] != keys:
             raise BadInputError(
                 f"Layer {layer} looks at {keys} keys, an earlier one at {place.shape[-1]} (a cache with sliding "
@@ -352,8 +376,18 @@ class _Recorder:
     def _see_state(self, layer):
         return lambda module, args, kwargs: self._write_state(layer, _first_tensor((args, kwargs)))
 
+    def _see_own_attention(self, layer):
+        def hook(module, args, output):
+            if ("attention", layer) in self.pending:
+                probabilities = list(tensors(output))[self.attention[layer].weights_place][0]
+                self._write_attention(layer, 0, probabilities, probabilities.shape[-1])
+                self._done(("attention", layer))
+
+        return hook
+
     def _see_normed(self, module, args, output):
-        self._write_state(len(self.base.layers), output)
+        if self.results["last_residual"] is not None:  # else the norm runs somewhere before the end, as in nanochat
+            self._write_state(len(self.parts.layers), output)
 
     def _write_state(self, layer, state):
         state = self._chosen(state)[0]
@@ -362,9 +396,9 @@ class _Recorder:
         self.keeper.write(self.results["hidden_states"][self.layers.index(layer)], state)
         self._done(("hidden state", layer))
 
-    def _see_last_residual(self, module, args, kwargs):
-        self.results["last_residual"] = self._copy(_first_tensor((args, kwargs)))
-        self._done(("last residual", len(self.base.layers)))
+    def _see_last_residual(self, stream):
+        self.results["last_residual"] = self._copy(stream)
+        self._done(("last residual", len(self.parts.layers)))
 
     def _see_input(self, name):
         def hook(module, args, kwargs):
@@ -377,8 +411,8 @@ class _Recorder:
     def _see_output(self, name):
         def hook(module, args, output):
             if name not in self.results["outputs"]:
-                several = list(_tensors(output))
-                several = several[:1] if module in self.attention_layers else several
+                several = list(tensors(output))
+                several = several[:1] if module in self.whole_attention else several
                 kept = tuple(self._copy(tensor) for tensor in several)
                 self.results["outputs"][name] = kept[0] if len(kept) == 1 else kept
                 self._done(("output", name))
@@ -386,7 +420,10 @@ class _Recorder:
         return hook
 
     def _copy(self, tensor):
-        """`[1, position, ...]` as `[position, ...]` at the positions asked for, with memory of its own."""
+        """`[1, position, ...]` as `[position, ...]` at the positions asked for, with memory of its own. Some modules
+        have `[position, hidden]`, the batch and its positions as one axis (OPT's MLP, many mixtures of experts)."""
+        if tensor.dim() == 2 and tensor.shape[0] == self.length > 1:
+            return self.keeper.copy(tensor if self.positions is None else tensor[self.positions])
         tensor = self._chosen(tensor) if tensor.dim() > 1 and tensor.shape[1] == self.length else tensor
         return self.keeper.copy(tensor[0] if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor)
 
@@ -452,13 +489,13 @@ def _hide(scores, start, attention_mask, causal, future):
 
 @contextmanager
 def _in_slices(lm_head):
-    """`lm_head` takes its vocabulary in four slices: the same logits, and of the scratch memory that a matrix
-    product of this size takes (as much as the logits, for a short prompt) a quarter."""
+    """`lm_head` takes its vocabulary in 16 slices: the same logits, and of the scratch memory that a matrix product of
+    this size takes (as much as the logits, for a short prompt) a sixteenth."""
 
     def forward(hidden_states):
         states = hidden_states.reshape(-1, hidden_states.shape[-1])
         logits = states.new_empty(len(states), len(weight))
-        for part, rows in zip(logits.chunk(4, dim=1), weight.chunk(4), strict=True):
+        for part, rows in zip(logits.chunk(16, dim=1), weight.chunk(16), strict=True):
             torch.mm(states, rows.T, out=part)
         return logits.view(*hidden_states.shape[:-1], -1)
 
@@ -472,15 +509,6 @@ def _in_slices(lm_head):
         yield
     finally:
         vars(lm_head).pop("forward", None)
-
-
-def _library_eager(module):
-    """The model's own `eager_attention_forward`: beside the attention class, or beside one it derives from."""
-    for kind in type(module).__mro__:
-        function = getattr(sys.modules[kind.__module__], "eager_attention_forward", None)
-        if function is not None:
-            return function
-    raise BadInputError(f"{type(module).__name__} computes no attention probabilities: ask with attentions=False.")
 
 
 def _moved(value, device):
@@ -497,16 +525,14 @@ def _sizes(recorder, past):
 
     A module's output is counted as one vector of the residual stream's size at each position.
     """
-    config, width = recorder.base.config, recorder.model.dtype.itemsize
-    last = len(recorder.base.layers)
+    width, last = recorder.model.dtype.itemsize, len(recorder.parts.layers)
     positions = recorder.length if recorder.positions is None else len(recorder.positions)
-    vector = positions * config.hidden_size * width
-    rows = sum(layer < last for layer in recorder.layers)
-    attention = config.num_attention_heads * positions * (past + recorder.length) * width
+    vector = positions * recorder.parts.hidden_size * width
+    attention = recorder.parts.heads * positions * (past + recorder.length) * width
     sizes = {
-        "attentions": rows * attention if recorder.attentions else 0,
+        "attentions": len(recorder.attention_layers) * attention,
         "hidden states": (len(recorder.layers) + (last in recorder.layers)) * vector if recorder.hidden_states else 0,
-        "logits": positions * config.vocab_size * width if recorder.logits else 0,
+        "logits": positions * recorder.model.config.get_text_config().vocab_size * width if recorder.logits else 0,
         "modules": (len(recorder.outputs_of) + len(recorder.inputs_of)) * vector,
     }
     return {part: size for part, size in sizes.items() if size}
@@ -517,7 +543,7 @@ def _smaller(recorder, sizes):
     total, rows = sum(sizes.values()), len(recorder.layers)
     positions = recorder.length if recorder.positions is None else len(recorder.positions)
     options = {}
-    if recorder.attentions and len(sizes) > 1:
+    if recorder.attention_layers and len(sizes) > 1:
         options["attentions=False"] = total - sizes["attentions"]
     if rows > 1:
         by_layer = sizes.get("attentions", 0) + sizes.get("hidden states", 0)
@@ -538,19 +564,8 @@ def _place(device, needed, options, own):
     return chosen
 
 
-def _tensors(value):
-    """Every tensor in what a module takes or gives: a tensor, a tuple, a dict or a `ModelOutput`."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
-
-
 def _first_tensor(value):
-    return next(_tensors(value))
+    return next(tensors(value))
 
 
 def _as_seen(model, input_ids, pixel_values):
@@ -575,7 +590,7 @@ def _complete(model, input_ids, model_inputs, context):
     cache = model_inputs.get("past_key_values")
     past = 0 if cache is None else int(cache.get_seq_length())
     length = past + input_ids.shape[1]
-    if length > context:
+    if context is not None and length > context:
         raise PromptTooLongError(
             f"{past} cached positions and {input_ids.shape[1]} new ones exceed the model's context of {context}: "
             f"shorten the prompt by {length - context} tokens."
@@ -628,6 +643,15 @@ def _layers(layers, last, attentions):
                 "ask with attentions=False."
             )
     return layers
+
+
+def _attention_layers(parts, layers):
+    """Those of some layers that have attention."""
+    found = tuple(layer for layer in layers if layer in parts.attention_layers)
+    if not found:
+        asked = [layer for layer in layers if layer < len(parts.layers)]
+        raise BadInputError(f"{parts.without_attention(asked)} Ask for other layers, or with attentions=False.")
+    return found
 
 
 def _positions(positions, length):

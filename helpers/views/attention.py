@@ -35,7 +35,7 @@ class AttentionMap(Commands):
     def __init__(self, trace, *, layer=None, head=None, picture=None):
         check_attentions(trace)
         self.trace = trace
-        self.layers = tuple(trace.layers[: len(trace.attentions)])
+        self.layers = trace.attention_layers
         heads = trace.attentions.shape[1]
         whole = self.layers == tuple(range(len(self.layers))) and trace.positions == tuple(range(len(trace.tokens)))
         self.planes = (*map(str, range(heads)), "mean", *(["rollout"] if whole else []))

@@ -429,6 +429,11 @@ function render({ model, el }) {
   function drawWriters(v) {
     const { writers, asked, layer } = v.cell;
     wroteName.textContent = `Who wrote ${asked.label} there?`;
+    wrote.style.display = wroteReading.style.display = writers.why ? "none" : "";
+    if (writers.why) {
+      wroteBest.replaceChildren(make("div", { class: "hx-small" }, writers.why));
+      return;
+    }
     const columns = v.heads + 1;
     const box = Math.max(4, Math.min(BOX, 320 / columns));
     const [width, height] = [24 + columns * box + 16, v.layers * HIGH + 26];
@@ -467,6 +472,7 @@ function render({ model, el }) {
         }, ...parts);
     }), make("div", { class: "hx-line hx-sum" }, "embedding", make("span", { class: "hx-number" }, signed(writers.embedding))),
     ...(writers.put_in ? [make("div", { class: "hx-line hx-sum" }, "put in by hand", make("span", { class: "hx-number" }, signed(writers.put_in)))] : []),
+    ...(Math.abs(writers.rest) >= 0.005 ? [make("div", { class: "hx-line hx-sum" }, "biases, and what is neither head nor MLP", make("span", { class: "hx-number" }, signed(writers.rest)))] : []),
     make("div", { class: "hx-line hx-sum" }, "logit, all together", make("span", { class: "hx-number" }, signed(writers.total))));
     readPick();
   }
@@ -501,6 +507,7 @@ function render({ model, el }) {
 
   function readPick() {
     const v = view();
+    if (v.cell.writers.why) return;
     const box = Number(wrote.dataset.box);
     const frame = wrote.querySelector(".hx-pick");
     frame.setAttribute("x", 24 + pick.column * box + (pick.column === v.heads ? 3 : 0) - 1);

@@ -7,7 +7,7 @@ from math import log
 import torch
 
 from helpers.errors import BadInputError
-from helpers.inside.anatomy import decoder, decoder_layer, head_count
+from helpers.inside.anatomy import anatomy
 from helpers.inside.contributions import direct_logit, residual_contributions
 from helpers.inside.generation import generate_steps
 from helpers.inside.interventions import ablate_heads, patch_hidden_state, skip_attention, skip_layer, skip_mlp, steer
@@ -122,7 +122,7 @@ class HiddenStates(Commands):
 
     def __init__(self, model, tokenizer, prompt, *, other=None):
         self.model, self.tokenizer = model, getattr(tokenizer, "tokenizer", tokenizer)
-        self.layers = len(decoder(model).layers)
+        self.layers = len(anatomy(model).layers)
         self.changes, self.shown_beside, self.texts = (), "", None
         self.other = self.changed = None
         self.after = 0  # positions out of sight after those shown
@@ -197,7 +197,7 @@ class HiddenStates(Commands):
         """Skip a layer, or only its "attention" or "mlp"."""
         if part not in SKIPS:
             raise BadInputError(f"What can be skipped is {', '.join(SKIPS)}, not {part!r}.")
-        decoder_layer(self.model, layer)
+        anatomy(self.model).number(layer)
         self._apply((*self.changes, Change("skip", layer=layer, part=part)))
 
     def patch(self, layer, position, value=None):
@@ -273,7 +273,7 @@ class HiddenStates(Commands):
     # How it is computed.
 
     def _ids(self, prompt):
-        return prompt_ids(self.tokenizer, prompt, context=decoder(self.model).config.max_position_embeddings)
+        return prompt_ids(self.tokenizer, prompt, context=anatomy(self.model).context)
 
     def _forward(self, ids, changes=(), after=0):
         length = ids.shape[1]
@@ -342,7 +342,7 @@ class HiddenStates(Commands):
             "beside": self.shown_beside,
             "choices": ["", *(["other"] if self.other else []), *(["changed"] if self.changed else [])],
             "layers": self.layers,
-            "heads": head_count(self.model),
+            "heads": anatomy(self.model).heads,
             "grids": [{"name": name, **self._grid(run)} for name, run in zip(names, grids, strict=False)],
             "window": {"size": MOST_POSITIONS, "after": self.after, "farthest": self._farthest()},
             "apart": _rounded(_apart(*grids)) if len(grids) == 2 else None,
@@ -445,12 +445,16 @@ class HiddenStates(Commands):
         ]
 
     def _writers(self, grid, layer, position, asked):
-        """What each head and MLP below this cell wrote there, as logits of the token asked about."""
+        """What each head and MLP below this cell wrote there, as logits of the token asked about. Of a model whose
+        layers cannot be taken apart, why not."""
         run = self._grids()[grid]
         changes = self.changes if run is self.changed else ()
-        with _all(self.model, changes):
-            parts = residual_contributions(self.model, self.tokenizer, run.input_ids, positions=[position])
-        direct = direct_logit(self.model, parts, asked, layer=layer)
+        try:
+            with _all(self.model, changes):
+                parts = residual_contributions(self.model, self.tokenizer, run.input_ids, positions=[position])
+            direct = direct_logit(self.model, parts, asked, layer=layer)
+        except BadInputError as error:
+            return {"why": str(error)}
         table = torch.cat([direct.heads, direct.mlp[:, None]], dim=1)
         order = table[:layer].abs().flatten().argsort(descending=True)[:8].tolist()
         return {
@@ -458,6 +462,7 @@ class HiddenStates(Commands):
             "best": [[i // table.shape[1], i % table.shape[1]] for i in order],
             "embedding": round(direct.embedding, 3),
             "put_in": round(direct.edits, 3),
+            "rest": round(direct.total - direct.embedding - direct.edits - float(table.sum()), 3),
             "total": round(direct.total, 3),
         }
 

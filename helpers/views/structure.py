@@ -3,11 +3,13 @@
 Nothing here knows a model's layer names. Names, shapes and counts come from walking the modules;
 the order of the parts and the residual connections come from a dry run: a copy of the model without
 any weights (on PyTorch's "meta" device, where tensors have shapes and no values) is called once,
-while hooks write down which module runs and where two streams are added.
+while hooks write down which module runs and where two streams are added. A model that looks at values
+(a mixture of experts) cannot run empty, and is called itself.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import cycle, groupby
@@ -134,7 +136,8 @@ def show_structure(model: PreTrainedModel) -> Structure:
 
     Works for any decoder-only model of `transformers` (Llama, SmolLM2, Qwen, GLM-4, …). Equal layers
     are folded into one; every block shows the shapes of its weights `[out, in]` and its share of the
-    parameters. The model is neither run nor changed.
+    parameters. The model is not changed; it is run on a few tokens only if it has to be (a mixture of experts looks
+    at values, and an empty copy has none).
 
     Raises `BadInputError` for what is not a PyTorch model.
     """
@@ -168,6 +171,9 @@ def _dry_run(model: PreTrainedModel) -> Any:
     """
     import torch
 
+    from helpers.inside.anatomy import neutral_ids
+    from helpers.inside.exclusive import one_at_a_time
+
     calls, inside = [], []
 
     def enter(name: str) -> Any:
@@ -180,21 +186,31 @@ def _dry_run(model: PreTrainedModel) -> Any:
     def leave(module: Module, inputs: Any, output: Any) -> None:
         inside.pop()
 
+    def listen(run_model, **inputs):
+        with ExitStack() as hooks:
+            for name, module in run_model.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(enter(name)))
+                hooks.enter_context(module.register_forward_hook(leave))
+            with torch.no_grad(), _additions(calls, inside):
+                run_model(**inputs, use_cache=False)
+
     try:
         config = deepcopy(model.config)
         config._attn_implementation = "eager"  # the one that every class has
         with torch.device("meta"):
-            empty = type(model)(config)
-            for name, module in empty.named_modules():
-                module.register_forward_pre_hook(enter(name))
-                module.register_forward_hook(leave)
             length = 2
+            empty = type(model)(config)
             ids = torch.zeros(1, length, dtype=torch.long)
             mask = torch.zeros(1, 1, length, length, dtype=empty.dtype)  # made here: making it asks for values
-            with torch.no_grad(), _additions(calls, inside):
-                empty(input_ids=ids, attention_mask=mask, use_cache=False)
-    except Exception:  # any class of model may come along; without an order there is still a list
-        return []
+            listen(empty, input_ids=ids, attention_mask=mask)
+    except Exception:  # a class of model that looks at values, such as a mixture of experts: then the model itself runs
+        calls.clear()
+        inside.clear()
+        try:
+            with one_at_a_time(model, "show_structure"):
+                listen(model, input_ids=neutral_ids(model).to(model.device))
+        except Exception:  # any class of model may come along; without an order there is still a list
+            return []
     return calls
 
 

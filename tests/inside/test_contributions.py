@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-import transformers
 from glm_fixtures import CHAT, glm, glm_tokenizer
 
 from helpers.errors import BadInputError
-from helpers.inside.contributions import direct_logit, head_contributions, norm_scale, residual_contributions
+from helpers.inside.contributions import direct_logit, head_contributions, hold_norm, residual_contributions
 from helpers.inside.interventions import ablate_heads, patch_hidden_state, skip_layer, skip_mlp, steer
 from helpers.inside.lens import logit_lens
 from helpers.inside.tracing import trace
@@ -143,22 +142,20 @@ def test_what_is_not_there(model, parts, wrong):
         head_contributions(model, parts, 30)
 
 
-def test_a_model_that_adds_more_is_refused(tokenizer):
-    config = transformers.GraniteConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        residual_multiplier=0.5,
-        pad_token_id=0,
-    )
-    model = transformers.GraniteForCausalLM(config).eval()
-    with pytest.raises(BadInputError, match="not all that is added"):
-        residual_contributions(model, tokenizer, IDS)
+def test_a_norm_is_held_at_its_size():
+    states = torch.randn(3, 8)
+    for norm in (torch.nn.LayerNorm(8), torch.nn.LayerNorm(8, bias=False), torch.nn.RMSNorm(8), torch.nn.RMSNorm(7)):
+        for parameter in norm.parameters():
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        states = torch.randn(3, norm.normalized_shape[0])
+        held = hold_norm(norm, states)
+        assert held.centred == isinstance(norm, torch.nn.LayerNorm)
+        assert torch.allclose(held(states), norm(states), atol=1e-4)
+        direction = torch.randn(norm.normalized_shape[0])
+        read = (states * held.back(direction)).sum(-1) + held.bias @ direction
+        assert torch.allclose(read, norm(states) @ direction, atol=1e-3)
 
 
 def test_a_norm_of_another_kind_is_refused():
-    with pytest.raises(BadInputError, match="LayerNorm is no RMSNorm"):
-        norm_scale(torch.nn.LayerNorm(8), torch.randn(2, 8))
+    with pytest.raises(BadInputError, match="Softmax is no RMSNorm or LayerNorm"):
+        hold_norm(torch.nn.Softmax(-1), torch.randn(2, 8))
