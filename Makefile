@@ -22,7 +22,7 @@ READERS_OFFLINE := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit test-notebooks test-measured test-browser test-gpu lint notebooks new lock hooks engines test-engines test-latest test-oldest bench bench-gpu clean
+.PHONY: help setup lab test unit test-notebooks test-measured test-browser test-gpu lint notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,9 @@ hooks: setup  ## Check style, spelling, sizes and notebook outputs before each c
 	$(BIN)/pre-commit install
 
 engines: $(ENGINES)/.installed  ## An environment with vLLM and Ray, apart from the course's own (5 GB)
+
+test-architectures: setup  ## Every public function on tiny models of 90 architectures, into docs/ARCHITECTURES.md (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/architectures/page.py --processes $(JOBS)
 
 # Without pytest's log: it keeps Ray's errors with their tracebacks, and those keep workers that should have ended.
 test-engines: setup engines  ## Tests of vLLM, its server and Ray, then their speeds into data/engines.json

@@ -177,19 +177,20 @@ def _dry_run(model: PreTrainedModel) -> Any:
     calls, inside = [], []
 
     def enter(name: str) -> Any:
-        def hook(module: Module, inputs: Any) -> None:
+        def hook(module: Module, inputs: Any, named_inputs: Any) -> None:
+            given = [value for value in (*inputs, *named_inputs.values()) if isinstance(value, torch.Tensor)]
             calls.append(name)
-            inside.append(name)
+            inside.append((name, given[1:]))
 
         return hook
 
     def leave(module: Module, inputs: Any, output: Any) -> None:
         inside.pop()
 
-    def listen(run_model, **inputs):
+    def listen(run_model: Module, **inputs: Any) -> None:
         with ExitStack() as hooks:
             for name, module in run_model.named_modules():
-                hooks.enter_context(module.register_forward_pre_hook(enter(name)))
+                hooks.enter_context(module.register_forward_pre_hook(enter(name), with_kwargs=True))
                 hooks.enter_context(module.register_forward_hook(leave))
             with torch.no_grad(), _additions(calls, inside):
                 run_model(**inputs, use_cache=False)
@@ -215,7 +216,8 @@ def _dry_run(model: PreTrainedModel) -> Any:
 
 
 def _additions(calls: Any, inside: Any) -> AbstractContextManager[Any]:
-    """A context in which every addition of two equally shaped tensors is written into `calls`."""
+    """A context in which every addition of two equally shaped tensors is written into `calls`. A module that is given
+    the stream beside its input and adds to it (in BLOOM and MPT) adds in the name of the layer around it."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -224,7 +226,9 @@ def _additions(calls: Any, inside: Any) -> AbstractContextManager[Any]:
     class Additions(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function in additions and _same_shape(*args[:2]):
-                calls.append(inside[-1] + ADD)
+                name, beside = inside[-1]
+                to_stream = any(value is term for value in beside for term in args[:2])
+                calls.append((name.rpartition(".")[0] if to_stream else name) + ADD)
             return function(*args, **(kwargs or {}))
 
     return Additions()

@@ -296,9 +296,9 @@ def residual_contributions(case):
 
 @check
 def head_contributions(case):
-    inside = anatomy(case.model)
+    inside, parts = anatomy(case.model), case.parts
     for layer in inside.attention_layers:
-        heads = helpers.head_contributions(case.model, case.parts, layer)
+        heads = helpers.head_contributions(case.model, parts, layer)
         with helpers.ablate_heads(case.model, [(layer, 1)]):
             without = helpers.residual_contributions(case.model, case.tokenizer, case.ids)
         taken = case.parts.attention[layer] - without.attention[layer]

@@ -1,0 +1,151 @@
+"""Faults that readers of other projects met, and this one had: each is right now, or refused in a sentence."""
+
+import pytest
+import torch
+
+import helpers
+from helpers.errors import BadInputError
+from helpers.inside import anatomy
+
+PROMPT = "The capital of France is"
+
+
+def ids_of(tokenizer, text=PROMPT):
+    return torch.tensor([tokenizer(text)["input_ids"]])
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "olmo2", "gemma3", "exaone4", "minicpm3"])
+def test_hooks_that_transformers_leaves_behind_change_nothing(opened, name):
+    """Once asked for hidden states, transformers leaves hooks on the layers. They were taken for an intervention, and
+    what is normed or multiplied before it is added came out as "edits" that nobody had made."""
+    model, tokenizer = opened(name)
+    for _ in range(2):
+        parts = helpers.residual_contributions(model, tokenizer, PROMPT)
+        assert not parts.edits.any()
+        summed = parts.embedding + parts.attention.sum(0) + parts.mlp.sum(0)
+        assert torch.allclose(summed, parts.total, atol=1e-4)
+        model(ids_of(tokenizer), output_hidden_states=True)
+    with helpers.steer(model, 1, torch.ones(32)):
+        parts = helpers.residual_contributions(model, tokenizer, PROMPT)
+    assert torch.allclose(parts.edits[1], torch.ones_like(parts.edits[1]), atol=1e-5)
+    assert not parts.edits[0].any() and not parts.edits[2:].any()
+
+
+@pytest.mark.parametrize(
+    "name", ["gemma2", "gemma4", "granite", "granitemoe", "cohere", "cohere2", "minicpm3", "nanochat"]
+)
+def test_the_last_row_of_the_lens_is_the_models_own_prediction(opened, name):
+    """Gemma caps its logits, Granite divides and Cohere multiplies them: the lens did not."""
+    model, tokenizer = opened(name)
+    run = helpers.trace(model, tokenizer, PROMPT, attentions=False)
+    lens = helpers.logit_lens(model, run, top_k=1)
+    expected = run.logits.softmax(-1)
+    assert torch.allclose(lens.probabilities[-1, :, 0], expected.amax(-1), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(lens.entropy[-1], torch.special.entr(expected).sum(-1), rtol=1e-3, atol=1e-3)
+    token = int(run.logits[-1].argmax())
+    direct = helpers.direct_logit(model, helpers.residual_contributions(model, tokenizer, PROMPT), token)
+    assert direct.total == pytest.approx(float(run.logits[-1, token]), rel=1e-3)
+
+
+def test_layers_without_attention_are_named(opened):
+    """Qwen3-Next has linear attention in most layers: every one of these ended in a traceback."""
+    model, tokenizer = opened("qwen3_next")
+    assert helpers.residual_contributions(model, tokenizer, PROMPT).total is not None
+    assert helpers.trace(model, tokenizer, PROMPT).attention_layers == (1,)
+    assert helpers.trace(model, tokenizer, PROMPT, layers=1).attentions.shape[0] == 1
+    for wrong in (
+        lambda: helpers.ablate_heads(model, [(0, 0)]).__enter__(),
+        lambda: helpers.skip_attention(model, 0).__enter__(),
+        lambda: helpers.trace(model, tokenizer, PROMPT, layers=0),
+    ):
+        with pytest.raises(
+            BadInputError, match=r"Layer 0 of Qwen3NextForCausalLM has no attention; it has linear_attn"
+        ):
+            wrong()
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "granitemoe", "llama4_text"])
+def test_an_mlp_that_gives_more_than_states_is_skipped(opened, name):
+    """A mixture of experts may give (states, router scores)."""
+    model, tokenizer = opened(name)
+    before = model(ids_of(tokenizer)).logits
+    with helpers.skip_mlp(model, 1):
+        assert not torch.equal(model(ids_of(tokenizer)).logits, before)
+        assert not helpers.residual_contributions(model, tokenizer, PROMPT).mlp[1].any()
+    assert torch.equal(model(ids_of(tokenizer)).logits, before)
+
+
+def test_weights_beside_a_sink_sum_to_less_than_one(opened):
+    model, tokenizer = opened("gpt_oss")
+    sums = helpers.trace(model, tokenizer, PROMPT).attentions.sum(-1)
+    assert float(sums.max()) < 1 and float(sums.min()) > 0
+
+
+@pytest.mark.parametrize("name", ["gemma", "starcoder2", "stablelm", "cohere", "phimoe"])
+def test_the_explorer_says_who_wrote_through_a_layer_norm(opened, name):
+    """A final norm that is no plain RMSNorm was refused, and the whole explorer with it."""
+    model, tokenizer = opened(name)
+    writers = helpers.hidden_state_explorer(model, tokenizer, PROMPT).state.view()["cell"]["writers"]
+    summed = sum(map(sum, writers["table"])) + writers["embedding"] + writers["rest"]
+    assert summed == pytest.approx(writers["total"], abs=0.05)
+
+
+def test_the_explorer_works_where_one_panel_cannot(opened):
+    model, tokenizer = opened("mamba")
+    view = helpers.hidden_state_explorer(model, tokenizer, PROMPT).state.view()
+    assert "MambaForCausalLM has no attention" in view["cell"]["writers"]["why"]
+    assert view["candidates"]
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_attention_both_ways_is_the_librarys(opened, implementation):
+    """PaliGemma: a mask was made for one way of computing attention, and used in another."""
+    model, tokenizer = opened("paligemma", attn_implementation=implementation)
+    eager, _ = opened("paligemma", attn_implementation="eager")
+    ids = ids_of(tokenizer)
+    for more in ({}, {"token_type_ids": torch.zeros_like(ids)}):
+        theirs = eager(ids, attention_mask=torch.ones_like(ids), output_attentions=True, **more)
+        mine = helpers.trace(model, tokenizer, ids, **more)
+        assert torch.allclose(mine.attentions, torch.stack(theirs.attentions)[:, 0], atol=1e-5)
+        assert torch.allclose(mine.logits, theirs.logits[0], atol=1e-3)
+    assert mine.attentions[0, 0, 0, -1] > 0, "with the types of a prompt it looks both ways"
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "bloom", "opt", "jamba", "gpt_oss", "mamba"])
+def test_the_structure_has_an_order(opened, name):
+    """A mixture of experts looks at values, which an empty copy does not have."""
+    structure = helpers.show_structure(opened(name)[0])
+    assert structure.ordered
+    assert any("+" in (block.order or ()) for block in structure.blocks if hasattr(block, "order"))
+
+
+def test_positions_of_a_merged_axis_are_rows(opened):
+    """OPT's MLP gives [position, hidden] without a batch axis: choosing positions chose columns, or failed."""
+    model, tokenizer = opened("opt")
+    whole = helpers.residual_contributions(model, tokenizer, PROMPT)
+    some = helpers.residual_contributions(model, tokenizer, PROMPT, positions=[-1, 1])
+    assert torch.allclose(some.mlp, whole.mlp[:, [-1, 1]], atol=1e-5)
+
+
+def test_a_layer_that_is_not_known_is_not_guessed(opened):
+    """A module that changes the stream unseen: its sum does not come out, and nothing is said about its parts."""
+    model, tokenizer = opened("llama")
+    parts = anatomy(model)
+    norm = parts.layers[1].module
+
+    class Louder(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *arguments, **keywords):
+            return 1.5 * self.inner(*arguments, **keywords).abs()
+
+    container = parts.container
+    container[1] = Louder(norm)
+    try:
+        with pytest.raises(BadInputError, match=r"Layer 1 of LlamaForCausalLM cannot be taken apart"):
+            helpers.residual_contributions(model, tokenizer, PROMPT)
+    finally:
+        container[1] = norm
+    assert helpers.residual_contributions(model, tokenizer, PROMPT).total is not None
