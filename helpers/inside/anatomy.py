@@ -135,7 +135,7 @@ class Anatomy:
     embedding: torch.nn.Module | None
     embedding_scale: float | None
     final_norm: torch.nn.Module
-    head: torch.nn.Module | None
+    head: Any
     head_scale: float
     logit_map: LogitMap
     lens_gap: str | None
@@ -388,7 +388,7 @@ def _examine(model):
     )
 
 
-def neutral_ids(model: torch.nn.Module) -> torch.Tensor:
+def neutral_ids(model: Any) -> torch.Tensor:
     """A few token ids that stand for no picture and end nothing: `[1, PROBE_LENGTH]`."""
     special, vocabulary = set(), model.config.get_text_config().vocab_size
     settings = [model.config.to_dict()]

@@ -98,7 +98,7 @@ def residual_contributions(model, tokenizer, prompt, *, positions=None, **model_
     writers = [[names[part.writer] for part in layer.parts] for layer in parts.layers]
     listened = [*(name for of_layer in writers for name in of_layer), *(names[layer.module] for layer in parts.layers)]
     projections = {n: names[parts.projection(n)] for n in parts.attention_layers}
-    normed = {n: part.norm for n in parts.attention_layers if (part := parts.attention(n)).norm is not None}
+    normed = {n: norm for n in parts.attention_layers if (norm := parts.attention(n).norm) is not None}
     with one_at_a_time(model, "residual_contributions"):
         edited = [is_edited(layer.module) for layer in parts.layers]
         run = trace(
@@ -337,8 +337,8 @@ def hold_norm(norm: torch.nn.Module, states: torch.Tensor) -> HeldNorm:
     size = ((normed - bias) * plain).sum(-1, keepdim=True) / plain.pow(2).sum(-1, keepdim=True).clamp_min(1e-30)
     held = HeldNorm(size * weight, bias, centred)
     whole = example.dtype in (torch.float32, torch.float64)
-    close = {"atol": 1e-4 * float(normed.abs().max()), "rtol": 1e-3} if whole else {"atol": 1e-2, "rtol": 2e-2}
-    if not torch.allclose(held(states), normed, **close):
+    atol, rtol = (1e-4 * float(normed.abs().max()), 1e-3) if whole else (1e-2, 2e-2)
+    if not torch.allclose(held(states), normed, atol=atol, rtol=rtol):
         raise BadInputError(f"{type(norm).__name__} is no RMSNorm or LayerNorm: its scale cannot be held fixed.")
     return held
 
