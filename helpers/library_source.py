@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
+STORED = "helpers-stored"  # the key of an output's metadata
+REPOSITORIES = {
+    "transformers": "https://github.com/huggingface/transformers/blob/v{version}/src/{file}",
+    "torch": "https://github.com/pytorch/pytorch/blob/v{version}/{file}",
+}
+
 Anchor = str | re.Pattern[str]  # a piece of a line of code, or a regular expression
 
 
@@ -57,6 +63,20 @@ class SourceView:
     def _repr_html_(self) -> str:
         return _as_html(self)
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+        """What Jupyter shows; and, as metadata, what a committed notebook keeps of it (see `stored_outputs`)."""
+        shown = {"text/plain": _as_text(self), "text/html": _as_html(self)}
+        return shown, {STORED: {"text/plain": _notes_as_text(self), "text/html": _notes_as_html(self)}}
+
+    @property
+    def link(self) -> str | None:
+        """The address of the lines shown, in the file of the installed release; None where that is not known."""
+        package, _, version = self.version.partition(" ")
+        if package not in REPOSITORIES or not version:
+            return None
+        address = REPOSITORIES[package].format(version=version, file=self.location.rpartition(":")[0])
+        return f"{address}#L{self.lines[0].number}-L{self.lines[-1].number}"
+
 
 def show_source(
     function: object,
@@ -85,6 +105,18 @@ def show_source(
             f"show_source({view.name}) and pin it anew."
         )
     return view
+
+
+def stored_outputs(outputs: list[dict]) -> list[dict]:
+    """What a committed notebook keeps of the outputs of a `show_source` cell: notes and line numbers, no code.
+
+    `outputs` are a cell's outputs in the notebook's own format. Those that are not a `SourceView` are left out.
+    """
+    kept = []
+    for output in outputs:
+        if stored := output.get("metadata", {}).get(STORED):
+            kept.append({**output, "data": dict(stored), "metadata": {}})
+    return kept
 
 
 def broken_anchors(
@@ -292,13 +324,42 @@ def _as_html(view: SourceView) -> str:
                 f'<div{marked}><span class="n">{piece.number}</span><span class="c">{next(colored)}</span></div>'
             )
         else:
-            note = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(piece.note))
-            rows.append(f'<div class="note" role="note">{note}</div>')
+            rows.append(f'<div class="note" role="note">{_note_html(piece.note)}</div>')
     name, location, version = (html.escape(text) for text in (view.name, view.location, view.version))
     return (
         f'{_STYLE}<figure class="source-view"><figcaption><b>{name}</b> · {location} · {version}</figcaption>'
         f'<div class="lines" tabindex="0" role="region" aria-label="Source of {name}">{"".join(rows)}</div></figure>'
     )
+
+
+def _notes(view: SourceView) -> list[SourceLine]:
+    return [line for line in view.lines if line.note is not None]
+
+
+def _notes_as_text(view: SourceView) -> str:
+    """The notes with the numbers of their lines, and where the lines are to be read."""
+    first, last = view.lines[0].number, view.lines[-1].number
+    shown = [f"{view.name} · {view.location} · {view.version}", f"lines {first} to {last}: run this cell to see them"]
+    shown += [f"{line.number} │ {piece}" for line in _notes(view) for piece in (line.note or "").splitlines()]
+    return "\n".join([*shown, *filter(None, [view.link])])
+
+
+def _notes_as_html(view: SourceView) -> str:
+    """The same as a small table that needs no style sheet."""
+    name, location, version = (html.escape(text) for text in (view.name, view.location, view.version))
+    lines = f"lines {view.lines[0].number} to {view.lines[-1].number}"
+    where = f'<a href="{html.escape(view.link)}">{lines}</a>' if view.link else lines
+    rows = "".join(
+        f'<tr><th scope="row">{line.number}</th><td style="text-align:left">{_note_html(line.note or "")}</td></tr>'
+        for line in _notes(view)
+    )
+    table = f"<table><tbody>{rows}</tbody></table>" if rows else ""
+    caption = f"<b>{name}</b> · {location} · {version} · {where} (run this cell to see them here)"
+    return f'<div class="source-notes"><p>{caption}</p>{table}</div>'
+
+
+def _note_html(note: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(note)).replace("\n", "<br>")
 
 
 def _colored(lines: list[str]) -> list[str]:

@@ -318,3 +318,37 @@ def test_a_claim_about_the_library_is_checked_before_it_is_printed(capsys):
     with pytest.raises(AnchorNotFoundError, match="No longer true: pigs fly"):
         since_2024("pigs fly", False)
     assert capsys.readouterr().out == ""
+
+
+def test_a_committed_notebook_keeps_the_notes_and_none_of_the_code():
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    from helpers.library_source import stored_outputs
+
+    view = show_source(LlamaRMSNorm.forward, notes={"variance = ": "The mean of `x * x`, not <less>."})
+    data, metadata = view._repr_mimebundle_()
+    output = {"output_type": "execute_result", "data": data, "metadata": metadata}
+    (kept,) = stored_outputs([output, {"output_type": "stream", "text": "other"}])
+    number = next(line.number for line in view.lines if line.note)
+    assert f'<th scope="row">{number}</th>' in kept["data"]["text/html"]
+    assert "The mean of <code>x * x</code>, not &lt;less&gt;." in kept["data"]["text/html"]
+    assert f"{number} │ The mean of `x * x`" in kept["data"]["text/plain"]
+    assert kept["metadata"] == {}
+    for line in view.lines:
+        for page in kept["data"].values():
+            assert len(line.text.strip()) < 12 or line.text.strip() not in page
+
+
+def test_the_link_leads_to_the_lines_at_the_release():
+    from importlib.metadata import version
+
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    link = show_source(LlamaRMSNorm.forward).link
+    assert link.startswith(
+        f"https://github.com/huggingface/transformers/blob/v{version('transformers')}/src/transformers/"
+    )
+    assert link.endswith(
+        f"modeling_llama.py#L{view_line(LlamaRMSNorm.forward, 'def forward').number}-L" + link.rpartition("L")[2]
+    )
+    assert show_source(example).link is None

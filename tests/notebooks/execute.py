@@ -10,6 +10,7 @@ import nbformat
 from PIL import Image
 
 from course import execute, read
+from helpers.library_source import stored_outputs
 
 COLOURS = 128  # of a committed picture: charts need no more, and take a third of the space
 
@@ -21,7 +22,7 @@ def write_outputs(path):
     execute(notebook, path.parent, timeout=600)
     for cell in notebook.cells:
         if cell.cell_type == "code" and "library-source" in cell.metadata.get("tags", []):
-            cell.outputs = []
+            cell.outputs = [nbformat.from_dict(output) for output in stored_outputs(cell.outputs)]
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = smaller(output.data["image/png"])

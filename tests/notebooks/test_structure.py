@@ -156,6 +156,17 @@ def test_library_source_is_tagged(notebook):
             assert {"library-source", "nbval-ignore-output"} <= set(tags(cell)), cell.source
 
 
+def test_source_cells_keep_their_notes(notebook):
+    """Before it is run, on GitHub and in the book, such a cell says where to look and what to look at."""
+    for cell in _code(notebook):
+        if re.search(r"\bshow_source\(", cell.source):
+            (output,) = cell.outputs
+            page = output.data["text/html"]
+            assert re.search(r'href="https://github\.com/[^"]+/blob/v[^"]+#L\d+-L\d+"', page), cell.source
+            if "notes=" in cell.source:
+                assert "<tr>" in page, cell.source
+
+
 def test_size_and_paths(path, notebook):
     assert path.stat().st_size <= LARGEST
     for cell in _code(notebook):
