@@ -24,7 +24,7 @@ COMMANDS = [
 def test_every_command_is_checked_below():
     known = re.compile(
         r"make (help|setup|lab|test|lab BROWSER=0 PORT=8899)$|conda |python -m helpers\.models$"
-        r"|python -m helpers\.batch |jupyter lab |py -3\.11 -m venv \.venv$|\.venv\\Scripts\\|uv (?:sync|run) "
+        r"|python -m helpers\.batch |jupyter lab |py -3\.11 \.ci\\environment\.py |\.venv\\Scripts\\|uv (?:sync|run) "
     )
     assert len(COMMANDS) >= 15
     assert [command for command in COMMANDS if not known.match(command)] == []
@@ -66,23 +66,13 @@ def test_links_and_pictures_exist():
 
 
 def test_windows_gets_what_make_does():
-    """The same steps in the same order as the Makefile's environment rule."""
-    steps = [c.split("Scripts\\", 1)[1] for c in COMMANDS if c.startswith(".venv\\Scripts\\")]
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for step, rule in zip(
-        steps,
-        (
-            "--upgrade",
-            "--requirement requirements.lock",
-            "--no-deps --editable .",
-            "jupyter labextension disable",
-            "helpers.models",
-            "jupyter lab",
-        ),
-        strict=True,
-    ):
+    """The same steps in the same order as the Makefile's: the environment, the models, the lab."""
+    steps = [c.partition("-3.11 ")[2] or c.split("Scripts\\", 1)[1] for c in COMMANDS if re.match(r"py |\.venv\\", c)]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace('"$(VENV)"', ".venv")
+    rules = (".ci/environment.py .venv requirements.lock", "python -m helpers.models", "jupyter lab")
+    for step, rule in zip(steps, rules, strict=True):
         assert rule in makefile
-        assert rule.split()[-1] in step
+        assert step.replace("\\", "/").startswith(rule)
 
 
 def test_setup_does_nothing_when_nothing_is_missing():
