@@ -38,22 +38,26 @@ def test_the_lab_is_offline_only_if_the_reader_says_so(tmp_path, readers, labs):
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="runs bash")
 @pytest.mark.parametrize("has_browser", [True, False])
 def test_ci_tests_as_on_a_newcomers_machine_and_then_with_a_browser(tmp_path, has_browser):
-    make = (
-        'echo "$1: fonts hidden: ${MPL_IGNORE_SYSTEM_FONTS-no}, cached in ${MPLCONFIGDIR:+a new folder of'
-        ' $(ls "$MPLCONFIGDIR" | wc -l) files}, browser: ${PLAYWRIGHT_CHROMIUM-of the PATH}"'
-    )
-    programs = {"make": make, "id": "echo 0", "apt-get": 'echo "apt-get $1"', "timeout": 'shift; "$@"'}
+    fonts = 'fonts: $([ "$MPLCONFIGDIR" ] && cat "$MPLCONFIGDIR/fonts" || echo "all")'
+    programs = {
+        "make": f'[ "$1" = setup ] || echo "$1: {fonts}, browser: ${{PLAYWRIGHT_CHROMIUM-of the PATH}}"',
+        "id": "echo 0",
+        "apt-get": 'echo "apt-get $1"',
+        "timeout": 'shift; "$@"',
+        "python": 'echo "none but its own ($MPL_IGNORE_SYSTEM_FONTS)" > "$MPLCONFIGDIR/fonts"',
+    }
+    folder = tmp_path / ".venv" / "bin"  # the only folder of the PATH: no other program is found, such as a chromium
+    folder.mkdir(parents=True)
     for name, does in (programs | ({"chromium": ""} if has_browser else {})).items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
-    for name in ("bash", "sh", "dirname", "mktemp", "rm", "ls", "wc", "env"):  # and no other, such as a chromium
-        (tmp_path / name).symlink_to(shutil.which(name))
-    environment = {"PATH": str(tmp_path)}
-    done = subprocess.run([ROOT / ".ci" / "run"], capture_output=True, text=True, env=environment)
+        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / name).chmod(0o755)
+    for name in ("bash", "sh", "cat", "dirname", "mktemp", "rm", "env"):
+        (folder / name).symlink_to(shutil.which(name))
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    done = subprocess.run([tmp_path / ".ci" / "run"], capture_output=True, text=True, env={"PATH": str(folder)})
     assert done.returncode == 0, done.stderr
-    installs = [] if has_browser else ["apt-get update", "apt-get install"]
     assert done.stdout.splitlines() == [
-        "test: fonts hidden: 1, cached in a new folder of 0 files, browser: ",
-        *installs,
-        "test-browser: fonts hidden: no, cached in , browser: of the PATH",
+        "test: fonts: none but its own (1), browser: ",
+        *([] if has_browser else ["apt-get update", "apt-get install"]),
+        "test-browser: fonts: all, browser: of the PATH",
     ]

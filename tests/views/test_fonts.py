@@ -3,7 +3,10 @@
 import dataclasses
 import importlib
 import logging
+import os
 import pkgutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,3 +234,18 @@ def test_without_the_stand_in_bold_would_be_logged(monkeypatch, caplog):
     style.cjk_font.cache_clear()
     fontManager._findfont_cached.cache_clear()
     assert "Failed to find font weight bold" in caplog.text
+
+
+def test_ci_hides_the_fonts_of_its_machine_by_a_cache_made_without_them(tmp_path):
+    """As `.ci/run` does it. The variable alone would hide the dependency's font, too."""
+    looks = (
+        "from matplotlib.font_manager import fontManager; from helpers.views.style import cjk_font, use_course_style\n"
+        "print(len(fontManager.ttflist)); use_course_style(); print(cjk_font())\n"
+        "from matplotlib import pyplot; pyplot.subplots()[1].set_title('你好'); pyplot.gcf().canvas.draw()"
+    )
+    settings = os.environ | {"MPLCONFIGDIR": str(tmp_path), "MPLBACKEND": "agg"}
+    make_cache = [sys.executable, "-c", "import matplotlib.font_manager"]
+    subprocess.run(make_cache, env=settings | {"MPL_IGNORE_SYSTEM_FONTS": "1"}, check=True)
+    done = subprocess.run([sys.executable, "-c", looks], env=settings, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == [str(len(OWN)), "Noto Sans CJK JP"]
+    assert done.stderr == ""
