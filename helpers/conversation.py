@@ -6,10 +6,13 @@ kept as long as a new prompt begins as the last one did, so a turn costs its own
 which reads each prompt from its beginning).
 """
 
+from __future__ import annotations
+
 import codecs
 import hashlib
 import weakref
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +21,15 @@ from helpers.inside.kv_cache import branch_cache, common_prefix
 from helpers.text.pictures import check_sees, picture_inputs
 from helpers.text.prompts import check_messages, render_chat
 from helpers.text.tokens import token_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from helpers.inside.generation import GenerationStep
+    from helpers.text.prompts import RenderedChat
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,14 @@ class Conversation:
     Raises `BadInputError` for messages that are malformed, and what `ask` raises for their pictures.
     """
 
-    def __init__(self, model, tokenizer, *, system=None, messages=()):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        system: str | None = None,
+        messages: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.messages = [] if system is None else [{"role": "system", "content": system}]
         for message in messages:
@@ -52,12 +71,12 @@ class Conversation:
             )
             image = {} if message.get("image") is None else {"image": self._opened(message["image"])}
             self.messages.append({"content": "", **message, **image})
-        self.reply = None
+        self.reply: Reply | None = None
         self.reused = 0
         self._cache, self._cached = None, []
-        self._running = lambda: None  # a weak reference: a stream that nobody holds any more ends by itself
+        self._running: Any = lambda: None  # a weak reference: a stream that nobody holds any more ends by itself
 
-    def ask(self, text, image=None, **generation):
+    def ask(self, text: str, image: Any = None, **generation: Any) -> Reply:
         """The `Reply` to a question, which may come with a picture (what `open_picture` of helpers.glm takes).
 
         `generation`: the settings of `generate_steps`; `max_new_tokens` is 256 if not given. Raises what
@@ -68,7 +87,7 @@ class Conversation:
             pass
         return self.reply
 
-    def stream(self, text, image=None, **generation):
+    def stream(self, text: str, image: Any = None, **generation: Any) -> Iterator[str]:
         """The answer, piece by piece, as it is made; `self.reply` has it all afterwards.
 
         Leaving the loop early (`break`, an interrupted cell, the next question) ends the turn there: what was
@@ -89,14 +108,14 @@ class Conversation:
         self._running = weakref.ref(stream)
         return stream
 
-    def _opened(self, image):
+    def _opened(self, image: Any) -> Any:
         """The picture, read now: a file that changes or goes later does not change what was said."""
         from helpers.text.pictures import open_picture
 
         check_sees(self.model, self.tokenizer)
         return open_picture(image)
 
-    def _model_inputs(self, messages):
+    def _model_inputs(self, messages: list[dict[str, Any]]) -> Any:
         """The prompt; the cache, cut to what this prompt shares with it, and what goes with a picture; and what the
         model sees at each position, to compare the next prompt with."""
         from transformers import DynamicCache
@@ -118,12 +137,12 @@ class Conversation:
         return chat, inputs | {"past_key_values": cache}, seen
 
     @property
-    def _begins_afresh(self):
+    def _begins_afresh(self) -> bool:
         """A model that keeps the shift of positions after a picture in itself (GLM-4.1V's `rope_deltas`) would take
         another conversation's for this one's: it reads every prompt from its beginning."""
         return hasattr(getattr(self.model, "model", None), "rope_deltas")
 
-    def _with_picture(self, ids, pixel_values):
+    def _with_picture(self, ids: Sequence[int], pixel_values: Tensor) -> list[Any]:
         """Ids as the model sees them; at the picture's positions its pixels' digest, so that another picture
         in the same place is not taken for this one."""
         expanded = self.model.expand_inputs(torch.tensor([ids], device=self.model.device), pixel_values)
@@ -131,7 +150,15 @@ class Conversation:
         pairs = zip(expanded.input_ids[0].tolist(), expanded.picture_mask[0].tolist(), strict=True)
         return [digest if is_picture else token_id for token_id, is_picture in pairs]
 
-    def _turn(self, steps, messages, chat, tokenizer, cache, seen):
+    def _turn(
+        self,
+        steps: Sequence[GenerationStep],
+        messages: list[dict[str, Any]],
+        chat: RenderedChat,
+        tokenizer: PreTrainedTokenizerBase,
+        cache: Any,
+        seen: Any,
+    ) -> Iterator[str]:
         output_ids, pieces, stopped_by = [], [], "reader"
         decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         try:

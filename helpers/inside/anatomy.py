@@ -9,11 +9,13 @@ follows give the model's own logits. What does not come out right is not used: e
 `BadInputError`, which names the model and what is missing.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +25,11 @@ from transformers.masking_utils import eager_mask
 from helpers.errors import BadInputError
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.flow import Call, Flow, tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 PROBE_LENGTH = 6  # tokens in the run that anatomies are read from
 
@@ -129,7 +136,7 @@ class Anatomy:
     """
 
     kind: str
-    owner: torch.nn.Module
+    owner: Any
     container: torch.nn.ModuleList
     layers: tuple[Layer, ...]
     embedding: torch.nn.Module | None
@@ -185,7 +192,7 @@ class Anatomy:
         for number in range(len(self.layers)):
             self._check_parts(number)
 
-    def _check_parts(self, number):
+    def _check_parts(self, number: int) -> None:
         if self.layers[number].gap:
             raise BadInputError(f"Layer {number} of {self.kind} cannot be taken apart: {self.layers[number].gap}.")
 
@@ -225,7 +232,7 @@ class Anatomy:
             return f"{self.kind} has no attention weights in any layer{self._instead(numbers[0])}."
         return f"{several} of {self.kind} {have} no attention{self._instead(numbers[0])}; layers {_listed(there)} do."
 
-    def _instead(self, number):
+    def _instead(self, number: int) -> str:
         parts = self.layers[number].parts
         named = [f"{part.name} ({type(part.module).__name__})" for part in parts if part.mixes] or [
             f"{part.name} ({type(part.module).__name__})" for part in parts
@@ -304,7 +311,7 @@ def at_the_end(parts: Anatomy, change: Callable[[torch.Tensor], torch.Tensor | N
     """
     reached = False
 
-    def leave_layers(module, arguments, output):
+    def leave_layers(module: Module, arguments: Any, output: Any) -> None:
         nonlocal reached
         reached = True
 
@@ -336,7 +343,7 @@ def with_first(arguments: tuple, keywords: dict, change: Callable) -> tuple[tupl
 
 
 @torch.no_grad()
-def _examine(model):
+def _examine(model: PreTrainedModel) -> Anatomy:
     kind = type(model).__name__
     config = model.config.get_text_config() if hasattr(model, "config") else None
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -348,7 +355,7 @@ def _examine(model):
     scores = torch.linspace(-3, 4, 8, dtype=torch.float64)
     scores = torch.cat([-(10**scores), 10**scores]).float()
 
-    def give_known_scores(module, arguments, output):
+    def give_known_scores(module: Module, arguments: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor) and output.shape[-1] >= len(scores):
             output[..., -1, : len(scores)] = scores.to(output)
 
@@ -404,14 +411,14 @@ def neutral_ids(model: Any) -> torch.Tensor:
     return torch.tensor([chosen])
 
 
-def _tolerance(tensor):
+def _tolerance(tensor: Tensor) -> float:
     return 2e-4 if tensor.dtype in (torch.float32, torch.float64) else 3e-2
 
 
-def _near(a, b, tolerance):
+def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
     """Whether two tensors are equal, up to a share of the largest number in them."""
     a, b = a.double().flatten(), b.double().flatten()
-    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * max(b.abs().max(), 1e-30))
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * max(float(b.abs().max()), 1e-30))
 
 
 @dataclass
@@ -460,7 +467,7 @@ def library_eager(module: torch.nn.Module) -> Callable:
     raise BadInputError(f"{type(module).__name__} computes no attention weights: ask with attentions=False.")
 
 
-def _configs(model):
+def _configs(model: PreTrainedModel) -> list[Any]:
     """Every config object that a module of the model looks at."""
     found = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "to_dict")}
     return list(found.values())
@@ -518,7 +525,7 @@ def _owner(model, name):
     return model.get_submodule(name) if name else model
 
 
-def _look_into(flow, layer, listener, *, tolerance):
+def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float) -> Layer:
     """What one layer adds to the stream."""
     inside = [call for call in flow.calls if layer.name in call.path[:-1] and call is not layer]
     made = defaultdict(list)  # value -> the calls that gave it, innermost first
@@ -609,7 +616,7 @@ def _part(layer, call, scale, inside, made, listener):
     return Attention(**common, mixes=True, **_attention(found, source, made, inside, listener))
 
 
-def _is_vector_module(module):
+def _is_vector_module(module: Module) -> bool:
     """Whether it has no matrix and no parts of its own, as norms do."""
     return not list(module.children()) and all(parameter.dim() < 2 for parameter in module.parameters())
 
@@ -714,7 +721,7 @@ def _find_end(flow, order, head, kind):
     )
 
 
-def _end_of(call):
+def _end_of(call: Any) -> Any:
     return call.output.original()
 
 
@@ -729,7 +736,7 @@ def _factor(call, source):
     return factor if value is source.output else None
 
 
-def _ratio(a, b):
+def _ratio(a: torch.Tensor, b: torch.Tensor) -> float | None:
     """The number c with a = c · b, or None."""
     a, b = a.double().flatten(), b.double().flatten()
     if a.shape != b.shape or not float(b @ b):
@@ -783,13 +790,13 @@ def _fit(scores, given, tolerance, exact):
     return found if bool((off <= tolerance * given.abs() + 1e-12).all()) else None
 
 
-def _numbers(config):
+def _numbers(config: PreTrainedConfig) -> list[float]:
     """The positive numbers that a config sets."""
     values = config.to_dict().values()
     return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < 1e6]
 
 
-def _snapped(number, candidates, tolerance):
+def _snapped(number: float, candidates: Any, tolerance: float) -> float:
     """The nearest candidate, if it is within the tolerance; else the number."""
     nearest = min(candidates, key=lambda candidate: abs(candidate - number), default=number)
     return nearest if abs(nearest - number) <= tolerance * abs(number) else number
@@ -800,11 +807,11 @@ def _embedding_scale(flow, embedding, first):
     return None if call is None else _ratio(first.took, call.gave)
 
 
-def _size(module):
+def _size(module: Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _listed(numbers):
+def _listed(numbers: Any) -> str:
     """Numbers as "1, 3 and 5", or "1, 3, 5, … 29" where there are many."""
     shown = [*map(str, numbers)]
     if len(shown) > 8:

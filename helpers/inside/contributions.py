@@ -7,7 +7,10 @@ Circuits", 2021). With the size that the final norm divides by held fixed, the w
 linear too, so a logit is the sum of what each part says about it: direct logit attribution.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +18,12 @@ from helpers.errors import BadInputError
 from helpers.inside.anatomy import Anatomy, anatomy, is_edited, matrix
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.tracing import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +93,14 @@ class DirectLogit:
     total: float
 
 
-def residual_contributions(model, tokenizer, prompt, *, positions=None, **model_inputs) -> Contributions:
+def residual_contributions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Any,
+    *,
+    positions: Sequence[int] | None = None,
+    **model_inputs: Any,
+) -> Contributions:
     """Run the model once and return its `Contributions`. `prompt`, `positions` and `model_inputs` are those of `trace`.
 
     Interventions that are active act on this run. Raises what `trace` raises, and `BadInputError` for a model
@@ -190,7 +206,7 @@ def _carried(layers):
     return None if bool((factors == 1).all()) else factors.flip(0).cumprod(0).flip(0)
 
 
-def _check_sum(parts: Anatomy, number: int, given: torch.Tensor, expected: torch.Tensor):
+def _check_sum(parts: Anatomy, number: int, given: torch.Tensor, expected: torch.Tensor) -> None:
     off = (given - expected).abs().amax() / given.abs().amax().clamp_min(1e-30)
     if not off <= (1e-4 if given.dtype == torch.float32 else 2e-2):
         raise BadInputError(
@@ -199,7 +215,7 @@ def _check_sum(parts: Anatomy, number: int, given: torch.Tensor, expected: torch
         )
 
 
-def head_contributions(model, parts: Contributions, layer: int) -> torch.Tensor:
+def head_contributions(model: PreTrainedModel, parts: Contributions, layer: int) -> torch.Tensor:
     """What each head of a layer wrote, `[head, position, hidden]`: their sum is `parts.attention[layer]`.
 
     A bias of the output projection belongs to no head, and neither does what works beside attention (Falcon-H1).
@@ -213,7 +229,7 @@ def head_contributions(model, parts: Contributions, layer: int) -> torch.Tensor:
 
 
 def direct_logit(
-    model,
+    model: PreTrainedModel,
     parts: Contributions,
     token_id: int,
     *,
@@ -247,7 +263,7 @@ def direct_logit(
         direction, constant = direction - other, constant - other_constant
     through = direction if parts.carried is None else direction / parts.carried[layer]
 
-    def says(written):
+    def says(written: Tensor) -> Tensor:
         values = written[:, position].float() @ through
         values[layer + (len(values) - last) :] = 0  # rows of later layers; edits have one row more
         return values
@@ -358,6 +374,6 @@ def _checked_layer(model, layer):
     return layer
 
 
-def _check_choice(what, value, low, high):
+def _check_choice(what: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise BadInputError(f"There is no {what} {value!r} here: they run from {low} to {high}.")

@@ -26,6 +26,7 @@ third of the rows of a 128-token prompt have more than a millionth of it outside
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -40,7 +41,12 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 def read(
-    normed: Callable[[int, int], torch.Tensor], count: int, head: torch.nn.Module, top_k: int, change: Change, device
+    normed: Callable[[int, int], torch.Tensor],
+    count: int,
+    head: Any,
+    top_k: int,
+    change: Change,
+    device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ids `[row, k]`, probabilities `[row, k]`, entropy `[row]`) of `count` rows, on `device`.
 
@@ -65,18 +71,20 @@ def read(
 # On a GPU.
 
 
-def _rows_whole(size, top_k):
+def _rows_whole(size: Any, top_k: int) -> int:
     """How many rows a block has: their scores, and what is gathered of them, have `SCORE_BYTES`."""
     rows = SCORE_BYTES // (4 * (size[0] + size[0] // GROUP + 4 * top_k * GROUP))
     return max(rows // TILE * TILE, min(rows, TILE), 1)
 
 
-def _room(rows, weight):
+def _room(rows: int, weight: torch.Tensor) -> torch.Tensor:
     """Memory for the scores of a block `[row, id]`, with whole groups of ids."""
     return torch.empty(rows, -(-weight.shape[0] // GROUP) * GROUP, device=weight.device)
 
 
-def _read_whole(block, head, top_k, change, room):
+def _read_whole(
+    block: torch.Tensor, head: Any, top_k: int, change: Change, room: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ids, probabilities, entropy) of normed states `[row, hidden]`."""
     rows, vocab = len(block), head.weight.shape[0]
     room = room[:rows]
@@ -96,14 +104,16 @@ def _read_whole(block, head, top_k, change, room):
 # On a CPU.
 
 
-def _rows_in_slices(size, top_k):
+def _rows_in_slices(size: Any, top_k: int) -> int:
     """The largest number of rows whose tensors in `_read_in_slices` fit into `BUFFER_BYTES`."""
     vocab, hidden = size
     numbers = 2 * hidden + min(SLICE, vocab) + vocab // GROUP + 4 * top_k * GROUP
     return max(1, BUFFER_BYTES // (4 * numbers))
 
 
-def _read_in_slices(block, head, top_k, change):
+def _read_in_slices(
+    block: torch.Tensor, head: Any, top_k: int, change: Change
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ids, probabilities, entropy) of normed states `[row, hidden]`."""
     rows, vocab = len(block), head.weight.shape[0]
     block = block.float()
@@ -124,7 +134,7 @@ def _read_in_slices(block, head, top_k, change):
     return ids, softmax.probabilities(best), softmax.entropy()
 
 
-def _score(block, head, ids, change, out):
+def _score(block: torch.Tensor, head: Any, ids: Any, change: Change, out: torch.Tensor | None) -> torch.Tensor:
     """Scores `[row, id]` of a slice of ids, float32, written to `out`."""
     weight = head.weight[ids]
     if block.dtype == weight.dtype == torch.float32:
@@ -140,7 +150,7 @@ def _score(block, head, ids, change, out):
     return change(out)
 
 
-def _maxima(scores, out):
+def _maxima(scores: torch.Tensor, out: torch.Tensor) -> None:
     """The highest of each group of `scores [row, id]`, written to `out [row, group]`; the last may be a short one."""
     whole = scores.shape[1] // GROUP
     torch.amax(scores[:, : whole * GROUP].unflatten(-1, (whole, GROUP)), dim=-1, out=out[:, :whole])
@@ -148,7 +158,9 @@ def _maxima(scores, out):
         torch.amax(scores[:, whole * GROUP :], dim=-1, out=out[:, whole])
 
 
-def _best(block, head, change, maxima, top_k):
+def _best(
+    block: torch.Tensor, head: Any, change: Change, maxima: torch.Tensor, top_k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The `top_k` best scores of each row, and their ids.
 
     They are all in the `top_k` groups with the highest maxima: a score in any other group is at most that
@@ -181,17 +193,17 @@ class _Softmax:
     - `total`: sum of exp(score - highest); `mean`: sum of exp(score - highest) * (score - highest).
     """
 
-    def __init__(self, rows, slices):
+    def __init__(self, rows: int, slices: int) -> None:
         self.highest, self.total, self.mean = torch.empty(3, rows, slices)
 
-    def add(self, rows, place, scores, highest):
+    def add(self, rows: Any, place: int, scores: torch.Tensor, highest: torch.Tensor) -> None:
         """Some rows of one slice, `scores [row, id]` (overwritten), and their `highest [row]`."""
         weights = scores.sub_(highest[:, None]).exp()
         self.highest[rows, place] = highest
         self.total[rows, place] = weights.sum(dim=-1)
         self.mean[rows, place] = weights.mul_(scores).sum(dim=-1)
 
-    def close(self):
+    def close(self) -> None:
         """All slices as one, `[row, 1]`."""
         highest = self.highest.amax(dim=-1, keepdim=True)
         lower_by = self.highest - highest
@@ -200,10 +212,10 @@ class _Softmax:
         self.total = (self.total * share).sum(dim=-1, keepdim=True)
         self.highest = highest
 
-    def probabilities(self, scores):
+    def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
         """Of some of the scores `[row, k]`."""
         return (scores - self.highest).exp() / self.total
 
-    def entropy(self):
+    def entropy(self) -> torch.Tensor:
         """Of each row, in nats; log(total) - mean / total, since log p is score - highest - log(total)."""
         return (self.total.log() - self.mean / self.total)[:, 0]  # nan with scores of -inf: no model here has them

@@ -3,8 +3,11 @@
 All of it works on the attention weights that `trace` gives; only `head_temperature` touches a running model.
 """
 
+from __future__ import annotations
+
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +15,15 @@ from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.interventions import layer_and_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from helpers.inside.tracing import Trace
 
 KINDS = ("first_token", "previous_token", "duplicate_token", "induction")
 
@@ -34,7 +46,7 @@ class HeadScores:
     induction: torch.Tensor
     layers: tuple[int, ...]
 
-    def best(self, kind, count=5):
+    def best(self, kind: str, count: int = 5) -> list[tuple[int, int]]:
         """The `count` heads with the highest score of a kind, best first: `[(layer, head), …]`.
 
         Raises `BadInputError` for a kind that there is not.
@@ -45,12 +57,14 @@ class HeadScores:
         order = scores.flatten().argsort(descending=True, stable=True)[:count].tolist()
         return [(self.layers[place // scores.shape[1]], place % scores.shape[1]) for place in order]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         best = ((kind, self.best(kind, 1)[0]) for kind in KINDS)
         return "HeadScores(" + ", ".join(f"{kind}: best {layer}.{head}" for kind, (layer, head) in best) + ")"
 
 
-def repeated_ids(tokenizer, *, length=50, generator=None):
+def repeated_ids(
+    tokenizer: PreTrainedTokenizerBase, *, length: int = 50, generator: torch.Generator | None = None
+) -> Tensor:
     """Random tokens, and the same again: ids `[1, 1 + 2 * length]`, or without the 1 for a tokenizer that has no bos.
 
     No id stands twice in a half, and no special token in it. What comes next in the second half can be
@@ -67,7 +81,7 @@ def repeated_ids(tokenizer, *, length=50, generator=None):
     return torch.cat([torch.tensor(first, dtype=torch.long), half, half])[None]
 
 
-def head_scores(trace):
+def head_scores(trace: Trace) -> HeadScores:
     """Score every head of a run by where it looks: a `HeadScores`.
 
     `trace` is a `Trace` with `attentions [layer, head, query, key]`; run it on `repeated_ids` to find
@@ -97,13 +111,13 @@ def head_scores(trace):
     return HeadScores(**scores, layers=trace.attention_layers)
 
 
-def _mean_given(attention, place):
+def _mean_given(attention: Tensor, place: Tensor) -> Tensor:
     """Attention `[head, query, key]` summed over the True keys of `place [query, key]`, mean over queries: `[head]`."""
     rows = place.any(dim=-1)
     return (attention[:, rows] * place[rows]).sum(dim=-1, dtype=torch.float32).mean(dim=-1)
 
 
-def check_attentions(trace):
+def check_attentions(trace: Trace) -> None:
     """Raises `BadInputError` unless a trace holds attentions of all its keys."""
     if getattr(trace, "attentions", None) is None:
         raise BadInputError("There are no attentions in this: give it what trace(model, tokenizer, prompt) returns.")
@@ -114,7 +128,7 @@ def check_attentions(trace):
         )
 
 
-def attention_rollout(attentions, *, residual=0.5):
+def attention_rollout(attentions: Tensor, *, residual: float = 0.5) -> Tensor:
     """Attention traced back through all layers to the input: `[layer, query, key]`, float32, rows of sum 1.
 
     `attentions [layer, head, query, key]` are those of all layers from the first on, as in `Trace`. In each
@@ -137,7 +151,7 @@ def attention_rollout(attentions, *, residual=0.5):
 
 
 @contextmanager
-def head_temperature(model, heads, temperature):
+def head_temperature(model: PreTrainedModel, heads: Sequence[tuple[int, int]], temperature: float) -> Iterator[None]:
     """The attention scores of some heads are divided by `temperature` before their softmax.
 
     Below 1 a head looks at fewer places, above 1 at more: what the temperature of sampling does to tokens.
@@ -158,8 +172,8 @@ def head_temperature(model, heads, temperature):
         yield
 
 
-def _scale_slice(head, count, temperature):
-    def hook(module, arguments, query):
+def _scale_slice(head: int, count: int, temperature: float) -> Any:
+    def hook(module: Module, arguments: Any, query: Any) -> Any:
         query = query.clone()
         query.view(*query.shape[:-1], count, -1)[..., head, :] /= temperature
         return query

@@ -11,14 +11,24 @@ as before. A hidden state "of layer L" is the residual stream after L layers, as
 the embedding, and the last number (30 for 30 layers) is what the final norm gets.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy, at_the_end, replace_output, replaced, with_first
 from helpers.inside.exclusive import one_at_a_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 
 @contextmanager
@@ -58,8 +68,8 @@ def layer_and_head(model: torch.nn.Module, pair: tuple[int, int]) -> tuple[int, 
     return parts.number(layer), head
 
 
-def _replace_heads(numbers, count, value):
-    def hook(module, arguments):
+def _replace_heads(numbers: Sequence[int], count: int, value: Any) -> Any:
+    def hook(module: Module, arguments: Any) -> Any:
         mixed = arguments[0]
         split = mixed.reshape(*mixed.shape[:-1], count, -1).clone()
         split[..., numbers, :] = torch.as_tensor(value, dtype=split.dtype, device=split.device)
@@ -76,7 +86,7 @@ def skip_layer(model: torch.nn.Module, layer: int) -> Iterator[None]:
     """
     found = anatomy(model).layer(layer)
 
-    def hook(module, arguments, keywords, output):
+    def hook(module: Module, arguments: Any, keywords: Any, output: Any) -> Any:
         before = arguments[0] if arguments else next(v for v in keywords.values() if isinstance(v, torch.Tensor))
         return replaced(output, found.place, lambda after: before)
 
@@ -125,7 +135,7 @@ def patch_hidden_state(
     value = value.expand(len(positions), hidden)
     resolved = []
 
-    def patch(hidden_states, start):
+    def patch(hidden_states: Tensor, start: int) -> Tensor:
         length = start + hidden_states.shape[1]
         if not resolved:
             resolved.extend(p + length if p < 0 else p for p in positions)
@@ -162,7 +172,9 @@ def steer(model: torch.nn.Module, layer: int, vector: torch.Tensor, *, scale: fl
 
 
 @contextmanager
-def _on_hidden_state(model, layer, change: Callable[[torch.Tensor, int], torch.Tensor]):
+def _on_hidden_state(
+    model: PreTrainedModel, layer: int, change: Callable[[torch.Tensor, int], torch.Tensor]
+) -> Iterator[None]:
     """`change(hidden_states [batch, query, hidden], start)` replaces what enters a layer or the final norm.
 
     `start` is the position of the first query: how many positions the KV cache holds before the pass.
@@ -174,11 +186,11 @@ def _on_hidden_state(model, layer, change: Callable[[torch.Tensor, int], torch.T
     layer %= count + 1
     start = 0
 
-    def see_start(module, arguments, keywords):
+    def see_start(module: Module, arguments: Any, keywords: Any) -> None:
         nonlocal start
         start = _cached_positions(parts.kind, keywords)
 
-    def replace(stream):
+    def replace(stream: Tensor) -> Any:
         return change(stream, start)
 
     with ExitStack() as hooks:

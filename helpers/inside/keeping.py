@@ -9,6 +9,7 @@ all are in use, the run waits for one. See "Use pinned memory buffers" in PyTorc
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
 
 import torch
 
@@ -23,16 +24,16 @@ class Keeper:
     context is everything in its place.
     """
 
-    def __init__(self, device=None):
+    def __init__(self, device: str | None = None) -> None:
         self.device = None if device is None else torch.device(device)
         self._streams = {}
         self._free, self._busy = deque(), deque()
-        self._carrier = None
+        self._carrier: Any = None  # a ThreadPoolExecutor, once something is carried
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: Any, *_: Any) -> None:
         try:
             if kind is None:
                 while self._busy:
@@ -41,7 +42,7 @@ class Keeper:
             if self._carrier is not None:
                 self._carrier.shutdown(wait=True)
 
-    def empty(self, shape, like: torch.Tensor) -> torch.Tensor:
+    def empty(self, shape: Any, like: torch.Tensor) -> torch.Tensor:
         """Memory for a result of this shape, in the dtype of one of its parts."""
         return torch.empty(shape, dtype=like.dtype, device=self.device or like.device)
 
@@ -59,7 +60,7 @@ class Keeper:
         self.write(place, value)
         return place
 
-    def _send(self, place, value):
+    def _send(self, place: Any, value: Any) -> None:
         """`value` into a pinned buffer, on a stream beside the computation; from there to `place`, in a thread."""
         buffer = self._buffer()
         pinned = buffer[: value.nbytes].view(value.dtype).view(value.shape)
@@ -70,18 +71,18 @@ class Keeper:
             arrived = stream.record_event()
         value.record_stream(stream)  # its memory is not used again before the copy is done
 
-        def carry():
+        def carry() -> None:
             arrived.synchronize()
             place.copy_(pinned)
 
         self._busy.append((buffer, self._carrier.submit(carry)))
 
-    def _stream(self, device):
+    def _stream(self, device: str) -> Any:
         if device not in self._streams:
             self._streams[device] = torch.cuda.Stream(device)
         return self._streams[device]
 
-    def _buffer(self):
+    def _buffer(self) -> Any:
         if self._carrier is None:
             self._carrier = ThreadPoolExecutor(1, thread_name_prefix="keeper")
             self._free.extend(torch.empty(BUFFER_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(BUFFERS))
@@ -89,14 +90,14 @@ class Keeper:
             self._free_one()
         return self._free.popleft()
 
-    def _free_one(self):
+    def _free_one(self) -> None:
         """Waits for the buffer that has been in use the longest; raises what its copy raised."""
         buffer, carried = self._busy.popleft()
         carried.result()
         self._free.append(buffer)
 
 
-def _pieces(place, value, size):
+def _pieces(place: Any, value: Any, size: int) -> Any:
     """(place, value) cut along the first axes until each piece has at most `size` bytes."""
     if value.nbytes <= size or not value.dim():
         yield place, value

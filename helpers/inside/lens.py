@@ -7,13 +7,21 @@ of all rows by all tokens gets large: 31 layers of 500 positions and 49,152 toke
 same in blocks, faster and in little memory (`helpers.inside.fast_lens`).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from helpers.errors import BadInputError
 from helpers.inside import fast_lens
 from helpers.inside.anatomy import anatomy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from helpers.inside.tracing import Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +42,7 @@ class Lens:
 
 
 @torch.no_grad()
-def plain_lens(model, trace, *, top_k=5):
+def plain_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     """The `Lens` of a `Trace`, as one would write it down: final norm, `lm_head`, softmax.
 
     Memory for it grows with rows times vocabulary; `logit_lens` gives the same numbers without that. The last row of
@@ -55,11 +63,12 @@ def plain_lens(model, trace, *, top_k=5):
     entropy = torch.special.entr(probabilities).sum(dim=-1)
     best = probabilities.topk(top_k, dim=-1)
     found = (tensor.to(trace.hidden_states.device) for tensor in (best.indices, best.values, entropy))
-    return Lens(*found, trace.layers, trace.positions)
+    ids, probabilities, entropy = found
+    return Lens(ids, probabilities, entropy, trace.layers, trace.positions)
 
 
 @torch.no_grad()
-def logit_lens(model, trace, *, top_k=5):
+def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     """The `Lens` of a `Trace` made with hidden states.
 
     Beyond its result it takes at most 150 MB of memory on a CPU and 500 MB on a GPU, for any number of positions, a
@@ -79,7 +88,7 @@ def logit_lens(model, trace, *, top_k=5):
     normed_already = trace.layers.index(last) * length if last in trace.layers else len(states)
     device = head.weight.device
 
-    def normed(start, stop):
+    def normed(start: int, stop: int) -> torch.Tensor:
         """Rows as they go into the head: `transformers` gives those of the last layer after the final norm."""
         block = states[start:stop].to(device)
         row = torch.arange(start, stop, device=device)
@@ -87,10 +96,11 @@ def logit_lens(model, trace, *, top_k=5):
         return torch.where(is_normed[:, None], block, parts.final_norm(block)) * parts.head_scale
 
     found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
-    return Lens(*(tensor.view(count, length, *tensor.shape[1:]) for tensor in found), trace.layers, trace.positions)
+    ids, probabilities, entropy = (tensor.view(count, length, *tensor.shape[1:]) for tensor in found)
+    return Lens(ids, probabilities, entropy, trace.layers, trace.positions)
 
 
-def _check(trace, head, top_k):
+def _check(trace: Trace, head: Any, top_k: int) -> None:
     if trace.hidden_states is None:
         raise BadInputError("This trace holds no hidden states: run trace(..., hidden_states=True).")
     if trace.hidden_states.shape[-1] != head.weight.shape[1]:

@@ -5,8 +5,11 @@ moves over (Meng and others, "Locating and Editing Factual Associations in GPT",
 layers and positions it draws the way of a fact through the model.
 """
 
+from __future__ import annotations
+
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +19,10 @@ from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.tracing import trace
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PARTS = ("hidden_states", "attention", "mlp")
 
@@ -40,7 +47,17 @@ class PatchingSweep:
     source_score: float
 
 
-def patching_sweep(model, tokenizer, prompt, source, *, answer=None, against=None, part="hidden_states", layers=None):
+def patching_sweep(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Any,
+    source: str,
+    *,
+    answer: Any = None,
+    against: Any = None,
+    part: str = "hidden_states",
+    layers: Any = None,
+) -> PatchingSweep:
     """Patch every layer and position of `prompt` with what `source` had there, one at a time: a `PatchingSweep`.
 
     >>> patching_sweep(model, tokenizer, "The capital of Germany is", "The capital of France is").moved
@@ -86,7 +103,7 @@ def patching_sweep(model, tokenizer, prompt, source, *, answer=None, against=Non
     return PatchingSweep(moved, layers, part, tokens, source_tokens, score, source_score)
 
 
-def _check_tokens(answer, against, vocabulary):
+def _check_tokens(answer: Any, against: Any, vocabulary: int) -> None:
     for token in (answer, against):
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary:
             raise BadInputError(f"There is no token id {token!r}: ids run from 0 to {vocabulary - 1}.")
@@ -129,10 +146,10 @@ def _values(model, tokenizer, ids, inside, part, layers):
     return {layer: g[writers[layer].place] if isinstance(g, tuple) else g for layer, g in given.items()}
 
 
-def _one_position_a_row(inside, part, layer, value):
+def _one_position_a_row(inside: Any, part: str, layer: int, value: Tensor) -> Any:
     """Hooks for one run of a batch `[position, position, hidden]`: row p has `value[p]` at position p."""
 
-    def patched(states):
+    def patched(states: Tensor) -> Tensor:
         shape, rows = states.shape, len(value)
         states = states.clone().view(rows, rows, -1)  # OPT's MLP has the batch and its positions as one axis
         diagonal = range(rows)

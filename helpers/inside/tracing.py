@@ -8,12 +8,15 @@ each hook sees goes straight into its place in the result, and the run stops onc
 result stays on the model's device if there is room for it (`helpers.inside.keeping`).
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.masking_utils import eager_mask, sdpa_mask
@@ -29,6 +32,14 @@ from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
 from helpers.models.memory import available_bytes, pick_device
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 BLOCK = 128  # queries whose scores are in memory at a time: small enough for a processor's cache
 SCORE_BYTES = 2**28  # of float32 scores at a time on a GPU, where few large blocks are fast
@@ -77,30 +88,30 @@ class Trace:
     patch_index: torch.Tensor | None = None
     attention_layers: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.attentions is not None and not self.attention_layers:
             object.__setattr__(self, "attention_layers", tuple(self.layers[: len(self.attentions)]))
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Where its tensors are."""
         kept = (self.hidden_states, self.attentions, self.logits, self.last_residual, self.outputs, self.inputs)
         return next((tensor.device for tensor in tensors(kept)), torch.device("cpu"))
 
-    def to(self, device):
+    def to(self, device: str) -> Trace:
         """The same trace with its tensors on another device, "cpu" or "cuda:0"; what is there already is not copied."""
         names = ("hidden_states", "attentions", "logits", "last_residual", "outputs", "inputs")
         return replace(self, **{name: _moved(getattr(self, name), device) for name in names})
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of all tensors in it."""
         return sum(tensor.nbytes for value in vars(self).values() for tensor in tensors(value))
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"tokens": self.tokens}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shown = [f"tokens={len(self.tokens)}"]
         for part in fields(self):
             value = getattr(self, part.name)
@@ -113,20 +124,20 @@ class Trace:
 
 
 def trace(
-    model,
-    tokenizer,
-    prompt,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Any,
     *,
-    hidden_states=True,
-    attentions=True,
-    logits=True,
-    layers=None,
-    positions=None,
-    outputs_of=(),
-    inputs_of=(),
-    device="auto",
-    **model_inputs,
-):
+    hidden_states: bool = True,
+    attentions: bool = True,
+    logits: bool = True,
+    layers: Any = None,
+    positions: Any = None,
+    outputs_of: Any = (),
+    inputs_of: Any = (),
+    device: str = "auto",
+    **model_inputs: Any,
+) -> Trace:
     """Run the model once and return a `Trace`.
 
     >>> trace(model, tokenizer, "The capital of France is").logits[-1].argmax()
@@ -208,7 +219,7 @@ class _Finished(Exception):
 class _Recorder:
     """Listens to one run: each part of the model that is reached writes into `results` and ends in `_done`."""
 
-    model: torch.nn.Module
+    model: Any
     parts: Anatomy
     length: int
     hidden_states: bool
@@ -220,7 +231,7 @@ class _Recorder:
     inputs_of: dict[str, torch.nn.Module]
     device: torch.device | None = None  # where results go; None: each to where the first part of it was computed
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         last = len(self.parts.layers)
         self.attention = {number: self.parts.attention(number) for number in self.parts.attention_layers}
         self.whole_attention = {attention.module for attention in self.attention.values()}
@@ -236,7 +247,7 @@ class _Recorder:
         if self.logits:
             self.pending.add(("logits", last))
 
-    def run(self, model_inputs):
+    def run(self, model_inputs: Any) -> None:
         """The forward pass, listened to."""
         # Not inference_mode: a reader with gradients on could not put what it makes back into the model.
         with torch.no_grad(), Keeper(self.device) as self.keeper, self._hooks(), self._own_attention():
@@ -251,20 +262,20 @@ class _Recorder:
             kind, name = min(self.pending, key=str)
             raise BadInputError(f"There is no {kind} of {name} to keep: that part of the model does not run by itself.")
 
-    def _kept_logits(self, logits):
+    def _kept_logits(self, logits: Any) -> Any:
         there = self.device is None or logits.device == self.device
         return logits if there else self.keeper.copy(logits)
 
-    def _done(self, part):
+    def _done(self, part: Any) -> Any:
         self.pending.discard(part)
         if not self.pending:
             raise _Finished
 
     @contextmanager
-    def _hooks(self):
+    def _hooks(self) -> Any:
         with ExitStack() as hooks:
 
-            def before(module, hook):
+            def before(module: Module, hook: Any) -> None:
                 hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
 
             # Hidden states as they enter a layer, so that an active intervention shows in them.
@@ -289,7 +300,7 @@ class _Recorder:
             yield
 
     @contextmanager
-    def _own_attention(self):
+    def _own_attention(self) -> Any:
         """The layers' attention goes through `attend`, by a name that is registered for this run alone. Where a model
         computes attention by itself (GPT-J), it is asked for the kind that gives its weights.
 
@@ -306,7 +317,9 @@ class _Recorder:
         with attention_as(name, attend, sdpa_mask if causal else eager_mask, self.parts.owner.config):
             yield
 
-    def attend(self, module, query, key, value, attention_mask, scaling=None, **more):
+    def attend(
+        self, module: Module, query: Any, key: Any, value: Any, attention_mask: Tensor, scaling: Any = None, **more: Any
+    ) -> Any:
         """In place of `eager_attention_forward`: the same output, and the probabilities written down.
 
         `query [1, head, query, head_dim]`, `key` and `value [1, kv_head, key, head_dim]`; `attention_mask
@@ -333,7 +346,7 @@ class _Recorder:
             self._done(("attention", layer))
         return output, None
 
-    def _attention_place(self, layer, keys, like):
+    def _attention_place(self, layer: int, keys: int, like: Any) -> Any:
         """Where the attention `[head, query, key]` of a layer is kept."""
         if self.results["attentions"] is None:
             rows = len(self.attention_layers)
@@ -352,14 +365,14 @@ class _Recorder:
             )
         return place
 
-    def _room(self, layer, query, keys):
+    def _room(self, layer: int, query: Any, keys: int) -> Any:
         """The place of a layer's attention if all of it can be computed right there, without a copy; else None."""
         if self.positions is not None or ("attention", layer) not in self.pending:
             return None
         place = self._attention_place(layer, keys, query)
         return place if place.device == query.device and place.shape[1] == query.shape[2] else None
 
-    def _write_attention(self, layer, start, probabilities, keys):
+    def _write_attention(self, layer: int, start: int, probabilities: Any, keys: int) -> None:
         """`probabilities [head, block, seen]` are those of the queries from `start` on, 0 for the keys not seen."""
         _, count, seen = probabilities.shape
         place = self._attention_place(layer, keys, probabilities)
@@ -373,11 +386,11 @@ class _Recorder:
             place[:, rows, :seen] = probabilities[:, self.positions[rows] - start].to(place.device)
         place[:, rows, seen:] = 0
 
-    def _see_state(self, layer):
+    def _see_state(self, layer: int) -> Any:
         return lambda module, args, kwargs: self._write_state(layer, _first_tensor((args, kwargs)))
 
     def _see_own_attention(self, layer):
-        def hook(module, args, output):
+        def hook(module: Module, args: Any, output: Any) -> None:
             if ("attention", layer) in self.pending:
                 probabilities = list(tensors(output))[self.attention[layer].weights_place][0]
                 self._write_attention(layer, 0, probabilities, probabilities.shape[-1])
@@ -385,31 +398,31 @@ class _Recorder:
 
         return hook
 
-    def _see_normed(self, module, args, output):
+    def _see_normed(self, module: Module, args: Any, output: Any) -> None:
         if self.results["last_residual"] is not None:  # else the norm runs somewhere before the end, as in nanochat
             self._write_state(len(self.parts.layers), output)
 
-    def _write_state(self, layer, state):
+    def _write_state(self, layer: int, state: Any) -> None:
         state = self._chosen(state)[0]
         if self.results["hidden_states"] is None:
             self.results["hidden_states"] = self.keeper.empty((len(self.layers), *state.shape), state)
         self.keeper.write(self.results["hidden_states"][self.layers.index(layer)], state)
         self._done(("hidden state", layer))
 
-    def _see_last_residual(self, stream):
+    def _see_last_residual(self, stream: Tensor) -> None:
         self.results["last_residual"] = self._copy(stream)
         self._done(("last residual", len(self.parts.layers)))
 
-    def _see_input(self, name):
-        def hook(module, args, kwargs):
+    def _see_input(self, name: str) -> Any:
+        def hook(module: Module, args: Any, kwargs: Any) -> None:
             if name not in self.results["inputs"]:
                 self.results["inputs"][name] = self._copy(_first_tensor((args, kwargs)))
                 self._done(("input", name))
 
         return hook
 
-    def _see_output(self, name):
-        def hook(module, args, output):
+    def _see_output(self, name: str) -> Any:
+        def hook(module: Module, args: Any, output: Any) -> None:
             if name not in self.results["outputs"]:
                 several = list(tensors(output))
                 several = several[:1] if module in self.whole_attention else several
@@ -419,7 +432,7 @@ class _Recorder:
 
         return hook
 
-    def _copy(self, tensor):
+    def _copy(self, tensor: Tensor) -> torch.Tensor:
         """`[1, position, ...]` as `[position, ...]` at the positions asked for, with memory of its own. Some modules
         have `[position, hidden]`, the batch and its positions as one axis (OPT's MLP, many mixtures of experts)."""
         if tensor.dim() == 2 and tensor.shape[0] == self.length > 1:
@@ -427,12 +440,22 @@ class _Recorder:
         tensor = self._chosen(tensor) if tensor.dim() > 1 and tensor.shape[1] == self.length else tensor
         return self.keeper.copy(tensor[0] if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor)
 
-    def _chosen(self, tensor):
+    def _chosen(self, tensor: Tensor) -> torch.Tensor:
         """`[1, position, ...]` at the positions asked for."""
         return tensor if self.positions is None else tensor[:, self.positions]
 
 
-def _eager_blocks(query, key, value, attention_mask, causal, scaling, output, future, into=None):
+def _eager_blocks(
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Tensor,
+    causal: Any,
+    scaling: Any,
+    output: Any,
+    future: Any,
+    into: Any = None,
+) -> Any:
     """Softmax attention, a block of queries at a time: yields (first query, probabilities [head, block, seen]), where
     the keys after the first `seen` are hidden from all queries of the block.
 
@@ -458,7 +481,7 @@ def _eager_blocks(query, key, value, attention_mask, causal, scaling, output, fu
         yield start, probabilities
 
 
-def _softmax(scores, dtype, into):
+def _softmax(scores: torch.Tensor, dtype: torch.dtype, into: torch.Tensor | None) -> torch.Tensor:
     """Probabilities of float32 `scores`, in the dtype asked for; written to `into` unless that is None."""
     if dtype == torch.float32:
         return torch.softmax(scores, dim=-1, out=into)
@@ -466,7 +489,7 @@ def _softmax(scores, dtype, into):
     return probabilities.to(dtype) if into is None else into.copy_(probabilities)
 
 
-def _hide(scores, start, attention_mask, causal, future):
+def _hide(scores: torch.Tensor, start: int, attention_mask: Tensor, causal: Any, future: Any) -> None:
     """Lowest number into `scores [head, block, key]` where the queries from `start` on must not look.
 
     As `sdpa_mask` has it, a mask is True where a query may look, and None stands for the causal triangle. `future`
@@ -488,11 +511,11 @@ def _hide(scores, start, attention_mask, causal, future):
 
 
 @contextmanager
-def _in_slices(lm_head):
+def _in_slices(lm_head: Any) -> torch.Tensor:
     """`lm_head` takes its vocabulary in 16 slices: the same logits, and of the scratch memory that a matrix product of
     this size takes (as much as the logits, for a short prompt) a sixteenth."""
 
-    def forward(hidden_states):
+    def forward(hidden_states: Tensor) -> torch.Tensor:
         states = hidden_states.reshape(-1, hidden_states.shape[-1])
         logits = states.new_empty(len(states), len(weight))
         for part, rows in zip(logits.chunk(16, dim=1), weight.chunk(16), strict=True):
@@ -511,7 +534,7 @@ def _in_slices(lm_head):
         vars(lm_head).pop("forward", None)
 
 
-def _moved(value, device):
+def _moved(value: Any, device: str) -> Any:
     """A tensor, or what holds tensors, with all of them on another device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
@@ -520,7 +543,7 @@ def _moved(value, device):
     return tuple(_moved(part, device) for part in value) if isinstance(value, tuple) else value
 
 
-def _sizes(recorder, past):
+def _sizes(recorder: Any, past: int) -> dict[Any, int]:
     """Bytes of what a run will keep, by what it is: "attentions", "hidden states", "logits", "modules".
 
     A module's output is counted as one vector of the residual stream's size at each position.
@@ -538,7 +561,7 @@ def _sizes(recorder, past):
     return {part: size for part, size in sizes.items() if size}
 
 
-def _smaller(recorder, sizes):
+def _smaller(recorder: Any, sizes: Any) -> Any:
     """How to ask for less -> the bytes that takes: without attentions, one layer at a time, one position."""
     total, rows = sum(sizes.values()), len(recorder.layers)
     positions = recorder.length if recorder.positions is None else len(recorder.positions)
@@ -553,7 +576,7 @@ def _smaller(recorder, sizes):
     return options
 
 
-def _place(device, needed, options, own):
+def _place(device: str, needed: int, options: Any, own: Any) -> torch.device:
     """The device where a result of `needed` bytes is kept; `own` is the model's. Raises `DoesNotFitError`."""
     chosen = own if device == "auto" else torch.device(pick_device(device))
     free = int(SPARE * available_bytes(chosen))
@@ -564,11 +587,11 @@ def _place(device, needed, options, own):
     return chosen
 
 
-def _first_tensor(value):
+def _first_tensor(value: Any) -> torch.Tensor:
     return next(tensors(value))
 
 
-def _as_seen(model, input_ids, pixel_values):
+def _as_seen(model: PreTrainedModel, input_ids: Tensor, pixel_values: Tensor) -> Any:
     """The ids as the model sees them, a picture's placeholder once a patch, and each position's patch number."""
     if pixel_values is None or not hasattr(model, "expand_inputs"):
         return input_ids, None
@@ -576,7 +599,9 @@ def _as_seen(model, input_ids, pixel_values):
     return expanded.input_ids, expanded.patch_index[0]
 
 
-def _labels(model, tokenizer, seen_ids, patch_index):
+def _labels(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seen_ids: Any, patch_index: Any
+) -> tuple[str, ...]:
     labels = [row.label for row in token_table(tokenizer, seen_ids)]
     if patch_index is None:
         return tuple(labels)
@@ -585,7 +610,7 @@ def _labels(model, tokenizer, seen_ids, patch_index):
     return tuple(patches[p] if patch_index[p] >= 0 else label for p, label in enumerate(labels))
 
 
-def _complete(model, input_ids, model_inputs, context):
+def _complete(model: PreTrainedModel, input_ids: Tensor, model_inputs: Any, context: int) -> dict[str, Any]:
     """Everything the model is given, on its device."""
     cache = model_inputs.get("past_key_values")
     past = 0 if cache is None else int(cache.get_seq_length())
@@ -605,7 +630,7 @@ def _complete(model, input_ids, model_inputs, context):
     return {name: v.to(model.device) if isinstance(v, torch.Tensor) else v for name, v in given.items()}
 
 
-def _check_model_inputs(model, model_inputs):
+def _check_model_inputs(model: PreTrainedModel, model_inputs: Any) -> None:
     takes = inspect.signature(model.forward).parameters
     unknown = [name for name in model_inputs if name not in takes or name in NOT_FOR_READERS]
     if unknown:
@@ -616,7 +641,7 @@ def _check_model_inputs(model, model_inputs):
         )
 
 
-def _whole_numbers(values, what):
+def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:
     """One int or several, as a tuple without doubles."""
     values = values.tolist() if isinstance(values, torch.Tensor) else values
     several = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
@@ -627,7 +652,7 @@ def _whole_numbers(values, what):
     return tuple(int(value) for value in several)
 
 
-def _layers(layers, last, attentions):
+def _layers(layers: Any, last: int, attentions: bool) -> Any:
     if layers is None:
         return tuple(range(last + 1))
     layers = _whole_numbers(layers, "layers")
@@ -654,7 +679,7 @@ def _attention_layers(parts, layers):
     return found
 
 
-def _positions(positions, length):
+def _positions(positions: Any, length: int) -> Any:
     """As a tensor of positions from 0; None for all."""
     if positions is None:
         return None
@@ -665,7 +690,7 @@ def _positions(positions, length):
     return torch.tensor(_whole_numbers([position % length for position in positions], "positions"))
 
 
-def _modules(model, names):
+def _modules(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:
     """Name -> module."""
     modules = dict(model.named_modules()) if names else {}
     names = [names] if isinstance(names, str) else list(names)

@@ -1,5 +1,7 @@
 """Fields of a result that are worked out when someone looks at them."""
 
+from typing import Any
+
 
 class WhenRead:
     """A field of a dataclass that may be given as a function: it is called once, when the field is first read.
@@ -14,10 +16,10 @@ class WhenRead:
     9
     """
 
-    def __set_name__(self, owner, name):
+    def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, instance, owner):
+    def __get__(self, instance: Any, owner: type | None) -> Any:
         if instance is None:
             raise AttributeError(self.name)  # says to dataclass that the field has no default
         value = vars(instance)[self.name]
@@ -25,5 +27,5 @@ class WhenRead:
             value = vars(instance)[self.name] = value()
         return value
 
-    def __set__(self, instance, value):
+    def __set__(self, instance: Any, value: Any) -> None:
         vars(instance)[self.name] = value

@@ -14,7 +14,7 @@ from helpers.models.store import say
 from helpers.models.wheels import COURSE_MODELS, RECIPES, prepare
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Prepare the named models (all of the course by default). Exit code 1 when one cannot be."""
     parser = argparse.ArgumentParser(prog="python -m helpers.models", description=main.__doc__)
     parser.add_argument(
@@ -48,7 +48,7 @@ def main(arguments=None):
     return 0
 
 
-def _download(name, source, check):
+def _download(name: str, source: str, check: bool) -> None:
     """From a hub, saying first whether this machine could hold the model in memory."""
     hubs.fetch(name, source, weights=False, check=check)
     plan = memory_plan(name, source=source, context=1)

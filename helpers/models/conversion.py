@@ -1,6 +1,12 @@
 """From the file inside a packaged wheel to the folder that `transformers` loads from."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SMOLLM2_CONTEXT = 8192
 LLAMA3_CONTEXT = 8192
@@ -19,7 +25,7 @@ LLAMA3_CHAT_TEMPLATE = (
 )
 
 
-def convert_smollm2(gguf_file, folder):
+def convert_smollm2(gguf_file: Path, folder: Path) -> None:
     """SmolLM2-135M-Instruct from GGUF (4-bit weights, spread out to float32) to a safetensors folder.
 
     Two things are mended that the conversion of the tokenizer loses: SmolLM2 splits numbers into
@@ -50,7 +56,7 @@ def convert_smollm2(gguf_file, folder):
         os.chmod(file, 0o644)
 
 
-def convert_llama3_tokenizer(ranks_file, folder):
+def convert_llama3_tokenizer(ranks_file: Path, folder: Path) -> None:
     """Llama-3's tokenizer from its tiktoken ranks (128,000 of them) and 256 control tokens.
 
     The end-of-text token is the tokenizer's eos, as in the base model; `<|eot_id|>` ends a turn.
@@ -86,7 +92,7 @@ def convert_llama3_tokenizer(ranks_file, folder):
     tokenizer.save_pretrained(folder)
 
 
-def llama3_control_tokens():
+def llama3_control_tokens() -> list[str]:
     """The names of ids 128000 to 128255, in order."""
     named = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"}
     reserved = iter(range(256))

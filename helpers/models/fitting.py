@@ -72,7 +72,7 @@ def refusing_what_does_not_fit(
         ) from None
 
 
-def _release_cached(device):
+def _release_cached(device: str) -> None:
     """What torch keeps of freed GPU memory goes back, so that the next, smaller try meets no fragments."""
     import torch
 

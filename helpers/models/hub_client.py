@@ -8,9 +8,10 @@ stdin and puts an answer as JSON on stdout; it decides nothing.
 import json
 import os
 import sys
+from typing import Any
 
 
-def huggingface_list(endpoint, repo):
+def huggingface_list(endpoint: str, repo: str) -> dict[str, Any]:
     """The revision and files of a model on Hugging Face, and whether it is gated."""
     from huggingface_hub import HfApi
 
@@ -27,7 +28,7 @@ def huggingface_list(endpoint, repo):
     return {"revision": info.sha, "files": files, "gated": bool(info.gated)}
 
 
-def huggingface_download(endpoint, repo, revision, folder, names):
+def huggingface_download(endpoint: str, repo: str, revision: str, folder: str, names: list[str]) -> dict[str, Any]:
     """The named files, by `huggingface_hub.snapshot_download`, which goes on where it stopped."""
     from huggingface_hub import snapshot_download
 
@@ -35,7 +36,7 @@ def huggingface_download(endpoint, repo, revision, folder, names):
     return {}
 
 
-def modelscope_list(endpoint, repo):
+def modelscope_list(endpoint: str, repo: str) -> dict[str, Any]:
     """The files of a model on ModelScope."""
     from modelscope_hub import HubApi
 
@@ -48,7 +49,7 @@ def modelscope_list(endpoint, repo):
     return {"revision": "master", "files": kept, "gated": False}
 
 
-def modelscope_download(endpoint, repo, revision, folder, names):
+def modelscope_download(endpoint: str, repo: str, revision: str, folder: str, names: list[str]) -> dict[str, Any]:
     """The named files. `modelscope.snapshot_download` is this function; to import it from there imports torch."""
     from modelscope_hub.compat.snapshot_download import snapshot_download
 
@@ -56,7 +57,7 @@ def modelscope_download(endpoint, repo, revision, folder, names):
     return {}
 
 
-def describe(error):
+def describe(error: Any) -> dict[str, Any]:
     """What went wrong, in a few plain values: the most telling error of its chain of causes."""
     chain = []
     while error is not None and error not in chain:
@@ -77,7 +78,7 @@ def describe(error):
     }
 
 
-def main():
+def main() -> None:
     """Do the task that stdin describes; whatever a client prints goes to stderr."""
     answer_to = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -8,6 +8,8 @@ do the fetching (`helpers.hub_client`), in a process of their own; endpoints and
 clients look for them (`HF_ENDPOINT`, `HF_TOKEN`, `MODELSCOPE_ENDPOINT`, `MODELSCOPE_API_TOKEN`).
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import json
@@ -23,6 +25,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import (
     AccessDeniedError,
@@ -34,6 +37,9 @@ from helpers.errors import (
     ModelNotFoundError,
 )
 from helpers.models import catalog, store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HUBS = {
     "modelscope": ("ModelScope", "MODELSCOPE_ENDPOINT", "https://modelscope.cn"),
@@ -78,7 +84,7 @@ class Listing:
     gated: bool
 
 
-def repo_id(name, source):
+def repo_id(name: str | Path, source: str) -> str:
     """The id on that hub of a catalog name, or the id itself. Raises `ModelNotFoundError`, `BadInputError`."""
     if source not in HUBS:
         raise BadInputError(f"{source!r} is no hub; the course knows {' and '.join(map(repr, HUBS))}.")
@@ -98,12 +104,12 @@ def repo_id(name, source):
     return str(name)
 
 
-def folder_of(name, source):
+def folder_of(name: str | Path, source: str) -> Path:
     """Where that model's files are or will be."""
     return store.models_dir() / source / repo_id(name, source).replace("/", "--")
 
 
-def find(name):
+def find(name: str | Path) -> Path | None:
     """The folder of a model that was downloaded from either hub, or None; with its weights, if any has them."""
     here = []
     for source in HUBS:
@@ -113,7 +119,7 @@ def find(name):
     return max(here, key=lambda folder: is_whole(folder), default=None)
 
 
-def is_whole(folder, *, weights=True, thorough=False):
+def is_whole(folder: Path, *, weights: bool = True, thorough: bool = False) -> bool:
     """Whether a folder holds all files that its manifest lists; `weights=False` looks at the others alone."""
     try:
         manifest = store.read_manifest(folder)
@@ -123,7 +129,7 @@ def is_whole(folder, *, weights=True, thorough=False):
         return False
 
 
-def fetch(name, source, *, weights=True, check=False):
+def fetch(name: str | Path, source: str, *, weights: bool = True, check: bool = False) -> Path:
     """The folder of a hub's model, complete: downloaded, or what is missing of it; without a network if it is here.
 
     `weights=False` takes config and tokenizer alone. `check=True` reads every byte of what is here. Of
@@ -157,7 +163,7 @@ def fetch(name, source, *, weights=True, check=False):
     return folder
 
 
-def refuse_offline(name, source):
+def refuse_offline(name: str | Path, source: str) -> None:
     """Raises `HubNotReachableError` when the reader has asked for no network."""
     for variable in OFFLINE_VARIABLES:
         if os.environ.get(variable, "").upper() in ("1", "TRUE", "YES", "ON"):
@@ -167,7 +173,7 @@ def refuse_offline(name, source):
             )
 
 
-def look_up(name, source):
+def look_up(name: str | Path, source: str) -> Listing:
     """The `Listing` of a model on a hub, from the hub. Raises like `fetch`."""
     repo = repo_id(name, source)
     _check_reachable(source)
@@ -194,14 +200,14 @@ def look_up(name, source):
     )
 
 
-def _is_wanted(file):
+def _is_wanted(file: Any) -> bool:
     """By its exact name alone: `../../x`, absolute paths, sub-folders, code and pickles are not even asked for."""
     name, size = file["name"], file["bytes"]
     known = isinstance(name, str) and (WEIGHTS.fullmatch(name) or SMALL_FILES.fullmatch(name))
     return bool(known) and isinstance(size, int) and size >= 0
 
 
-def _fetch_missing(listing, folder, weights):
+def _fetch_missing(listing: Any, folder: Path, weights: bool) -> None:
     weights = weights or all(_is_intact(folder / file.name, file) for file in listing.weights)  # they stay listed
     wanted = listing.small_files + (listing.weights if weights else ())
     missing = [file for file in wanted if not _is_intact(folder / file.name, file)]
@@ -230,7 +236,7 @@ def _fetch_missing(listing, folder, weights):
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _download(listing, files, partial):
+def _download(listing: Any, files: Any, partial: Path) -> None:
     """All files into `partial`, each as its hub lists it; those that came wrong once more."""
     partial.mkdir(exist_ok=True)
     left = [file for file in files if not _is_intact(partial / file.name, file)]
@@ -240,7 +246,7 @@ def _download(listing, files, partial):
         task = {"revision": listing.revision, "folder": str(partial), "names": [file.name for file in left]}
         total = sum(file.bytes for file in files)
         _patiently(
-            lambda task=task, total=total: _run_client(
+            lambda task=task, total=total: _run_client(  # type: ignore[misc]
                 listing.source, "download", {"repo": listing.repo, **task}, None, _Progress(partial, total)
             ),
             listing.repo,
@@ -263,13 +269,13 @@ def _is_intact(path: Path, file: RemoteFile) -> bool:
 class _Progress:
     """A bar that follows what lies in a folder, whoever writes it; and how long nothing has come."""
 
-    def __init__(self, folder, total):
+    def __init__(self, folder: Path, total: int) -> None:
         from tqdm.auto import tqdm
 
         self.folder, self.changed, self.bytes = folder, time.monotonic(), _bytes_in(folder)
         self.bar = tqdm(total=total, initial=min(self.bytes, total), unit="B", unit_scale=True, leave=False)
 
-    def look(self):
+    def look(self) -> float:
         now = _bytes_in(self.folder)  # with the client's own notes: a little more than the model's files
         if now != self.bytes:
             self.changed, self.bytes = time.monotonic(), now
@@ -277,7 +283,7 @@ class _Progress:
         return time.monotonic() - self.changed
 
 
-def _bytes_in(folder):
+def _bytes_in(folder: Path) -> int:
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -286,12 +292,12 @@ def _bytes_in(folder):
     return total
 
 
-def _check_reachable(source):
+def _check_reachable(source: str) -> None:
     """A sign of life within `REACH_SECONDS`, whatever the answer: proxies and slow name servers included."""
     answers = queue.Queue()
     endpoint = _endpoint(source)
 
-    def ask():
+    def ask() -> None:
         try:
             request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "inside-language-models"})
             urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
@@ -310,12 +316,12 @@ def _check_reachable(source):
         raise _not_reachable(source, problem)
 
 
-def _endpoint(source):
+def _endpoint(source: str) -> str:
     _, variable, standard = HUBS[source]
     return (os.environ.get(variable) or standard).rstrip("/")
 
 
-def _run_client(source, action, task, seconds, progress=None):
+def _run_client(source: str, action: str, task: Any, seconds: float, progress: Any = None) -> Any:
     """The answer of `helpers.hub_client`, ended when it takes longer than `seconds` or stalls."""
     client = Path(__file__).with_name("hub_client.py")
     settings = {
@@ -365,7 +371,7 @@ def _run_client(source, action, task, seconds, progress=None):
         ) from None
 
 
-def _patiently(ask, repo, source):
+def _patiently(ask: Callable[[], Any], repo: str, source: str) -> Any:
     """The client's answer, after waiting as a busy hub asks (Retry-After); its errors under our names."""
     for attempt in range(ATTEMPTS):
         answer = ask()
@@ -380,14 +386,14 @@ def _patiently(ask, repo, source):
     raise AssertionError("unreachable")
 
 
-def _seconds(retry_after):
+def _seconds(retry_after: Any) -> float:
     try:
         return max(float(retry_after), 0.0)
     except (TypeError, ValueError):
         return 5.0
 
 
-def _named(problem, repo, source):
+def _named(problem: Any, repo: str, source: str) -> Exception:
     """The client's error as one of ours. Hugging Face says 401 for an id that does not exist."""
     hub, status, kinds = HUBS[source][0], problem.get("status"), problem.get("kinds", ())
     if problem.get("errno") == errno.ENOSPC:
@@ -414,21 +420,21 @@ def _named(problem, repo, source):
     return _not_reachable(source, reason, True)
 
 
-def _elsewhere(repo, source):
+def _elsewhere(repo: str, source: str) -> str:
     """A sentence for models that the other hub gives to everyone."""
     card = catalog.find_card(repo)
     others = [other for other in (card.sources if card else ()) if other in HUBS and other not in (source, *card.gated)]
     return f' Or take source="{others[0]}", which does not ask.' if others else ""
 
 
-def _damaged(source, repo, what):
+def _damaged(source: str, repo: str, what: str) -> DamagedFilesError:
     return DamagedFilesError(
         f"{what} of {repo} came {ATTEMPTS} times with a size or SHA-256 other than {HUBS[source][0]} lists. "
         f"Try again later, or another mirror ({HUBS[source][1]})."
     )
 
 
-def _not_reachable(source, reason, kept=False):
+def _not_reachable(source: str, reason: str, kept: bool = False) -> HubNotReachableError:
     hub, variable, _ = HUBS[source]
     resume = " What has arrived is kept: the next try goes on from there." if kept else ""
     return HubNotReachableError(
@@ -437,6 +443,6 @@ def _not_reachable(source, reason, kept=False):
     )
 
 
-def _disk_full(name: str, folder: Path, needed: int | None) -> DiskFullError:
+def _disk_full(name: str | Path, folder: Path, needed: int | None) -> DiskFullError:
     need = f"{store.size(needed)} more" if needed else "more space"
     return store.disk_full(name, need, folder.parent, needed_bytes=needed, also=" What has arrived is kept.")

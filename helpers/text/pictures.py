@@ -5,17 +5,25 @@ others of `transformers` that work alike (Qwen2-VL and its successors), want the
 for every vector that their tower makes of the picture, beside the tensors of its patches.
 """
 
+from __future__ import annotations
+
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from helpers.errors import BadImageError, BadInputError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def check_sees(model, processor):
+    from transformers import PreTrainedModel
+
+
+def check_sees(model: PreTrainedModel, processor: Any) -> None:
     """`BadInputError` unless pictures can be given to this model with this processor (or tokenizer)."""
     if getattr(processor, "image_processor", None) is None:
         sees = getattr(model.config, "vision_config", None) is not None
@@ -31,7 +39,9 @@ def check_sees(model, processor):
         )
 
 
-def picture_inputs(model, processor, rows, pictures):
+def picture_inputs(
+    model: PreTrainedModel, processor: Any, rows: Sequence[Sequence[int]], pictures: Any
+) -> tuple[Any, dict[str, Any]]:
     """(ids of each row, what `forward` takes besides) for prompts with pictures.
 
     `rows` are lists of ids in which each picture has one token, `pictures` the list of each row's pictures in
@@ -61,17 +71,17 @@ def picture_inputs(model, processor, rows, pictures):
     return rows, tensors | {"mm_token_type_ids": [[int(token == place) for token in row] for row in rows]}
 
 
-def _places_its_own(model):
+def _places_its_own(model: PreTrainedModel) -> bool:
     return hasattr(model, "expand_inputs")
 
 
-def open_picture(source, *, name=None):
+def open_picture(source: Any, *, name: str | None = None) -> Image.Image:
     """An upright RGB picture of a file's path, a file's bytes, or a PIL image. `name` is what errors call it.
 
     A file's orientation mark is obeyed, transparency is dropped, 16-bit grey becomes 8-bit, and of an
     animation the current frame (of a file: the first) is taken. Raises `BadImageError`.
     """
-    name = name or (source if isinstance(source, str | Path) else None)
+    name = name or (str(source) if isinstance(source, str | Path) else None)
     name = "This picture" if name is None else f"The picture {name}"
     try:
         with warnings.catch_warnings():
@@ -101,7 +111,7 @@ def open_picture(source, *, name=None):
         raise BadImageError(f"{name} cannot be read ({error}): is it whole, and a picture?") from None
 
 
-def _upright_rgb(picture, name):
+def _upright_rgb(picture: Any, name: str | None) -> Image.Image:
     if 0 in picture.size:
         raise BadImageError(f"{name} has no pixels: its size is {picture.width} x {picture.height}.")
     if picture.mode == "I" and picture.format == "PPM":  # a PGM of 16 bits, which PIL puts into 32

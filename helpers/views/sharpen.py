@@ -44,7 +44,7 @@ class SharpenedHeads(Commands):
         temperature: float = 1.0,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.heads = [tuple(pair) for pair in heads]
+        self.heads: list[Any] = [tuple(pair) for pair in heads]
         if not self.heads:
             raise BadInputError("There is no head to sharpen: heads is empty. Give pairs such as (18, 6).")
         self.ids = prompt_ids(tokenizer, prompt)
