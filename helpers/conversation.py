@@ -2,13 +2,12 @@
 
 What `model.chat` of the original GLM-4 gave, on any chat model of `transformers`: the history, streaming,
 a picture in any turn. Beyond it: a reply that was cut says so, no token is lost, and the KV cache is
-kept as long as a new prompt begins as the last one did, so a turn costs its own tokens only (not with GLM-4.1V,
-which reads each prompt from its beginning).
+kept as long as a new prompt begins as the last one did, so a turn costs its own tokens only. Models whose cache cannot
+be cut back to a shared beginning (sliding windows, convolutions, GLM-4.1V) read each prompt from its beginning.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import weakref
 from dataclasses import dataclass, replace
@@ -17,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helpers.inside.generation import generate_steps
-from helpers.inside.kv_cache import branch_cache, common_prefix
+from helpers.inside.kv_cache import branch_cache, can_be_branched, common_prefix
 from helpers.text.pictures import check_sees, picture_inputs
 from helpers.text.prompts import check_messages, render_chat
-from helpers.text.tokens import token_bytes
+from helpers.text.streaming import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from helpers.inside.generation import GenerationStep
     from helpers.text.prompts import RenderedChat
@@ -102,9 +101,8 @@ class Conversation:
         messages = [*self.messages, message]
         chat, inputs, seen = self._model_inputs(messages)
         settings = {"max_new_tokens": 256, **generation}
-        tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
-        steps = generate_steps(self.model, tokenizer, chat, **settings, **inputs)
-        stream = self._turn(steps, messages, chat, tokenizer, inputs["past_key_values"], seen)
+        steps = generate_steps(self.model, self.tokenizer, chat, **settings, **inputs)
+        stream = self._turn(steps, messages, chat, inputs["past_key_values"], seen)
         self._running = weakref.ref(stream)
         return stream
 
@@ -129,7 +127,9 @@ class Conversation:
             if not self._begins_afresh:
                 seen = self._with_picture(ids, inputs["pixel_values"])
         # At least one position has to be run, since its logits are what comes next.
-        self.reused = 0 if self._begins_afresh else min(common_prefix(self._cached, seen), len(seen) - 1)
+        shared = min(common_prefix(self._cached, seen), len(seen) - 1)
+        usable = self._cache is not None and can_be_branched(self._cache) and not self._begins_afresh
+        self.reused = shared if usable else 0
         if self.reused:
             cache = branch_cache(self._cache, self.reused)
         else:
@@ -155,21 +155,19 @@ class Conversation:
         steps: Sequence[GenerationStep],
         messages: list[dict[str, Any]],
         chat: RenderedChat,
-        tokenizer: PreTrainedTokenizerBase,
         cache: Any,
         seen: Any,
     ) -> Iterator[str]:
-        output_ids, pieces, stopped_by = [], [], "reader"
-        decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        output_ids: list[int] = []
+        stopped_by, ended = "reader", False
+        stream = TextStream(self.tokenizer)
         try:
             for step in steps:
                 output_ids.append(step.token_id)
-                ended = step.stopped_by == "end_of_turn"
-                piece = decode(
-                    b"" if ended else token_bytes(tokenizer, step.token_id), final=step.stopped_by is not None
-                )
                 stopped_by = step.stopped_by or stopped_by
-                pieces.append(piece)
+                ended = step.stopped_by == "end_of_turn"
+                piece = "" if ended else stream.push(step.token_id)
+                piece += stream.finish() if step.stopped_by else ""
                 if piece:
                     yield piece
         except Exception:
@@ -177,9 +175,8 @@ class Conversation:
             raise
         finally:
             if output_ids:
-                text = "".join(pieces)
-                said = tokenizer.parse_reply(text) if hasattr(tokenizer, "parse_reply") else {"content": text.strip()}
-                self.reply = Reply(text.strip(), chat.input_ids, output_ids, stopped_by)
-                self.messages = [*messages, {"role": "assistant", **said}]
+                parse = getattr(stream.tokenizer, "parse_reply", lambda text: {"content": text.strip()})
+                self.reply = Reply(stream.text.strip(), chat.input_ids, output_ids, stopped_by)
+                self.messages = [*messages, {"role": "assistant", **parse(stream.text)}]
                 # The last id was chosen but not run, so the cache ends before it.
                 self._cache, self._cached = cache, [*seen, *output_ids[:-1]]

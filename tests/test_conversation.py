@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from glm_fixtures import one_thread
 from PIL import Image
 
@@ -172,6 +173,38 @@ def test_a_tokenizer_without_a_parse_reply_keeps_the_whole_reply(model, tokenize
     reply = talk.ask("北京天气", forced_ids=call, max_new_tokens=len(call))
     assert talk.messages[-1] == {"role": "assistant", "content": reply.text}
     assert reply.text == 'get_weather\n{"city": "北京"}'
+
+
+CANNOT_BE_CUT = {
+    "Mistral": {"sliding_window": 32},
+    "Phi3": {"sliding_window": 2047, "pad_token_id": 0},
+    "Gemma2": {"sliding_window": 16, "head_dim": 12},
+    "Lfm2": {"layer_types": ["conv", "full_attention"]},
+}
+
+
+@pytest.mark.parametrize("family", CANNOT_BE_CUT)
+def test_a_cache_that_cannot_be_cut_back_is_not_used_again(tokenizer, family):
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "eos_token_id": 2,
+    }
+    config = getattr(transformers, f"{family}Config")(**settings | CANNOT_BE_CUT[family])
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    talk, messages = Conversation(model, tokenizer), []
+    for question in QUESTIONS:
+        messages.append({"role": "user", "content": question})
+        expected = _generated(model, tokenizer, messages, 4)
+        assert talk.ask(question, max_new_tokens=4).output_ids == expected
+        assert talk.reused == 0
+        messages.append(talk.messages[-1])
 
 
 # With pictures

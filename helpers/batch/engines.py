@@ -19,6 +19,7 @@ from pathlib import Path
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.text.pictures import picture_inputs
 from helpers.text.prompts import RenderedChat, prompt_ids, render_chat
+from helpers.text.stopping import terminator_ids
 
 TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"  # of `PreTrainedTokenizerBase`
 
@@ -99,18 +100,6 @@ def _check_length(ids, context, max_new_tokens):
             f"The prompt has {len(ids)} tokens and up to {max_new_tokens} new ones are asked for: more than the "
             f"model's context of {context}."
         )
-
-
-def terminator_ids(tokenizer, model=None):
-    """The ids that end an answer, sorted: the model's, the tokenizer's, and `<|eot_id|>` where there is one.
-
-    (Llama-3's first release named only `<|end_of_text|>`, so its chats ran on: the walkthrough adds the other.)
-    """
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = {*configured} if isinstance(configured, list | tuple) else {configured}
-    ids |= {tokenizer.eos_token_id, tokenizer.get_vocab().get("<|eot_id|>")}
-    return sorted(ids - {None})
 
 
 def in_windows(items, size):

@@ -14,8 +14,9 @@ import time
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from helpers.batch.engines import answer_text, prompt_token_ids, terminator_ids
+from helpers.batch.engines import answer_text, prompt_token_ids
 from helpers.errors import BadInputError, HelpersError, ServerNotReachableError
+from helpers.text.stopping import terminator_ids
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 MOMENTARY = (408, 429, 500, 502, 503, 504)

@@ -11,11 +11,12 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-from helpers.batch.engines import answer_text, prompt_token_ids, terminator_ids
+from helpers.batch.engines import answer_text, prompt_token_ids
 from helpers.errors import BadInputError, DoesNotFitError, HelpersError
 from helpers.models import locate
 from helpers.models.memory import pick_dtype
 from helpers.models.pretrained import load_config, load_tokenizer
+from helpers.text.stopping import terminator_ids
 
 
 class VllmEngine:

@@ -18,6 +18,7 @@ from transformers import TokenizersBackend
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from helpers.errors import BadInputError, DamagedFilesError
+from helpers.text.encoding import text_ids
 from helpers.text.prompts import RenderedChat, check_messages, segments_of
 
 PREFIX = ("[gMASK]", "<sop>")  # begins every prompt
@@ -149,7 +150,7 @@ class ChatGLM4Tokenizer(TokenizersBackend):
 
     def _text_ids(self, text: str) -> list[int]:
         """Ids of a text in which nothing is special."""
-        return self(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return text_ids(self, text)
 
     def _checked(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if isinstance(messages, list | tuple):  # "content" may be missing beside a picture

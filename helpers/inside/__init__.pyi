@@ -26,6 +26,7 @@ from .kv_cache import KVCacheNorms as KVCacheNorms
 from .kv_cache import KVCacheSummary as KVCacheSummary
 from .kv_cache import LayerCache as LayerCache
 from .kv_cache import branch_cache as branch_cache
+from .kv_cache import can_be_branched as can_be_branched
 from .kv_cache import common_prefix as common_prefix
 from .kv_cache import kv_cache_norms as kv_cache_norms
 from .kv_cache import kv_cache_summary as kv_cache_summary

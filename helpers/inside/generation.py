@@ -15,6 +15,7 @@ from numbers import Integral, Real
 
 import torch
 from transformers import (
+    Cache,
     DynamicCache,
     RepetitionPenaltyLogitsProcessor,
     StaticCache,
@@ -22,17 +23,20 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.cache_utils import StaticLayer, StaticSlidingWindowLayer
 from transformers.utils.generic import is_flash_attention_requested
 
-from helpers.checks import ids_of_model
+from helpers import checks
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.when_read import WhenRead
 from helpers.text.prompts import prompt_ids
+from helpers.text.stopping import terminator_ids
 from helpers.text.tokens import token_table
 
 # Below this, dividing logits by the temperature can leave the range of float32.
 SMALLEST_TEMPERATURE = 1e-6
+NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep", "use_cache")  # generate_steps sees to them
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,8 +119,9 @@ def generate_steps(
       part in it, and a warning says so.
     - `seed` gives the tokens that `torch.manual_seed(seed)` and then `generate` would give, without
       touching the global random state; None draws from the global state.
-    - `eos_token_id`: the terminators, an int or a list; None takes those of the model's
-      `generation_config`, an empty list means that only the length stops it.
+    - `eos_token_id`: the terminators, an int or a list; an empty list means that only the length stops it.
+      None takes those of the model's `generation_config`, the tokenizer's, and the one that ends a turn in its
+      chat template (`terminator_ids` of helpers.text), since many a model's own list is too short.
     - `forced_ids`: tokens that the first steps take instead of choosing. To choose another token in
       step k and go on from there, call again with `forced_ids` = the ids of steps 0 to k-1 and the
       new one. Everything else stays as it was (the settings, the length left, and which random
@@ -136,7 +141,7 @@ def generate_steps(
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
     input_ids = prompt_ids(tokenizer, prompt, context=context).to(model.device)
-    ids_of_model(model, input_ids)
+    checks.ids_of_model(model, input_ids)
     _check_length(input_ids.shape[1], max_new_tokens, context)
     generator = None
     if do_sample and seed is not None:
@@ -145,11 +150,11 @@ def generate_steps(
         model,
         tokenizer,
         input_ids,
-        _first_model_inputs(model, input_ids, model_inputs),
+        _first_model_inputs(model, input_ids, model_inputs, max_new_tokens),
         processors=logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty),
         do_sample=do_sample,
         generator=generator,
-        terminators=_terminators(model, eos_token_id),
+        terminators=_terminators(model, tokenizer, eos_token_id),
         max_new_tokens=max_new_tokens,
         forced_ids=_forced(forced_ids, config.vocab_size, max_new_tokens),
     )
@@ -252,18 +257,16 @@ def logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty):
     return processors
 
 
-def _terminators(model, eos_token_id):
+def _terminators(model, tokenizer, eos_token_id):
     """The ids that end the answer, as a set."""
     if eos_token_id is None:
-        eos_token_id = model.generation_config.eos_token_id
-    if eos_token_id is None:
-        return set()
+        return set(terminator_ids(tokenizer, model))
     if isinstance(eos_token_id, torch.Tensor):
         eos_token_id = eos_token_id.tolist()
     ids = eos_token_id if isinstance(eos_token_id, list | tuple | set) else [eos_token_id]
     if not all(_is_whole(i) for i in ids):
         raise BadInputError(
-            f"eos_token_id is a token id or a list of them, not {eos_token_id!r}; "
+            f"eos_token_id is a token id or a list of them, not {checks.shown(eos_token_id)}; "
             "tokenizer.convert_tokens_to_ids(...) gives a token's id."
         )
     return set(ids)
@@ -281,9 +284,12 @@ def _forced(forced_ids, vocab_size, max_new_tokens):
     return [int(i) for i in ids]
 
 
-def _first_model_inputs(model, input_ids, given):
+def _first_model_inputs(model, input_ids, given, max_new_tokens):
     """What the first turn needs besides `input_ids`: mask, positions, cache, and what the caller gave."""
     takes = inspect.signature(model.forward).parameters
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in ("attention_mask", "position_ids"):
+        _check_positions(name, given.get(name), input_ids.shape[1])
     model_inputs = {
         "attention_mask": torch.ones_like(input_ids),
         "past_key_values": DynamicCache(config=model.config.get_text_config(decoder=True)),
@@ -294,7 +300,7 @@ def _first_model_inputs(model, input_ids, given):
         model_inputs["position_ids"] = model._prepare_position_ids_for_generation(input_ids, model_inputs)
     if "logits_to_keep" in takes:
         model_inputs["logits_to_keep"] = 1  # lm_head at the last position only
-    _check_cache(model, input_ids, model_inputs)
+    _check_cache(model, input_ids, model_inputs, max_new_tokens)
     if _mask_says_nothing(model, model_inputs):
         del model_inputs["attention_mask"]
     return model_inputs
@@ -307,7 +313,20 @@ def _mask_says_nothing(model, model_inputs):
     return not unpads and bool((model_inputs["attention_mask"] == 1).all())
 
 
+def _check_positions(name, value, length):
+    """That a mask or positions are whole numbers, one for each token of the prompt."""
+    if value is None:
+        return
+    if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.dim() < 2 or value.shape[-1] != length:
+        shape = f"a tensor {list(value.shape)} of {value.dtype}" if isinstance(value, torch.Tensor) else None
+        raise BadInputError(
+            f"{name} has a whole number for each of the prompt's {length} tokens, as a tensor [1, {length}]; it is "
+            f"{shape or checks.shown(value)}."
+        )
+
+
 def _check_model(model, model_inputs):
+    checks.language_model("model", model)
     takes = inspect.signature(model.forward).parameters
     causal = hasattr(model, "can_generate") and model.can_generate() and not model.config.is_encoder_decoder
     if not causal or "past_key_values" not in takes:
@@ -315,7 +334,7 @@ def _check_model(model, model_inputs):
             f"A {type(model).__name__} cannot continue a text token by token with a KV cache: "
             "load a causal language model, for example load_model('smollm2-135m')."
         )
-    unknown = [name for name in model_inputs if name not in takes]
+    unknown = [name for name in model_inputs if name not in takes or name in NOT_FOR_READERS]
     if unknown:
         parameters = inspect.signature(generate_steps).parameters.values()
         settings = ", ".join(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
@@ -373,12 +392,23 @@ def _check_length(length, max_new_tokens, context):
         )
 
 
-def _check_cache(model, input_ids, model_inputs):
+def _check_cache(model, input_ids, model_inputs, max_new_tokens):
     """A cache that was given holds the beginning of the prompt, patches of a picture counted, not all of it."""
-    cached = int(model_inputs["past_key_values"].get_seq_length())
+    cache, length = model_inputs["past_key_values"], input_ids.shape[1]
+    if not isinstance(cache, Cache):
+        raise BadInputError(
+            f"past_key_values is a Cache of transformers, such as DynamicCache(config=model.config), not "
+            f"{checks.shown(cache)}."
+        )
+    room = _room_in(cache)
+    if room is not None and length + max_new_tokens - 1 > room:
+        raise BadInputError(
+            f"past_key_values has room for {room} positions; the prompt of {length} tokens and max_new_tokens="
+            f"{max_new_tokens} need {length + max_new_tokens - 1}: make it with max_cache_len of at least that."
+        )
+    cached = int(cache.get_seq_length())
     if cached == 0:
         return
-    length = input_ids.shape[1]
     rest = model.prepare_inputs_for_generation(
         input_ids, next_sequence_length=length - cached, is_first_iteration=True, **model_inputs
     )
@@ -388,6 +418,14 @@ def _check_cache(model, input_ids, model_inputs):
             f"past_key_values already holds {cached} positions and the prompt has {length} tokens: "
             "give the whole prompt, what the cache holds and at least one token more."
         )
+
+
+def _room_in(cache):
+    """How many positions a cache of fixed size holds at most; None for one that grows, or forgets the oldest."""
+    fixed = [layer for layer in cache.layers if isinstance(layer, StaticLayer)]
+    return min(
+        (layer.max_cache_len for layer in fixed if not isinstance(layer, StaticSlidingWindowLayer)), default=None
+    )
 
 
 def _check_numbers(probabilities):

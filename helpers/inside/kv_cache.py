@@ -219,6 +219,17 @@ def common_prefix(first_ids: Any, second_ids: Any) -> int:
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
+def can_be_branched(past_key_values: Any) -> bool:
+    """Whether `branch_cache` takes this cache: each of its layers keeps the keys of all positions, and adds by copying.
+
+    A sliding window forgets, a convolution or linear attention keeps sums, and a static cache writes in place: such a
+    cache is of no use to a prompt that shares only its beginning.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in getattr(past_key_values, "layers", [None]))
+
+
 def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
     """A second cache that begins with the first `length` positions of this one (None: all), without a copy.
 

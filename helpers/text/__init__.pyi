@@ -4,6 +4,8 @@ from .bpe import merge_steps as merge_steps
 from .bpe import read_merges as read_merges
 from .bpe import split_pieces as split_pieces
 from .bpe import train_merges as train_merges
+from .encoding import text_ids as text_ids
+from .encoding import text_tokenizer as text_tokenizer
 from .pictures import check_sees as check_sees
 from .pictures import open_picture as open_picture
 from .pictures import picture_inputs as picture_inputs
@@ -12,6 +14,8 @@ from .prompts import Segment as Segment
 from .prompts import load_prompts as load_prompts
 from .prompts import prompt_ids as prompt_ids
 from .prompts import render_chat as render_chat
+from .stopping import terminator_ids as terminator_ids
+from .streaming import TextStream as TextStream
 from .tokens import TokenRow as TokenRow
 from .tokens import byte_alphabet as byte_alphabet
 from .tokens import byte_labels as byte_labels

@@ -6,16 +6,27 @@ characters of text. (Hugging Face's `apply_chat_template` renders to text first 
 afterwards, so there it does become one.)
 """
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
+from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers import checks
 from helpers.errors import BadInputError, PromptTooLongError
+from helpers.text.encoding import encode, text_ids, text_tokenizer
+from helpers.text.marked import message_of
+from helpers.text.templates import render_template
+
+if TYPE_CHECKING:
+    import torch
 
 ROLES = ("system", "user", "assistant", "observation", "tool")
 PROMPTS_DIR = Path(__file__).resolve().parents[2] / "data" / "prompts"
-# Private-use characters: no text has a reason to hold them, and we take others if one does.
-_PRIVATE_USE = [chr(code) for code in range(0xE000, 0xF8FF)]
+DEEPEST = 50  # levels of lists and dicts in a message
 
 
 @dataclass(frozen=True)
@@ -40,43 +51,48 @@ class RenderedChat:
     input_ids: list[int]
     segments: tuple[Segment, ...]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.input_ids)
 
 
-def load_prompts(name):
+def load_prompts(name: str) -> list[str]:
     """Prompts of `data/prompts/<name>.txt`, one a line.
 
     Raises `BadInputError` naming the files there are when there is none of that name.
     """
-    path = PROMPTS_DIR / f"{name}.txt"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PROMPTS_DIR.glob("*.txt")))
-        raise BadInputError(f"There is no prompt file {name!r}. There are: {known}.")
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    files = {path.stem: path for path in sorted(PROMPTS_DIR.glob("*.txt"))}
+    if not isinstance(name, str) or name not in files:
+        known = ", ".join(files)
+        raise BadInputError(f"There is no prompt file {checks.shown(name)}. There are: {known}.")
+    return [line for line in files[name].read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def prompt_ids(tokenizer, prompt, *, context=None):
+def prompt_ids(tokenizer: Any, prompt: Any, *, context: int | None = None) -> torch.Tensor:
     """The ids `[1, length]` (int64) of a prompt: a text, a `RenderedChat`, or ids.
 
     A text is tokenized as it is, without a template; the tokenizer adds what it always adds (a
-    beginning-of-text id, if the model has one), and control strings inside the text stay text.
-    Ids are a list of int, or a tensor `[length]` or `[1, length]`.
+    begin-of-text token). Control strings in it stay text, and a warning says so, since a chat that was
+    rendered to text loses its control tokens this way.
 
     Raises `BadInputError` for an empty prompt, a batch, ids outside the vocabulary or another
     type, `PromptTooLongError` when there are more than `context` ids.
     """
     import torch
 
+    tokenizer = text_tokenizer(tokenizer)
     if isinstance(prompt, str):
-        ids = torch.tensor([tokenizer(prompt, split_special_tokens=True)["input_ids"]], dtype=torch.long)
+        checks.text("The prompt", prompt)
         if not prompt:
             raise BadInputError("The prompt is empty: there is nothing to continue. Give it some text.")
+        _warn_of_rendered_chat(tokenizer, prompt)
+        ids = torch.tensor([text_ids(tokenizer, prompt, add_special_tokens=True)], dtype=torch.long)
     elif isinstance(prompt, RenderedChat):
-        ids = torch.tensor([prompt.input_ids], dtype=torch.long)
-    elif isinstance(prompt, list) and all(isinstance(i, int) for i in prompt):
-        ids = torch.tensor([prompt], dtype=torch.long)
-    elif isinstance(prompt, torch.Tensor) and not prompt.is_floating_point() and prompt.dim() in (1, 2):
+        ids = _ids_tensor(prompt.input_ids)
+    elif isinstance(prompt, list | tuple) and all(isinstance(i, Integral) and not isinstance(i, bool) for i in prompt):
+        ids = _ids_tensor(prompt)
+    elif isinstance(prompt, torch.Tensor) and _holds_ids(prompt):
+        if prompt.is_meta:
+            raise BadInputError('These token ids are on the device "meta", so they have no values: make them anew.')
         ids = prompt.long().reshape(1, -1) if prompt.dim() == 1 else prompt.long()
     else:
         raise BadInputError(
@@ -97,108 +113,157 @@ def prompt_ids(tokenizer, prompt, *, context=None):
     return ids
 
 
-def render_chat(tokenizer, messages, *, add_generation_prompt=True):
+def _holds_ids(tensor: torch.Tensor) -> bool:
+    import torch
+
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    return whole and tensor.dim() in (1, 2)
+
+
+def _ids_tensor(ids: Sequence[int]) -> torch.Tensor:
+    """`[1, length]`; ids too large for a tensor are in no vocabulary, and are named as such."""
+    import torch
+
+    beyond = next((token_id for token_id in ids if abs(token_id) >= 2**63), None)
+    if beyond is not None:
+        raise BadInputError(f"Token id {checks.shown(beyond)} is not in this vocabulary: it is far too large.")
+    return torch.tensor([list(ids)], dtype=torch.long)
+
+
+def _warn_of_rendered_chat(tokenizer: Any, text: str) -> None:
+    """Warn of a text that looks like a chat template's output: it begins with begin-of-text as a string, or holds
+    several control strings."""
+    found = [token for token in tokenizer.all_special_tokens if token.strip() and token in text]
+    if found and (text.startswith(tokenizer.bos_token or "\0") or sum(map(text.count, found)) > 1):
+        warnings.warn(
+            f"This text looks like a rendered chat: it holds {found[0]!r}. A text is taken literally, so those are "
+            "characters here and no control token. For a chat give what render_chat(tokenizer, messages) returns, or "
+            "token ids.",
+            stacklevel=4,  # where a reader called trace, generate_steps or the like
+        )
+
+
+def render_chat(tokenizer: Any, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> RenderedChat:
     """Messages through the tokenizer's chat template, to a `RenderedChat`.
 
-    `messages` is a list of `{"role": ..., "content": ...}`. The ids equal those of
-    `tokenizer.apply_chat_template` unless a content holds a control string such as `<|im_end|>`:
-    that stays text here. A tokenizer that builds its prompt itself (GLM-4's does) is asked to, by
-    its method `encode_chat`. With another processor (GLM-4.1V's) a message's "image" gets one token before the text;
-    `picture_inputs` of helpers.text makes room for all of it. A tokenizer alone leaves pictures out.
+    `messages` is a list of `{"role": ..., "content": ...}`; what else a message has (a name, tool calls) is given to
+    the template as well. The ids equal those of `tokenizer.apply_chat_template`, with one exception: what a message
+    holds, under any key, stays text. `<|im_end|>` in a content does not become that control token, and `<tool_call>`
+    does not become that added token. The segments say which ids came from which message, also where the template
+    moves, repeats or shortens one.
 
-    Raises `BadInputError` when a message is malformed or the tokenizer has no chat template.
+    A tokenizer that builds its prompt itself (GLM-4's does) is asked to, by its method `encode_chat`. With another
+    processor a message's "image" gets its place before the text; `picture_inputs` of helpers.text makes room for all
+    of it. A tokenizer alone leaves pictures out.
+
+    >>> from helpers import load_tokenizer
+    >>> chat = render_chat(load_tokenizer("llama-3-tokenizer"), [{"role": "user", "content": "hi"}])
+    >>> [(segment.role, segment.stop - segment.start) for segment in chat.segments]
+    [('template', 5), ('user', 1), ('template', 5)]
+
+    Raises `BadInputError` when a message is malformed, the tokenizer has no chat template, or the template fails,
+    refuses the messages or does not end.
     """
+    text_tokenizer(tokenizer)
+    checks.flag("add_generation_prompt", add_generation_prompt)
     check_messages(messages)
     if hasattr(tokenizer, "encode_chat"):
         return tokenizer.encode_chat(messages, add_generation_prompt=add_generation_prompt)
     takes_pictures = getattr(tokenizer, "image_processor", None) is not None
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    if not tokenizer.chat_template:
+    rendered = render_template(
+        chat_template(tokenizer),
+        [_for_template(message, takes_pictures) for message in messages],
+        text_tokenizer(tokenizer).special_tokens_map,
+        add_generation_prompt=add_generation_prompt,
+    )
+    encoded = encode(tokenizer, rendered, written=_texts_of(messages))
+    owners = [message_of(owner) for owner in rendered.owners()]
+    of_ids = [None if i in encoded.controls else _owner(owners, encoded.spans, i) for i in range(len(encoded.ids))]
+    return RenderedChat(rendered.plain(), encoded.ids, segments_of(of_ids, messages))
+
+
+def chat_template(tokenizer: Any) -> str:
+    """The chat template of a tokenizer or a processor: its only one, or the one named "default".
+
+    Raises `BadInputError` where there is none, and where there are several and none is the default.
+    """
+    inner = text_tokenizer(tokenizer)
+    template = getattr(tokenizer, "chat_template", None) or getattr(inner, "chat_template", None)
+    if not template:
         raise BadInputError(
             "This tokenizer has no chat template: it belongs to a base model. Write the prompt as plain text."
         )
-    guard, opens, closes = _unused_characters([m["content"] for m in messages], 3)
-    control = _control_pattern(tokenizer)
-    guarded = []
-    for message in messages:
-        content = control.sub(lambda found: found[0][:1] + guard + found[0][1:], message["content"])
-        core = content.strip()
-        if core:  # marks sit inside the white space, so that a template that trims still trims
-            content = content.replace(core, opens + core + closes, 1)
-        if takes_pictures and message.get("image") is not None:
-            content = [{"type": "image"}, {"type": "text", "text": content}]
-        guarded.append({**message, "content": content})
-    rendered = _apply_template(tokenizer, guarded, add_generation_prompt)
-    return _encode_guarded(tokenizer, rendered, messages, (guard, opens, closes), control)
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise BadInputError(
+                f"This tokenizer has several chat templates and no default: {', '.join(map(checks.shown, template))}. "
+                "Choose one: tokenizer.chat_template = tokenizer.chat_template[name]."
+            )
+        template = template["default"]
+    if not isinstance(template, str):
+        raise BadInputError(f"This tokenizer's chat template is no text, but {checks.shown(template)}.")
+    return template
 
 
-def check_messages(messages):
+def _for_template(message: dict[str, Any], takes_pictures: bool) -> dict[str, Any]:
+    """A message without its picture's pixels; where pictures can be taken, with a place for it."""
+    given = {key: value for key, value in message.items() if key != "image"}
+    if takes_pictures and message.get("image") is not None:
+        given["content"] = [{"type": "image"}, {"type": "text", "text": message["content"]}]
+    return given
+
+
+def _texts_of(value: Any) -> list[str]:
+    """Every text in messages, but the roles."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = [part for key, item in value.items() if key != "role" for part in (key, item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts_of(item)]
+    return []
+
+
+def check_messages(messages: Any) -> None:
     """Raise `BadInputError` for the first message that is malformed."""
-    if not isinstance(messages, list) or not messages:
+    if not isinstance(messages, list | tuple) or not messages:
         raise BadInputError('Messages are a list with at least one {"role": "user", "content": "…"}.')
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
-            raise BadInputError(f'Message {index} needs a "role" and a text as "content": {message!r}.')
+            raise BadInputError(f'Message {index} needs a "role" and a text as "content": {checks.shown(message)}.')
         if message["role"] not in ROLES:
-            raise BadInputError(f"Message {index} has the role {message['role']!r}; roles are {', '.join(ROLES)}.")
+            raise BadInputError(
+                f"Message {index} has the role {checks.shown(message['role'])}; roles are {', '.join(ROLES)}."
+            )
+        _check_texts(f"Message {index}", {key: value for key, value in message.items() if key != "image"})
 
 
-def _unused_characters(texts, count):
-    used = set("".join(texts))
-    return [c for c in _PRIVATE_USE if c not in used][:count]
+def _check_texts(name: str, value: Any, depth: int = 0) -> None:
+    """That what a template is given are texts, numbers, lists and dicts of them, not nested without end."""
+    if depth > DEEPEST:
+        raise BadInputError(f"{name} is nested more than {DEEPEST} levels deep: no chat template reads that.")
+    if isinstance(value, str):
+        checks.text(name, value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_texts(name, key, depth + 1)
+            _check_texts(name, item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_texts(name, item, depth + 1)
 
 
-def _control_pattern(tokenizer):
-    """Matches every string that the tokenizer would turn into a control token."""
-    strings = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
-    return re.compile("|".join(re.escape(s) for s in strings) or r"(?!)")
+def _owner(owners: list[int | None], spans: list[tuple[int, int]], index: int) -> int | None:
+    """Whose token it is: a message's when any of its characters are, else the template's.
+
+    A token without characters of its own (a space that the tokenizer puts in front of a word) goes with what follows.
+    """
+    start, stop = spans[index]
+    inside = owners[start:stop] or owners[start : start + 1]
+    return next((owner for owner in inside if owner is not None), None)
 
 
-def _apply_template(tokenizer, messages, add_generation_prompt):
-    from jinja2 import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except (TemplateError, TypeError) as error:  # a TypeError: one that adds texts is given a picture
-        raise BadInputError(f"This model's chat template does not accept these messages: {error}.") from None
-
-
-def _encode_guarded(tokenizer, rendered, messages, marks, control):
-    """Encode the template's control strings as control tokens and everything between them as text."""
-    guard, opens, closes = marks
-    ids, owners, text = [], [], []
-    waiting = [index for index, message in enumerate(messages) if message["content"].strip()]
-    owner = None
-    start = 0
-    for found in [*control.finditer(rendered), None]:
-        piece, of_characters = "", []
-        for character in rendered[start : found.start() if found else len(rendered)]:
-            if character == opens:
-                owner = waiting.pop(0)
-            elif character == closes:
-                owner = None
-            elif character != guard:
-                piece += character
-                of_characters.append(owner)
-        if piece:
-            encoded = tokenizer(piece, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-            ids += encoded["input_ids"]
-            owners += [_owner(of_characters[first:stop]) for first, stop in encoded["offset_mapping"]]
-        text.append(piece)
-        if found:
-            ids.append(tokenizer.convert_tokens_to_ids(found[0]))
-            owners.append(None)
-            text.append(found[0])
-            start = found.end()
-    return RenderedChat("".join(text), ids, segments_of(owners, messages))
-
-
-def _owner(owners):
-    """Whose token it is: a message's when any of its characters are, else the template's."""
-    return next((owner for owner in owners if owner is not None), None)
-
-
-def segments_of(owners, messages):
+def segments_of(owners: Sequence[int | None], messages: Sequence[dict]) -> tuple[Segment, ...]:
     """Runs of equal owner (a message's index, or None for the template's own), as `Segment`s."""
     segments, start = [], 0
     for stop in range(1, len(owners) + 1):

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
+
+from helpers import checks
+from helpers.errors import BadInputError
+from helpers.text.encoding import text_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a token of one byte, as SentencePiece writes it
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,14 @@ class TokenRow:
 def token_table(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Tensor) -> list[TokenRow]:
     """A `TokenRow` for each id of `ids` (list of int, or tensor `[length]` or `[1, length]`).
 
-    Bytes come from the byte-level alphabet that GPT-2 introduced (`bytes_to_unicode` in
-    `transformers`), which Llama-3, SmolLM2, Qwen and GLM-4 share.
+    Raises `BadInputError` for what are no token ids.
+
+    >>> from helpers import load_tokenizer
+    >>> [row.label for row in token_table(load_tokenizer("smollm2-135m"), [28120, 905, 2])]
+    ['hello', '·world', '<|im_end|>']
     """
-    ids = [int(i) for i in (ids.reshape(-1) if hasattr(ids, "reshape") else ids)]
+    tokenizer = text_tokenizer(tokenizer)
+    ids = _as_ids(ids)
     added = tokenizer.added_tokens_decoder
     special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
     raws = [token_bytes(tokenizer, i, added) for i in ids]
@@ -46,18 +59,43 @@ def token_table(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Tensor)
     ]
 
 
+def _as_ids(ids: Any) -> list[int]:
+    values: Any = ids.reshape(-1).tolist() if hasattr(ids, "reshape") else ids
+    whole = isinstance(values, Iterable) and not isinstance(values, str | bytes | dict)
+    values = [*values] if whole else [None]
+    if not all(isinstance(i, Integral) and not isinstance(i, bool) and 0 <= int(i) < 2**31 for i in values):
+        raise BadInputError(f"Token ids are whole numbers, as a tokenizer gives them, not {checks.shown(ids)}.")
+    return [int(i) for i in values]
+
+
 def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int, added: Mapping[int, Any] | None = None) -> bytes:
-    """The raw bytes of one token. `added`: the tokenizer's `added_tokens_decoder`, which is slow to ask for."""
+    """The raw bytes of one token. `added`: the tokenizer's `added_tokens_decoder`, which is slow to ask for.
+
+    A byte-level tokenizer (GPT-2's kind, which Llama-3, SmolLM2, Qwen and GLM-4 have) spells bytes by `byte_alphabet`.
+    SentencePiece's kind (Llama-2, Mistral, Gemma) writes text, with `▁` for a space and `<0xE4>` for a single byte;
+    WordPiece's (BERT) writes `##` in front of what goes on within a word.
+
+    >>> from helpers import load_tokenizer
+    >>> token_bytes(load_tokenizer("smollm2-135m"), 905)
+    b' world'
+    """
     added = tokenizer.added_tokens_decoder if added is None else added
     if token_id in added:
         return added[token_id].content.encode()
     token = tokenizer.convert_ids_to_tokens(token_id)
     if token is None:  # a row of the embedding matrix that no token uses
         return b""
+    decoder = str(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None))
     alphabet = byte_alphabet()
-    if all(character in alphabet for character in token):
-        return bytes(alphabet[character] for character in token)
-    return tokenizer.convert_tokens_to_string([token]).encode()
+    if "ByteLevel" in decoder:
+        if all(character in alphabet for character in token):
+            return bytes(alphabet[character] for character in token)
+        return tokenizer.convert_tokens_to_string([token]).encode()
+    if "ByteFallback" in decoder and (byte := BYTE.fullmatch(token)):
+        return bytes([int(byte[1], 16)])
+    if "WordPiece" in decoder:
+        return token.removeprefix("##").encode()
+    return token.replace("▁", " ").replace("</w>", " ").encode()
 
 
 @cache

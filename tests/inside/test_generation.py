@@ -14,6 +14,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     LlamaModel,
+    StaticCache,
 )
 
 from helpers.errors import BadInputError, PromptTooLongError
@@ -506,3 +507,50 @@ def test_scores_that_are_no_numbers_are_an_error_in_words(tokenizer, do_sample):
     broken.lm_head.weight.data[7] = float("nan")
     with pytest.raises(BadInputError, match="no longer numbers"):
         next(generate_steps(broken, tokenizer, "Hello", do_sample=do_sample))
+
+
+def test_a_static_cache_gives_the_same_steps(model, tokenizer):
+    ids = tokenizer("The capital of France is Paris and")["input_ids"]
+    expected = [step.token_id for step in generate_steps(model, tokenizer, ids, max_new_tokens=3)]
+    cache = StaticCache(config=model.config, max_cache_len=len(ids) + 2)
+    steps = list(generate_steps(model, tokenizer, ids, max_new_tokens=3, past_key_values=cache))
+    assert [step.token_id for step in steps] == expected
+    assert [step.kv_length for step in steps] == [len(ids), len(ids) + 1, len(ids) + 2]
+
+
+def test_a_static_cache_that_is_too_short_says_how_long_it_has_to_be(model, tokenizer):
+    cache = StaticCache(config=model.config, max_cache_len=8)
+    with pytest.raises(BadInputError, match=r"room for 8 positions.*need 14"):
+        generate_steps(model, tokenizer, [5] * 9, max_new_tokens=6, past_key_values=cache)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"past_key_values": ()}, "is a Cache of transformers"),
+        ({"past_key_values": 5}, "not 5"),
+        ({"attention_mask": "x"}, "attention_mask has a whole number for each"),
+        ({"attention_mask": torch.ones(1, 2)}, "attention_mask has"),
+        ({"attention_mask": torch.ones(1, 2, dtype=torch.long)}, r"a tensor \[1, 2\]"),
+        ({"position_ids": 5}, "position_ids has"),
+        ({"position_ids": torch.tensor([1, 2])}, "position_ids has"),
+        ({"input_ids": torch.ones(1, 1)}, "no setting 'input_ids'"),
+        ({"inputs_embeds": 5}, "no setting 'inputs_embeds'"),
+    ],
+)
+def test_inputs_of_the_wrong_kind_are_named(model, tokenizer, given, says):
+    with pytest.raises(BadInputError, match=says):
+        generate_steps(model, tokenizer, [5, 6, 7], max_new_tokens=2, **given)
+
+
+def test_inputs_that_are_none_are_as_if_not_given(model, tokenizer):
+    none = dict.fromkeys(("attention_mask", "position_ids", "past_key_values"))
+    (step,) = generate_steps(model, tokenizer, [5, 6, 7], max_new_tokens=1, **none)
+    (same,) = generate_steps(model, tokenizer, [5, 6, 7], max_new_tokens=1)
+    assert step.token_id == same.token_id
+
+
+@pytest.mark.parametrize("wrong", [None, "smollm2-135m", 5])
+def test_what_is_no_model_is_named(tokenizer, wrong):
+    with pytest.raises(BadInputError, match="model is what load_model gives"):
+        generate_steps(wrong, tokenizer, "hi")

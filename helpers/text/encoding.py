@@ -1,0 +1,248 @@
+"""Texts become ids, and nothing that a user wrote becomes a control token.
+
+A tokenizer looks for its added tokens (`<|im_end|>`, `<tool_call>`) in any text it is given. `encode` gives the ids
+that the tokenizer gives, and looks at each control token among them: one that the template put there is right. Where a
+user's text made one, the text is encoded again by a *disarmed* copy of the tokenizer, in which added tokens go by other
+names that nobody can guess. There only those of the template, spelled by these names, are found.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from helpers import checks
+from helpers.errors import BadInputError, printable
+from helpers.text.marked import TEMPLATE, Marked, is_users
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPACES = " \t\r\n\v\f\u00a0\u2581"  # an added token of these alone (a run of spaces) controls nothing
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text's ids, and for each the characters `[start, stop)` it stands for; `controls` are the indexes of those
+    that are control tokens. A token that the tokenizer added by itself (begin of text) stands for no character."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    controls: frozenset[int]
+
+
+def text_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, of a tokenizer or of a processor that has one.
+
+    Raises `BadInputError` for anything else.
+    """
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    return inner if hasattr(inner, "added_tokens_decoder") else checks.tokenizer("tokenizer", tokenizer)
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """id -> text of every token that a text must not become: the added ones, those of white space alone excepted."""
+    added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
+    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=False))
+    return {token_id: text for token_id, text in (special | added).items() if text.strip(SPACES)}
+
+
+def text_ids(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    """The ids of a text that is all data: a control string in it stays text.
+
+    With `add_special_tokens` the tokenizer adds what it always adds, such as a begin-of-text token. Raises
+    `BadInputError` for a text that the tokenizer cannot take.
+
+    >>> from helpers import load_tokenizer
+    >>> tokenizer = load_tokenizer("smollm2-135m")
+    >>> text_ids(tokenizer, "hello"), tokenizer.convert_tokens_to_ids("<|im_end|>") in text_ids(tokenizer, "<|im_end|>")
+    ([28120], False)
+    """
+    return encode(tokenizer, Marked(text, 0), add_special_tokens=add_special_tokens).ids
+
+
+def encode(
+    tokenizer: Any,
+    text: Marked,
+    *,
+    add_special_tokens: bool = False,
+    written: Iterable[str] = (),
+) -> Encoded:
+    """The ids of a text of the template's and users' (see `Marked`): those that the tokenizer gives for all of it,
+    except that users' characters never become a control token.
+
+    `written` are all texts that users wrote: where the template made a text in a way that hides which characters
+    are whose, a control string that is in none of them is the template's. Raises `BadInputError` for a text that the
+    tokenizer cannot take, and for a user's control string that it cannot take as text.
+    """
+    tokenizer = text_tokenizer(tokenizer)
+    checks.text("The text", text)
+    controls = control_tokens(tokenizer)
+    owners = text.owners()
+    ids, spans = _call(tokenizer, text.plain(), add_special_tokens)
+    found = [index for index, token_id in enumerate(ids) if token_id in controls and spans[index][0] < spans[index][1]]
+    wrong = [i for i in found if _is_forged(text, owners, spans[i], controls[ids[i]], ids[i], tokenizer, written)]
+    if wrong:
+        own = _own_controls(text, owners, controls, written)
+        ids, spans, found = _encode_disarmed(tokenizer, text, own, controls, add_special_tokens)
+    return Encoded(ids, spans, frozenset(found))
+
+
+def _is_forged(text, owners, span, content, token_id, tokenizer, written) -> bool:
+    """Whether a control token at `span` was made of users' characters."""
+    start, stop = span
+    while start < stop and text[start] in SPACES and not content.startswith(text[start]):
+        start += 1  # white space that the token took in on its left …
+    while start < stop and text[stop - 1] in SPACES and not content.endswith(text[stop - 1]):
+        stop -= 1  # … and right
+    if token_id == tokenizer.unk_token_id and str(text[start:stop]) != content:
+        return False  # an ordinary text that has no token
+    inside = set(owners[start:stop])
+    if any(is_users(owner) for owner in inside):
+        return True
+    return inside != {TEMPLATE} and any(content in one for one in written)
+
+
+def _own_controls(text, owners, controls, written) -> list[tuple[int, int, int]]:
+    """(start, stop, id) of the control tokens that the template itself put into the text."""
+    trusted = [owner == TEMPLATE for owner in owners]
+    for content in controls.values():  # what went through an unknown operation, and no user wrote
+        if not any(content in one for one in written):
+            for at in _occurrences(text, content):
+                if not any(is_users(owner) for owner in owners[at : at + len(content)]):
+                    trusted[at : at + len(content)] = [True] * len(content)
+    visible = "".join(character if own else "\0" for character, own in zip(str.__iter__(text), trusted, strict=True))
+    ids = {content: token_id for token_id, content in controls.items()}
+    pattern = "|".join(re.escape(content) for content in sorted(ids, key=len, reverse=True))
+    return [(found.start(), found.end(), ids[found[0]]) for found in re.finditer(pattern, visible)]
+
+
+def _occurrences(text: str, part: str) -> Iterable[int]:
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
+
+
+def _encode_disarmed(tokenizer, text, own, controls, add_special_tokens):
+    """(ids, spans, indexes of control tokens): only the control tokens `own` [(start, stop, id)] are found."""
+    names = _disarmed(tokenizer)
+    pieces, places, at = [], [], 0  # places: for each character of the new text, its place in the old one
+    for start, stop, token_id in own:
+        pieces += [text[at:start], names.of[token_id]]
+        places += [*range(at, start), *([start] * (len(names.of[token_id]) - 1)), stop - 1]
+        at = stop
+    pieces.append(text[at:])
+    places += range(at, len(text))
+    ids, spans = _backend_call(names.backend, "".join(pieces), add_special_tokens)
+    spans = [(places[start], places[stop - 1] + 1) if start < stop else (0, 0) for start, stop in spans]
+    found = [index for index, token_id in enumerate(ids) if token_id in controls and spans[index][0] < spans[index][1]]
+    own_starts = {start: token_id for start, _, token_id in own}
+    unknown = tokenizer.unk_token_id
+    for index in found:
+        start, stop = spans[index]
+        if ids[index] != unknown and not any(own_starts.get(at) == ids[index] for at in range(start, stop)):
+            raise BadInputError(
+                f"The text holds {controls[ids[index]]!r}, which this tokenizer can only take as a control token: "
+                "take it out, or write it differently."
+            )
+    return ids, spans, [index for index in found if spans[index][0] in own_starts or ids[index] != unknown]
+
+
+@dataclass(frozen=True)
+class _Disarmed:
+    """A copy of a tokenizer's backend in which added tokens have names that are in no text: `of` id -> name."""
+
+    backend: Any
+    of: dict[int, str]
+    controls: dict[int, str]
+
+
+_COPIES: WeakKeyDictionary[Any, _Disarmed] = WeakKeyDictionary()
+
+
+def _disarmed(tokenizer) -> _Disarmed:
+    controls = control_tokens(tokenizer)
+    copy = _COPIES.get(tokenizer)
+    if copy is None or copy.controls != controls:
+        copy = _COPIES[tokenizer] = _made_disarmed(tokenizer, controls)
+    return copy
+
+
+def _made_disarmed(tokenizer, controls) -> _Disarmed:
+    from tokenizers import Tokenizer
+
+    nonce = secrets.token_hex(8)  # a name that a text could hold would be an opening for it
+    names = {token_id: f"\U00100000{nonce}{token_id}\U00100001" for token_id in controls}
+    renamed = {content: names[token_id] for token_id, content in controls.items()}
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described["truncation"] = described["padding"] = None
+    for token in described["added_tokens"]:
+        token["content"] = renamed.get(token["content"], token["content"])
+    model = described["model"]
+    model["vocab"] = _renamed_vocabulary(model["vocab"], renamed, names)
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not _makes_control(merge, controls.values())]
+    if model.get("unk_token") in renamed:
+        model["unk_token"] = renamed[model["unk_token"]]
+    return _Disarmed(Tokenizer.from_str(json.dumps(described)), names, controls)
+
+
+def _renamed_vocabulary(vocabulary, renamed, names):
+    """The vocabulary with the control tokens' new names, all of them in it, so that each keeps its id."""
+    if isinstance(vocabulary, dict):  # BPE, WordPiece, WordLevel
+        kept = {token: token_id for token, token_id in vocabulary.items() if token not in renamed}
+        return kept | {name: token_id for token_id, name in names.items()}
+    pieces = [[renamed.get(piece, piece), score] for piece, score in vocabulary]  # Unigram: a piece's place is its id
+    for token_id, name in sorted(names.items()):
+        while len(pieces) <= token_id:
+            pieces.append([f"\U00100000{secrets.token_hex(8)}\U00100001", 0.0])
+        pieces[token_id] = [name, pieces[token_id][1]]
+    return pieces
+
+
+def _makes_control(merge: Sequence[str] | str, contents: Iterable[str]) -> bool:
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return bool({left, right, left + right} & set(contents))
+
+
+def _call(tokenizer, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, spans) as the tokenizer gives them."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise BadInputError(
+            f"A {type(tokenizer).__name__} does not say which characters a token stands for (it has no "
+            "tokenizer.json), which is needed to keep what is typed apart from control tokens."
+        )
+    with _one_sentence(text):
+        encoded = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
+    return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _backend_call(backend, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    with _one_sentence(text):
+        encoded = backend.encode(text, add_special_tokens=add_special_tokens)
+    return encoded.ids, encoded.offsets
+
+
+class _one_sentence:
+    """What goes wrong inside a tokenizer, Rust panics included, as a `BadInputError`."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        # A panic of tokenizers' Rust code is a BaseException of its own kind: nothing else would catch it.
+        if kind is not None and (issubclass(kind, Exception) or kind.__name__ == "PanicException"):
+            said = printable(str(error).strip() or kind.__name__, 200)
+            raise BadInputError(
+                f"The tokenizer cannot take this text of {len(self.text):,} characters ({said}): its files may be "
+                "damaged, or of another version."
+            ) from None
