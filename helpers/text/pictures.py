@@ -7,20 +7,26 @@ for every vector that their tower makes of the picture, beside the tensors of it
 
 from __future__ import annotations
 
+import base64
 import io
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from helpers.errors import BadImageError, BadInputError
+from helpers.errors import BadImageError, BadInputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedModel
+
+FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000")
+LONGEST_NAME = 120  # characters of a picture's name in a message
 
 
 def check_sees(model: PreTrainedModel, processor: Any) -> None:
@@ -76,24 +82,24 @@ def _places_its_own(model: PreTrainedModel) -> bool:
 
 
 def open_picture(source: Any, *, name: str | None = None) -> Image.Image:
-    """An upright RGB picture of a file's path, a file's bytes, or a PIL image. `name` is what errors call it.
+    """An upright RGB picture of a file's path or bytes, a data URL, or a PIL image. `name` is what errors call it.
 
     A file's orientation mark is obeyed, transparency is dropped, 16-bit grey becomes 8-bit, and of an
-    animation the current frame (of a file: the first) is taken. Raises `BadImageError`.
+    animation the current frame (of a file: the first) is taken. Only the `FORMATS` are opened, whatever a file is
+    called: for some others (EPS) Pillow starts a program. Raises `BadImageError`.
+
+    >>> open_picture(Image.new("L", (4, 3))).mode
+    'RGB'
     """
     name = name or (str(source) if isinstance(source, str | Path) else None)
-    name = "This picture" if name is None else f"The picture {name}"
+    name = "This picture" if name is None else f"The picture {shown_name(name)}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures and palettes with transparency are fine
             if isinstance(source, Image.Image):
+                _check_format(source, name)
                 return _upright_rgb(source, name)
-            if not isinstance(source, str | Path | bytes):
-                raise BadImageError(
-                    f"A picture is a PIL image, a file's path or a file's bytes, not a {type(source).__name__}; "
-                    "PIL.Image.fromarray makes one of an array."
-                )
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            with Image.open(_opened_file(source, name), formats=_known_formats()) as opened:
                 return _upright_rgb(opened, name)
     except BadImageError:
         raise
@@ -104,11 +110,55 @@ def open_picture(source: Any, *, name: str | None = None) -> Image.Image:
             f"{name} cannot be read: it is not whole, or no picture of a kind known here (PNG, JPEG, GIF, WebP, …)."
         ) from None
     except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise BadImageError(
-            f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, too many to open safely: make it smaller."
+            f"{name} has more than {limit:,} pixels, too many to open safely: make it smaller."
         ) from None
     except Exception as error:  # decoders raise all sorts of things for files that are cut off or damaged
-        raise BadImageError(f"{name} cannot be read ({error}): is it whole, and a picture?") from None
+        said = printable(error, 120)
+        raise BadImageError(f"{name} cannot be read ({said}): is it whole, and a picture?") from None
+
+
+def _known_formats() -> list[str]:
+    """The `FORMATS` that this Pillow can open. (An MPO file is opened as the JPEG it begins with.)"""
+    Image.init()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
+def shown_name(name: str) -> str:
+    """A picture's name for a message: a data URL or a long path is shortened."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 4 :]}"
+
+
+def _opened_file(source: Any, name: str) -> Any:
+    """What Pillow is to read: an open regular file, or bytes in memory."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source)
+    if isinstance(source, str) and source.startswith("data:"):
+        head, comma, data = source.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise BadImageError(
+                f"{name} is no data URL of a picture: it begins with data:image/png;base64, for example."
+            )
+        return io.BytesIO(base64.b64decode(data, validate=True))
+    if not isinstance(source, str | Path):
+        raise BadImageError(
+            f"A picture is a PIL image, a file's path or a file's bytes, not a {type(source).__name__}; "
+            "PIL.Image.fromarray makes one of an array."
+        )
+    kind = os.stat(source).st_mode
+    if not stat.S_ISREG(kind):
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe, a device or a socket, which may never end"
+        raise BadImageError(f"{name} cannot be read: it is {what}. Give the path of a picture's file.")
+    return source
+
+
+def _check_format(picture: Image.Image, name: str) -> None:
+    """That an image which Pillow has opened, but may not have read yet, is of a kind that is opened here."""
+    if picture.format is not None and picture.format not in FORMATS and isinstance(picture, ImageFile.ImageFile):
+        raise BadImageError(
+            f"{name} is of the format {picture.format}, which is not opened here: save it as PNG or JPEG first."
+        )
 
 
 def _upright_rgb(picture: Any, name: str | None) -> Image.Image:
