@@ -34,6 +34,7 @@ from .text.prompts import render_chat as render_chat
 from .views.attention import attention_explorer as attention_explorer
 from .views.cache import kv_cache_explorer as kv_cache_explorer
 from .views.cache import plot_kv_cache as plot_kv_cache
+from .views.glossary import show_glossary as show_glossary
 from .views.hidden_states import hidden_state_explorer as hidden_state_explorer
 from .views.image_chat import image_chat as image_chat
 from .views.plots import plot_attention as plot_attention

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 def _(answer: Any) -> str:
     from helpers.models.catalog import find_card
 
-    card = find_card("smollm2-135m")
-    require(answer != card.num_attention_heads, "that is how many query heads each layer has.")
-    require(answer != card.hidden_size, "that is how many numbers each layer hands on. How many layers are there?")
-    require(answer == card.num_hidden_layers, f"not {answer}. Look at what section 2 prints about the model.")
+    entries = find_card("smollm2-135m").vocab_size
+    require(answer != entries, "that is how many there are for one position of one prompt.")
+    require(answer != 7 * entries, "that is one prompt of 7 tokens. Here are three.")
+    require(answer != 3 * entries, "that is one position of each prompt. A forward pass scores every position.")
+    require(answer != 21, "that is how many positions there are. Each of them gets a score for every vocabulary entry.")
+    require(answer == 21 * entries, f"not {answer:,}. Multiply the three sizes: [batch, position, vocabulary].")
     return "That is how a check answers. Hints and solutions are there when you want them, not before."
 
 

@@ -10,6 +10,7 @@ from .forward import plot_dials as plot_dials
 from .forward import plot_mask as plot_mask
 from .forward import plot_turns as plot_turns
 from .forward import plot_two_passes as plot_two_passes
+from .glossary import show_glossary as show_glossary
 from .heads import plot_attention_on_picture as plot_attention_on_picture
 from .heads import plot_head_scores as plot_head_scores
 from .hidden_states import hidden_state_explorer as hidden_state_explorer

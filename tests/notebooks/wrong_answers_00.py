@@ -2,9 +2,11 @@
 
 WRONG_ANSWERS = {
     "00.1": [
-        ("answer_1 = 9", "how many query heads"),
-        ("answer_1 = 576", "How many layers are there"),
-        ("answer_1 = 12", "what section 2 prints"),
+        ("answer_1 = 49_152", "for one position of one prompt"),
+        ("answer_1 = 7 * 49_152", "Here are three"),
+        ("answer_1 = 3 * 49_152", "scores every position"),
+        ("answer_1 = 21", "how many positions"),
+        ("answer_1 = 1_000_000", "Multiply the three sizes"),
         ('answer_1 = "30"', "should be a whole number"),
     ],
     "00.2": [
