@@ -8,7 +8,6 @@ be cut back to a shared beginning (sliding windows, convolutions, GLM-4.1V) read
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,12 @@ from helpers.inside.generation import generate_steps
 from helpers.inside.kv_cache import branch_cache, can_be_branched, common_prefix
 from helpers.text.pictures import check_sees, picture_inputs
 from helpers.text.prompts import check_messages, render_chat
+from helpers.text.sight import sight_of
 from helpers.text.streaming import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from helpers.inside.generation import GenerationStep
@@ -119,36 +118,23 @@ class Conversation:
         from transformers import DynamicCache
 
         chat, inputs = render_chat(self.tokenizer, messages), {}
-        seen = chat.input_ids
-        if pictures := [message["image"] for message in messages if message.get("image") is not None]:
+        seen: list[Any] = chat.input_ids
+        sight = sight_of(self.model, self.tokenizer)
+        pictures = [message["image"] for message in messages if message.get("image") is not None]
+        if pictures:
             (ids,), inputs = picture_inputs(self.model, self.tokenizer, [chat.input_ids], [pictures])
             chat = replace(chat, input_ids=ids)
             inputs = {name: torch.as_tensor(values, device=self.model.device) for name, values in inputs.items()}
-            if not self._begins_afresh:
-                seen = self._with_picture(ids, inputs["pixel_values"])
+            seen = sight.compared(ids, inputs)
         # At least one position has to be run, since its logits are what comes next.
         shared = min(common_prefix(self._cached, seen), len(seen) - 1)
-        usable = self._cache is not None and can_be_branched(self._cache) and not self._begins_afresh
-        self.reused = shared if usable else 0
+        usable = self._cache is not None and can_be_branched(self._cache)
+        self.reused = shared if usable and not sight.begins_afresh(with_picture=bool(pictures)) else 0
         if self.reused:
             cache = branch_cache(self._cache, self.reused)
         else:
             cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
         return chat, inputs | {"past_key_values": cache}, seen
-
-    @property
-    def _begins_afresh(self) -> bool:
-        """A model that keeps the shift of positions after a picture in itself (GLM-4.1V's `rope_deltas`) would take
-        another conversation's for this one's: it reads every prompt from its beginning."""
-        return hasattr(getattr(self.model, "model", None), "rope_deltas")
-
-    def _with_picture(self, ids: Sequence[int], pixel_values: Tensor) -> list[Any]:
-        """Ids as the model sees them; at the picture's positions its pixels' digest, so that another picture
-        in the same place is not taken for this one."""
-        expanded = self.model.expand_inputs(torch.tensor([ids], device=self.model.device), pixel_values)
-        digest = hashlib.sha256(pixel_values.cpu().numpy().tobytes()).hexdigest()
-        pairs = zip(expanded.input_ids[0].tolist(), expanded.picture_mask[0].tolist(), strict=True)
-        return [digest if is_picture else token_id for token_id, is_picture in pairs]
 
     def _turn(
         self,

@@ -11,7 +11,7 @@ from transformers import BatchFeature, ImageProcessingMixin, ProcessorMixin
 
 from helpers.errors import BadInputError
 from helpers.glm.tokenization import ChatGLM4Tokenizer
-from helpers.text.pictures import open_picture
+from helpers.text.pictures import as_opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ class ChatGLMImageProcessor(ImageProcessingMixin):
     def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
         """`images`: what `open_picture` takes, one or a list. Raises `BadImageError`."""
         pictures = images if isinstance(images, list | tuple) else [images]
-        pixel_values = torch.stack([self._pixels(open_picture(picture)) for picture in pictures])
+        pixel_values = torch.stack([self._pixels(as_opened(picture)) for picture in pictures])
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
 
     def _pixels(self, picture: Image.Image) -> torch.Tensor:

@@ -1,0 +1,247 @@
+"""How a model sees: one adapter for each kind of vision-language model, chosen by `sight_of`.
+
+A picture has a place in the prompt, a token or three. What the model is given in that place differs from kind to kind:
+
+- `Glm4vSight`: GLM-4V from its original checkpoint (helpers.glm). The model itself puts one vector for each patch into
+  the prompt, so the prompt stays as it is, and the patches have a fixed grid.
+- `GridSight`: GLM-4.1V, Qwen2-VL and its successors. The picture's token stands in the prompt once for every vector,
+  and the number of vectors follows from the picture's size.
+- `ProcessorSight`: LLaVA, Idefics3, SmolVLM, InternVL, Gemma 3, Mistral 3 and others: the model's own processor in
+  transformers writes what stands in the picture's place, such as a row's or a tile's name in front of its tokens.
+- `NoSight`: a model that takes text only, or one whose processor was not given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from helpers.errors import BadInputError, printable
+from helpers.text.encoding import control_tokens, text_ids, text_tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedModel
+
+Rows = list[list[int]]
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")  # inputs of `forward` that say where pictures are
+
+
+class NoSight:
+    """A model that takes text only, and the base of all kinds.
+
+    `grid` is how many patches a picture always has along each side, None where that depends on the picture, and
+    `one_picture` whether a conversation can hold only one.
+    """
+
+    sees = False
+    grid: int | None = None
+    one_picture = False
+
+    def __init__(self, model: PreTrainedModel, processor: Any = None):
+        self.model, self.processor = model, processor
+
+    def check(self) -> None:
+        """`BadInputError` unless this model takes pictures, with this processor."""
+        if getattr(self.model.config, "vision_config", None) is None:
+            raise BadInputError(
+                "This model does not see: leave the picture away, or load one that does, such as glm-4v-9b, with its "
+                "processor."
+            )
+        if getattr(self.processor, "image_processor", None) is None:
+            raise BadInputError(
+                "This model sees, but a tokenizer alone takes no pictures: give load_processor(name) in its place."
+            )
+        raise BadInputError(
+            f"Pictures cannot be given to a {type(self.model).__name__} here with a {type(self.processor).__name__}: "
+            "leave the picture away. (The folder may lack its model's own processor.)"
+        )
+
+    def inputs(self, rows: Rows, pictures: list[list[Image]]) -> tuple[Rows, dict[str, Any]]:
+        """(ids of each row, what `forward` takes besides); `pictures` are opened, a list for each row."""
+        raise NotImplementedError
+
+    def as_seen(self, input_ids: Any, pixel_values: Any = None) -> tuple[Any, Any]:
+        """(ids `[1, position]` as the model sees them, each position's patch number or None)."""
+        return input_ids, None
+
+    def compared(self, ids: list[int], inputs: dict[str, Any]) -> list[Any]:
+        """What stands at each position the model sees, to compare two prompts with."""
+        return ids
+
+    def begins_afresh(self, *, with_picture: bool) -> bool:
+        """Whether a KV cache of an earlier prompt is of no use to the next one."""
+        # The shift of positions after a picture is kept in the model (`rope_deltas`), not in the cache: another
+        # conversation's would be taken for this one's.
+        return with_picture or hasattr(getattr(self.model, "model", None), "rope_deltas")
+
+
+class Glm4vSight(NoSight):
+    """GLM-4V: one picture in a conversation, on a fixed grid of patches, put into the prompt by the model."""
+
+    one_picture = True
+
+    def __init__(self, model: PreTrainedModel, processor: Any = None):
+        super().__init__(model, processor)
+        self.sees = processor is None or getattr(processor, "image_processor", None) is not None
+        self.grid = model.config.vision_config.grid
+
+    def check(self) -> None:
+        if not self.sees:
+            super().check()
+
+    def inputs(self, rows, pictures):
+        opened = [picture for of_row in pictures for picture in of_row]
+        return rows, {"pixel_values": self.processor.image_processor(opened)["pixel_values"]}
+
+    def as_seen(self, input_ids, pixel_values=None):
+        if pixel_values is None:
+            return input_ids, None
+        expanded = self._expanded(input_ids, pixel_values)
+        return expanded.input_ids, expanded.patch_index[0]
+
+    def _expanded(self, input_ids: Any, pixel_values: Any) -> Any:
+        return self.model.expand_inputs(input_ids, pixel_values)
+
+    def compared(self, ids, inputs):
+        """At the picture's positions its pixels' digest, so that another picture there is not taken for this one."""
+        pixel_values = inputs["pixel_values"]
+        expanded = self._expanded(torch.tensor([ids], device=pixel_values.device), pixel_values)
+        digest = hashlib.sha256(pixel_values.cpu().numpy().tobytes()).hexdigest()
+        pairs = zip(expanded.input_ids[0].tolist(), expanded.picture_mask[0].tolist(), strict=True)
+        return [digest if is_picture else token_id for token_id, is_picture in pairs]
+
+    def begins_afresh(self, *, with_picture):
+        return False
+
+
+class GridSight(NoSight):
+    """GLM-4.1V, Qwen2-VL and their like: the picture's token, once for each vector of its grid."""
+
+    sees = True
+
+    def check(self) -> None:
+        pass
+
+    def inputs(self, rows, pictures):
+        place = self.model.config.image_token_id
+        _check_places(rows, pictures, place)
+        opened = [picture for of_row in pictures for picture in of_row]
+        encoded = self.processor.image_processor(opened, return_tensors="pt")
+        merged = self.processor.image_processor.merge_size**2
+        sizes = iter((encoded["image_grid_thw"].prod(dim=-1) // merged).tolist())
+        rows = [[token for one in row for token in ([one] * next(sizes) if one == place else [one])] for row in rows]
+        tensors = {name: encoded[name] for name in ("pixel_values", "image_grid_thw")}
+        return rows, tensors | {"mm_token_type_ids": [[int(token == place) for token in row] for row in rows]}
+
+
+class ProcessorSight(NoSight):
+    """A model whose own processor in transformers writes what stands in a picture's place."""
+
+    sees = True
+
+    def check(self) -> None:
+        pass
+
+    def inputs(self, rows, pictures):
+        tokenizer, token = text_tokenizer(self.processor), self.processor.image_token
+        place = tokenizer.convert_tokens_to_ids(token)
+        _check_places(rows, pictures, place)
+        rows = [
+            self._expanded_row(row, place, [self._encoded([token], [[picture]])["input_ids"][0] for picture in of_row])
+            for row, of_row in zip(rows, pictures, strict=True)
+        ]
+        with_pictures = [of_row for of_row in pictures if of_row]
+        encoded = self._encoded([token * len(of_row) for of_row in with_pictures], with_pictures, return_tensors="pt")
+        tensors = {k: v for k, v in encoded.items() if k not in ("input_ids", "attention_mask", *TOKEN_TYPES)}
+        visible = {self.model.config.image_token_id}
+        kinds = [[int(token_id in visible) for token_id in row] for row in rows]
+        takes = inspect.signature(self.model.forward).parameters
+        return rows, tensors | {name: kinds for name in TOKEN_TYPES if name in takes}
+
+    def _encoded(self, texts: list[str], pictures: list[list[Image]], **settings: Any) -> Any:
+        try:
+            return self.processor(text=texts, images=pictures, padding=True, add_special_tokens=False, **settings)
+        except Exception as error:  # a processor that lacks a setting, a package or a token
+            raise BadInputError(
+                f"The {type(self.processor).__name__} of this model cannot prepare a picture "
+                f"({printable(error, 200)}): leave the picture away."
+            ) from None
+
+    def _expanded_row(self, row: list[int], place: int, expansions: list[list[int]]) -> list[int]:
+        """The row with each place replaced. Where an expansion begins or ends with plain text (Gemma 3's with empty
+        lines), the text around it is tokenized with it, as it would be in one piece."""
+        ids, *others = _split(row, place)
+        for expansion, part in zip(expansions, others, strict=True):
+            lead, controls, trail = self._plain_ends(list(expansion))
+            ids = [*self._with_text_after(ids, lead), *controls, *self._with_text_before(trail, part)]
+        return ids
+
+    def _plain_ends(self, ids: list[int]) -> tuple[list[int], list[int], list[int]]:
+        controls = control_tokens(text_tokenizer(self.processor))
+        inside = [index for index, token_id in enumerate(ids) if token_id in controls]
+        if not inside:
+            return [], ids, []
+        return ids[: inside[0]], ids[inside[0] : inside[-1] + 1], ids[inside[-1] + 1 :]
+
+    def _plain_beginning(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        controls = control_tokens(text_tokenizer(self.processor))
+        stop = next((index for index, token_id in enumerate(ids) if token_id in controls), len(ids))
+        return ids[:stop], ids[stop:]
+
+    def _with_text_after(self, ids: list[int], text: list[int]) -> list[int]:
+        plain, rest = self._plain_beginning(ids[::-1])
+        return rest[::-1] + self._retokenized(plain[::-1] + text) if text else ids
+
+    def _with_text_before(self, text: list[int], ids: list[int]) -> list[int]:
+        plain, rest = self._plain_beginning(ids)
+        return self._retokenized(text + plain) + rest if text else ids
+
+    def _retokenized(self, ids: list[int]) -> list[int]:
+        tokenizer = text_tokenizer(self.processor)
+        return text_ids(tokenizer, tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def sight_of(model: PreTrainedModel, processor: Any = None) -> NoSight:
+    """The adapter for a model's kind. `processor` is what it is used with; None where only the model matters.
+
+    >>> from helpers import load_model, load_processor
+    >>> folder = "data/models/tiny-glm4v"
+    >>> sight_of(load_model(folder), load_processor(folder)).grid
+    12
+    """
+    config = model.config
+    if getattr(config, "vision_config", None) is None:
+        return NoSight(model, processor)
+    if config.model_type == "chatglm":
+        return Glm4vSight(model, processor)
+    image_processor = getattr(processor, "image_processor", None)
+    if hasattr(image_processor, "merge_size") and getattr(config, "image_token_id", None) is not None:
+        return GridSight(model, processor)
+    if image_processor is not None and callable(processor) and getattr(processor, "image_token", None):
+        return ProcessorSight(model, processor)
+    return NoSight(model, processor)
+
+
+def _check_places(rows: Sequence[Sequence[int]], pictures: Sequence[Sequence[Any]], place: int) -> None:
+    for row, of_row in zip(rows, pictures, strict=True):
+        if list(row).count(place) != len(of_row):
+            raise BadInputError(
+                f"The prompt has {list(row).count(place)} places for {len(of_row)} pictures: this model's chat "
+                "template gives each picture one, so ask through it (messages, not a plain text)."
+            )
+
+
+def _split(row: list[int], place: int) -> list[list[int]]:
+    """The ids between the places."""
+    parts: list[list[int]] = [[]]
+    for token_id in row:
+        if token_id == place:
+            parts.append([])
+        else:
+            parts[-1].append(token_id)
+    return parts
