@@ -17,8 +17,10 @@ from itertools import islice
 from pathlib import Path
 
 from helpers.errors import BadInputError, PromptTooLongError
+from helpers.text.encoding import text_tokenizer
 from helpers.text.pictures import picture_inputs
 from helpers.text.prompts import RenderedChat, prompt_ids, render_chat
+from helpers.text.sight import TOKEN_TYPES
 from helpers.text.stopping import terminator_ids
 
 TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"  # of `PreTrainedTokenizerBase`
@@ -75,7 +77,7 @@ def prompt_token_ids(tokenizer, prompt, *, context=None, max_new_tokens=0):
     processor. Raises `PromptTooLongError` when ids and `max_new_tokens` are more than `context`, and
     `BadInputError`.
     """
-    plain = getattr(tokenizer, "tokenizer", tokenizer)
+    plain = text_tokenizer(tokenizer)
     # What is too long is said below, with its numbers: the tokenizer need not warn as well.
     getattr(plain, "deprecation_warnings", {})[TOO_LONG_WARNING] = True
     if prompt.input_ids is not None:
@@ -187,8 +189,8 @@ class TransformersEngine:
             for row in rows:
                 _check_length(row, self.context, settings.max_new_tokens)
         input_ids, attention_mask = left_padded(rows)
-        if "mm_token_type_ids" in seen:  # as long as the ids, and 0 at each row's first, which pads it
-            seen["mm_token_type_ids"] = left_padded(seen["mm_token_type_ids"])[0]
+        for name in TOKEN_TYPES & seen.keys():  # as long as the ids, and 0 at each row's first, which pads it
+            seen[name] = left_padded(seen[name])[0]
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask} | seen
         inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
         with one_at_a_time(self.model, "a batch"), torch.inference_mode():
@@ -244,5 +246,5 @@ def left_padded(ids):
 def answer_text(tokenizer, ids, terminators):
     """The text of an answer's ids (list of int): what comes before the first terminator."""
     end = next((place for place, token_id in enumerate(ids) if token_id in terminators), len(ids))
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    tokenizer = text_tokenizer(tokenizer)
     return tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()

@@ -15,6 +15,7 @@ from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.interventions import layer_and_head
+from helpers.text.encoding import text_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +72,7 @@ def repeated_ids(
     known from the first half alone, so that heads which look something up show it. `generator` is a
     `torch.Generator`. Raises `BadInputError` for a length that is not possible.
     """
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+    tokenizer = text_tokenizer(tokenizer)
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
     ordinary = torch.tensor([token for token in range(tokenizer.vocab_size) if token not in special])
     if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= len(ordinary):

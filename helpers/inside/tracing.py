@@ -30,7 +30,9 @@ from helpers.inside.keeping import Keeper, home
 from helpers.inside.when_read import WhenRead
 from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
 from helpers.models.memory import available_bytes, pick_device
+from helpers.text.encoding import text_tokenizer
 from helpers.text.prompts import prompt_ids
+from helpers.text.sight import sight_of
 from helpers.text.tokens import token_table
 
 if TYPE_CHECKING:
@@ -171,10 +173,10 @@ def trace(
     _check_model_inputs(model, model_inputs)
     if not (hidden_states or attentions or logits or outputs_of or inputs_of):
         raise BadInputError("There is nothing to keep: ask for hidden_states, attentions, logits or a module's output.")
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+    tokenizer = text_tokenizer(tokenizer)
     input_ids = prompt_ids(tokenizer, prompt, context=parts.context)
     ids_of_model(model, input_ids)
-    seen_ids, patch_index = _as_seen(model, input_ids, model_inputs.get("pixel_values"))
+    seen_ids, patch_index = sight_of(model).as_seen(input_ids, model_inputs.get("pixel_values"))
     length = seen_ids.shape[1]
     chosen = _layers(layers, len(parts.layers), attentions)
     recorder = _Recorder(
@@ -591,21 +593,13 @@ def _first_tensor(value: Any) -> torch.Tensor:
     return next(tensors(value))
 
 
-def _as_seen(model: PreTrainedModel, input_ids: Tensor, pixel_values: Tensor) -> Any:
-    """The ids as the model sees them, a picture's placeholder once a patch, and each position's patch number."""
-    if pixel_values is None or not hasattr(model, "expand_inputs"):
-        return input_ids, None
-    expanded = model.expand_inputs(input_ids, pixel_values)
-    return expanded.input_ids, expanded.patch_index[0]
-
-
 def _labels(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seen_ids: Any, patch_index: Any
 ) -> tuple[str, ...]:
     labels = [row.label for row in token_table(tokenizer, seen_ids)]
     if patch_index is None:
         return tuple(labels)
-    grid = model.config.vision_config.grid
+    grid = sight_of(model).grid
     patches = ["▦ {},{}".format(*divmod(patch, grid)) for patch in patch_index.tolist()]
     return tuple(patches[p] if patch_index[p] >= 0 else label for p, label in enumerate(labels))
 

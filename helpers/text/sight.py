@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Rows = list[list[int]]
-TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")  # inputs of `forward` that say where pictures are
+TOKEN_TYPES = frozenset(["token_type_ids", "mm_token_type_ids"])  # inputs of `forward` that say where pictures are
 
 
 class NoSight:
@@ -157,7 +157,7 @@ class ProcessorSight(NoSight):
         ]
         with_pictures = [of_row for of_row in pictures if of_row]
         encoded = self._encoded([token * len(of_row) for of_row in with_pictures], with_pictures, return_tensors="pt")
-        tensors = {k: v for k, v in encoded.items() if k not in ("input_ids", "attention_mask", *TOKEN_TYPES)}
+        tensors = {k: v for k, v in encoded.items() if k not in {"input_ids", "attention_mask", *TOKEN_TYPES}}
         visible = {self.model.config.image_token_id}
         kinds = [[int(token_id in visible) for token_id in row] for row in rows]
         takes = inspect.signature(self.model.forward).parameters

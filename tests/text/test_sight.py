@@ -16,7 +16,7 @@ from transformers import (
 
 from helpers.conversation import Conversation
 from helpers.errors import BadInputError
-from helpers.text.pictures import open_picture, picture_inputs
+from helpers.text.pictures import picture_inputs
 from helpers.text.prompts import render_chat
 from helpers.text.sight import GridSight, NoSight, ProcessorSight, sight_of
 
