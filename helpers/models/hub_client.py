@@ -5,10 +5,25 @@ so that no client's settings or threads stay behind in the reader's notebook. It
 stdin and puts an answer as JSON on stdout; it decides nothing.
 """
 
+import contextlib
 import json
 import os
 import sys
+import time
 from typing import Any
+
+LONGEST_SLEEP = 10  # seconds in all; a client that wants to wait longer ends, and the reader hears of it
+MOST_MEMORY = 4 * 2**30  # bytes that this process may take: a list of files that never ends stops there
+
+
+class BusyError(Exception):
+    """A client is about to wait, for so many seconds, because its hub asks it to."""
+
+    status_code = 429
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"asked to wait {seconds:.0f} s")
+        self.retry_after = seconds
 
 
 def huggingface_list(endpoint: str, repo: str) -> dict[str, Any]:
@@ -78,8 +93,27 @@ def describe(error: Any) -> dict[str, Any]:
     }
 
 
+def bound() -> None:
+    """Let no client wait for long without a word, and no answer fill this machine's memory."""
+    sleep = time.sleep
+    slept: list[float] = []
+
+    def short_sleep(seconds: float) -> None:
+        slept.append(seconds if seconds > 1 else 0.0)  # looking again every now and then is no waiting
+        if sum(slept) > LONGEST_SLEEP:
+            raise BusyError(seconds)
+        sleep(seconds)
+
+    time.sleep = short_sleep
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+
+
 def main() -> None:
     """Do the task that stdin describes; whatever a client prints goes to stderr."""
+    bound()
     answer_to = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     task = json.load(sys.stdin)

@@ -60,6 +60,8 @@ LIST_SECONDS = 60  # for the list of files
 STALL_SECONDS = 90  # without a new byte: longer than checking a 5 GB file takes on a slow disk
 LONGEST_WAIT = 60  # seconds that a busy hub may ask us to wait
 ATTEMPTS = 3
+MOST_FILES = 100_000  # in a list
+SLACK_BYTES = 64 * 2**20  # that a download may take on disk beyond what is listed: the clients' own notes
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,14 @@ def refuse_offline(name: str | Path, source: str) -> None:
 def look_up(name: str | Path, source: str) -> Listing:
     """The `Listing` of a model on a hub, from the hub. Raises like `fetch`."""
     repo = repo_id(name, source)
+    store.say(f"Asking {HUBS[source][0]} for {repo} …")
     _check_reachable(source)
     answer = _patiently(lambda: _run_client(source, "list", {"repo": repo}, LIST_SECONDS), repo, source)
     try:
         files = [RemoteFile(**file) for file in answer["files"] if _is_wanted(file)]
         offered = [str(file["name"]) for file in answer["files"]]
+        if not isinstance(answer["revision"], str) or len(offered) > MOST_FILES:
+            raise TypeError
     except (TypeError, KeyError):
         raise _not_reachable(source, "its list of files makes no sense") from None
     weights = tuple(file for file in files if WEIGHTS.fullmatch(file.name))
@@ -202,9 +207,10 @@ def look_up(name: str | Path, source: str) -> Listing:
 
 def _is_wanted(file: Any) -> bool:
     """By its exact name alone: `../../x`, absolute paths, sub-folders, code and pickles are not even asked for."""
-    name, size = file["name"], file["bytes"]
+    name, size, checksums = file["name"], file["bytes"], (file["sha256"], file["git_sha1"])
     known = isinstance(name, str) and (WEIGHTS.fullmatch(name) or SMALL_FILES.fullmatch(name))
-    return bool(known) and isinstance(size, int) and size >= 0
+    plain = all(checksum is None or isinstance(checksum, str) for checksum in checksums)
+    return bool(known) and type(size) is int and size >= 0 and plain
 
 
 def _fetch_missing(listing: Any, folder: Path, weights: bool) -> None:
@@ -282,6 +288,11 @@ class _Progress:
             self.bar.update(min(now, self.bar.total) - self.bar.n)
         return time.monotonic() - self.changed
 
+    @property
+    def too_much(self) -> bool:
+        """Whether more has come than the hub listed."""
+        return self.bytes > self.bar.total + SLACK_BYTES
+
 
 def _bytes_in(folder: Path) -> int:
     total = 0
@@ -353,6 +364,9 @@ def _run_client(source: str, action: str, task: Any, seconds: float, progress: A
             except subprocess.TimeoutExpired:
                 message = None
                 quiet = progress.look() if progress else 0
+                if progress and progress.too_much:
+                    listed = store.size(progress.bar.total)
+                    raise _not_reachable(source, f"it sends more than the {listed} that it lists") from None
                 if quiet > STALL_SECONDS or time.monotonic() > deadline:
                     waited = STALL_SECONDS if quiet > STALL_SECONDS else seconds
                     raise _not_reachable(source, f"nothing came for {waited} s", bool(progress)) from None
@@ -388,9 +402,10 @@ def _patiently(ask: Callable[[], Any], repo: str, source: str) -> Any:
 
 def _seconds(retry_after: Any) -> float:
     try:
-        return max(float(retry_after), 0.0)
+        seconds = float(retry_after)
     except (TypeError, ValueError):
         return 5.0
+    return max(seconds, 0.0) if seconds == seconds else 5.0  # NaN is not equal to itself
 
 
 def _named(problem: Any, repo: str, source: str) -> Exception:

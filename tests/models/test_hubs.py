@@ -228,6 +228,57 @@ def test_a_hub_that_asks_to_wait_long_is_not_waited_for(hub, source):
         hubs.fetch(REPO, source)
 
 
+def test_no_client_waits_long_without_a_word(hub, source, monkeypatch):
+    """Hugging Face's client would sleep as long as a hub asks it to, while it downloads; ModelScope's is ended."""
+    monkeypatch.setattr(hubs, "STALL_SECONDS", 30)
+    hub.status["file"] = [(429, {"Retry-After": "3600"})]
+    with pytest.raises(HubNotReachableError, match=r"asks to wait 360\d s|nothing came for 30 s"):
+        hubs.fetch(REPO, source)
+
+
+@pytest.mark.parametrize("wait", ["nan", "inf", "-5", "1e999", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", ""])
+def test_a_wait_that_makes_no_sense(wait):
+    assert hubs._seconds(wait) >= 0
+
+
+def test_the_reader_hears_at_once_who_is_asked(hub, source, capsys, monkeypatch):
+    monkeypatch.setattr(hubs, "REACH_SECONDS", 0.5)
+    hub.hangs = "all"
+    with pytest.raises(HubNotReachableError):
+        hubs.fetch(REPO, source)
+    assert capsys.readouterr().err.startswith(f"Asking {hubs.HUBS[source][0]} for {REPO}")
+
+
+def test_a_download_that_never_ends_is_stopped(hub, source, monkeypatch):
+    monkeypatch.setattr(hubs, "SLACK_BYTES", -1_000_000)  # as if a megabyte more than listed had come
+    with pytest.raises(HubNotReachableError, match="sends more than the"):
+        hubs.fetch(REPO, source)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *({"bytes": value} for value in (-1, None, "5", 1.5, True, 10**30)),
+        *({"sha256": 5, "git_sha1": None}, {"sha256": []}, {"name": 5}, {"name": None}),
+    ],
+    ids=repr,
+)
+def test_a_list_that_makes_no_sense(online, source, monkeypatch, entry):
+    whole = {"name": "model.safetensors", "bytes": 8, "sha256": "0" * 64, "git_sha1": None}
+    monkeypatch.setattr(hubs, "_check_reachable", lambda source: None)
+    answer = {"revision": "main", "files": [whole | entry], "gated": False}
+    monkeypatch.setattr(hubs, "_run_client", lambda *arguments: answer)
+    with pytest.raises((ModelNotFoundError, DiskFullError, HubNotReachableError)):
+        hubs.fetch(REPO, source)
+
+
+def test_a_password_in_an_address_is_not_echoed(online, source, monkeypatch, capsys):
+    monkeypatch.setenv(hubs.HUBS[source][1], "http://me:secret@127.0.0.1:9/x")
+    with pytest.raises(HubNotReachableError) as error:
+        hubs.fetch(REPO, source)
+    assert "secret" not in _said(error) + capsys.readouterr().err
+
+
 def test_a_hub_that_hangs_from_the_start(hub, source, monkeypatch):
     monkeypatch.setattr(hubs, "REACH_SECONDS", 0.5)
     hub.hangs = "all"
