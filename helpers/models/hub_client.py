@@ -104,7 +104,7 @@ def bound() -> None:
             raise BusyError(seconds)
         sleep(seconds)
 
-    time.sleep = short_sleep
+    time.sleep = short_sleep  # type: ignore[assignment]
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
 
