@@ -391,7 +391,7 @@ def _examine(model: PreTrainedModel) -> Anatomy:
         logit_map=logit_map,
         lens_gap=lens_gap,
         hidden_size=config.hidden_size,
-        context=getattr(config, "max_position_embeddings", None),
+        context=context if (context := getattr(config, "max_position_embeddings", None) or 0) > 0 else None,
     )
 
 
@@ -756,15 +756,16 @@ def _read_end(end, logits, scores, config):
     if weight is None or not weight.is_floating_point() or weight.shape != (logits.shape[-1], end.norm.gave.shape[-1]):
         return LogitMap(), "its head is no plain matrix [vocabulary, hidden]"
     given = logits[0, -1, : len(scores)].double().cpu()
-    known = scores.to(logits.dtype).double()
-    logit_map = _fit(known, given, 1e-4 if logits.dtype == torch.float32 else 2e-2, _numbers(config))
+    whole = weight.dtype == torch.float32  # Mamba's logits are float32, and its head's scores need not be
+    known = scores.to(weight.dtype).double()
+    logit_map = _fit(known, given, 1e-4 if whole else 2e-2, _numbers(config))
     if logit_map is None:
         return LogitMap(), "it turns the scores of its head into logits in a way that is not known here"
     states = end.norm.gave.float() * end.scale
     by_hand = states.to(weight.dtype) @ weight.T
     by_hand = by_hand if getattr(head, "bias", None) is None else by_hand + head.bias
     by_hand = logit_map.apply_(by_hand.float())
-    if not _near(by_hand[:, :-1], logits[:, :-1].float(), 1e-3 if logits.dtype == torch.float32 else 5e-2):
+    if not _near(by_hand[:, :-1], logits[:, :-1].float(), 1e-3 if whole else 5e-2):
         return logit_map, "its final norm and head do not give its own logits"
     return logit_map, None
 

@@ -145,7 +145,7 @@ def residual_contributions(
     wrote = {number: name for number, name in projections.items() if attention[number].any()}
     mixed = _mixed(parts, {number: run.inputs[name] for number, name in wrote.items()}, stream)
     scales = _scales(parts, {number: run.inputs[names[norm]] for number, norm in normed.items()}, stream)
-    carried = _carried(parts.layers)
+    carried = _carried(parts.layers, stream.device)
     if carried is not None:
         attention[:-1] *= carried[:-1, None, None]
         mlp[:-1] *= carried[:-1, None, None]
@@ -186,7 +186,7 @@ def _scales(parts, before_norm, stream):
     factors = {number: parts.attention(number).scale for number in parts.attention_layers}
     if not before_norm and all(factor == 1.0 for factor in factors.values()):
         return None
-    scales = torch.ones(len(parts.layers), *stream.shape[1:])
+    scales = torch.ones(len(parts.layers), *stream.shape[1:], device=stream.device)
     for number, factor in factors.items():
         scales[number] *= factor
     for number, given in before_norm.items():
@@ -200,9 +200,9 @@ def _scales(parts, before_norm, stream):
     return scales
 
 
-def _carried(layers):
+def _carried(layers, device):
     """What the stream after so many layers is multiplied by until the end, `[layer+1]`; None for all ones."""
-    factors = torch.tensor([layer.factor for layer in layers] + [1.0])
+    factors = torch.tensor([*(layer.factor for layer in layers), 1.0], device=device)
     return None if bool((factors == 1).all()) else factors.flip(0).cumprod(0).flip(0)
 
 
@@ -255,16 +255,16 @@ def direct_logit(
     _check_choice("position", position, -len(parts.positions), len(parts.positions) - 1)
     for token in (token_id,) if against is None else (token_id, against):
         _check_choice("token id", token, 0, inside.head.weight.shape[0] - 1)
-    state = parts.running_sum()[2 * layer, position].float()
+    state = _row(parts.running_sum()[2 * layer], position)
     held = hold_norm(inside.final_norm, state)
     direction, constant = _reading(inside, held, state, token_id)
     if against is not None:
         other, other_constant = _reading(inside, held, state, against)
         direction, constant = direction - other, constant - other_constant
-    through = direction if parts.carried is None else direction / parts.carried[layer]
+    through = direction if parts.carried is None else direction / float(parts.carried[layer])
 
     def says(written: Tensor) -> Tensor:
-        values = written[:, position].float() @ through
+        values = _row(written, position) @ through
         values[layer + (len(values) - last) :] = 0  # rows of later layers; edits have one row more
         return values
 
@@ -272,12 +272,12 @@ def direct_logit(
     for number in inside.attention_layers:
         if number >= layer:
             continue
-        scale = 1 if parts.scales is None else parts.scales[number, position].float()
+        scale = 1 if parts.scales is None else _row(parts.scales[number], position)
         seen = torch.einsum("o,ohd->hd", through * scale, _by_head(model, number).float().cpu())
-        mixed = parts.mixed[number, position, : seen.shape[0], : seen.shape[1]]
-        heads[number, : len(seen)] = (seen * mixed.float()).sum(-1)
+        mixed = parts.mixed[number, position, : seen.shape[0], : seen.shape[1]].float().cpu()
+        heads[number, : len(seen)] = (seen * mixed).sum(-1)
     return DirectLogit(
-        embedding=float(parts.embedding[position].float() @ through),
+        embedding=float(_row(parts.embedding, position) @ through),
         attention=says(parts.attention),
         mlp=says(parts.mlp),
         heads=heads,
@@ -285,6 +285,11 @@ def direct_logit(
         bias=float(constant),
         total=float(state @ direction + constant),
     )
+
+
+def _row(written, position):
+    """What was written at one position, `[..., hidden]`, in float32 on the CPU: a logit is one sum, wherever it is."""
+    return written[..., position, :].float().cpu()
 
 
 def _reading(inside, held, state, token):
@@ -337,15 +342,15 @@ def hold_norm(norm: torch.nn.Module, states: torch.Tensor) -> HeldNorm:
     example = next(norm.parameters(), states)
 
     def apply(values):
-        return norm.forward(values.to(example.device, example.dtype)).float().cpu()  # without an intervention's hook
+        return norm.forward(values.to(example.device, example.dtype)).float().to(states.device)  # past any hook
 
-    states = states.float().cpu()
+    states = states.float()
     hidden = states.shape[-1]
-    known = torch.full((hidden,), 1e3)
+    known = torch.full((hidden,), 1e3, device=states.device)
     known[1::2] = -1e3
     if hidden % 2:
-        known[-2:] = torch.tensor([1e3, -2e3])  # so that the mean is 0 here, too
-    bias, once, shifted = apply(torch.stack([torch.zeros(hidden), known, known + 1e3]))
+        known[-2:] = torch.tensor([1e3, -2e3], device=states.device)  # so that the mean is 0 here, too
+    bias, once, shifted = apply(torch.stack([torch.zeros_like(known), known, known + 1e3]))
     weight = (once - bias) * known.pow(2).mean().sqrt() / known
     centred = bool(torch.allclose(once, shifted, rtol=1e-2, atol=1e-3))
     plain = _centred(states, centred) * weight
