@@ -111,8 +111,9 @@ def residual_contributions(
     if not parts.attention_layers:
         raise BadInputError(parts.without_attention([0]))
     names = {module: name for name, module in model.named_modules()}
+    layers = [names[layer.module] for layer in parts.layers]
     writers = [[names[part.writer] for part in layer.parts] for layer in parts.layers]
-    listened = [*(name for of_layer in writers for name in of_layer), *(names[layer.module] for layer in parts.layers)]
+    listened = [*(name for of_layer in writers for name in of_layer), *layers]
     projections = {n: names[parts.projection(n)] for n in parts.attention_layers}
     normed = {n: norm for n in parts.attention_layers if (norm := parts.attention(n).norm) is not None}
     with one_at_a_time(model, "residual_contributions"):
@@ -123,19 +124,21 @@ def residual_contributions(
             prompt,
             attentions=False,
             logits=False,
+            layers=[len(layers)],
             positions=positions,
             outputs_of=dict.fromkeys(listened),
-            inputs_of=dict.fromkeys([*projections.values(), *(names[norm] for norm in normed.values())]),
+            inputs_of=dict.fromkeys([*layers, *projections.values(), *(names[norm] for norm in normed.values())]),
             **model_inputs,
         )
-    stream = torch.cat([run.hidden_states[:-1], run.last_residual[None]])
+    entered: Any = [run.inputs[name] for name in layers]
+    stream = torch.stack([*entered, run.last_residual])
     attention, mlp, edits = stream.new_zeros(3, *stream.shape)
     for number, layer in enumerate(parts.layers):
         for part, name in zip(layer.parts, writers[number], strict=True):
             written = _tensor(run.outputs[name], part.place)
             into = attention if part.mixes else mlp
             into[number] += written if part.scale == 1.0 else part.scale * written
-        given = _tensor(run.outputs[names[layer.module]], layer.place)
+        given = _tensor(run.outputs[layers[number]], layer.place)
         expected = stream[number] + attention[number] + mlp[number]
         expected = expected if layer.factor == 1.0 else layer.factor * expected
         if not edited[number]:

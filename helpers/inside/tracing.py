@@ -63,7 +63,8 @@ class Trace:
     - `hidden_states [layer+1, position, hidden]`: as `output_hidden_states` in `transformers` gives them.
       Row L is the residual stream after L layers, as it enters layer L: row 0 is the embedding. The last
       row is different: it has been through the final norm, and `lm_head` of it is the logits. (Of Mamba and RWKV
-      `transformers` gives the stream after each layer, without the embedding; here they are as all others.)
+      `transformers` gives the stream after each layer, without the embedding; here they are as all others. Qwen3-VL
+      adds a picture's features between its first layers: they are in the next row.)
     - `last_residual [position, hidden]`: the residual stream after the last layer, before the final norm.
     - `attentions [layer, head, query, key]`: probabilities; each query's sum over keys is 1, or less by what a sink
       takes (gpt-oss). Layers without attention have no row: `attention_layers` has the rows' numbers.
@@ -280,10 +281,9 @@ class _Recorder:
             def before(module: Module, hook: Any) -> None:
                 hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
 
-            # Hidden states as they enter a layer, so that an active intervention shows in them.
             for layer in self.layers if self.hidden_states else ():
                 if layer < len(self.parts.layers):
-                    before(self.parts.layers[layer].module, self._see_state(layer))
+                    hooks.enter_context(self._state_hook(layer))
                 else:
                     hooks.enter_context(at_the_end(self.parts, self._see_last_residual))
                     hooks.enter_context(self.parts.final_norm.register_forward_hook(self._see_normed))
@@ -388,8 +388,17 @@ class _Recorder:
             place[:, rows, :seen] = probabilities[:, self.positions[rows] - start].to(place.device)
         place[:, rows, seen:] = 0
 
-    def _see_state(self, layer: int) -> Any:
-        return lambda module, args, kwargs: self._write_state(layer, _first_tensor((args, kwargs)))
+    def _state_hook(self, layer: int) -> Any:
+        """A hook that writes down the stream after so many layers: as the last of them gives it, which is what
+        `transformers` writes down, or as it enters the next one where an intervention sits there."""
+        module, below = self.parts.layers[layer].module, self.parts.layers[layer - 1]
+        if layer and not module._forward_pre_hooks:
+            return below.module.register_forward_hook(
+                lambda module, args, output: self._write_state(layer, list(tensors(output))[below.place])
+            )
+        return module.register_forward_pre_hook(
+            lambda module, args, kwargs: self._write_state(layer, _first_tensor((args, kwargs))), with_kwargs=True
+        )
 
     def _see_own_attention(self, layer):
         def hook(module: Module, args: Any, output: Any) -> None:

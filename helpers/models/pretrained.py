@@ -97,6 +97,8 @@ def _own_code(settings: dict[str, Any]) -> str:
 def _without_code(settings: Any) -> Any:
     if isinstance(settings, list):
         return [_without_code(value) for value in settings]
+    if isinstance(settings, dict) and settings.get("__float__") in ("Infinity", "-Infinity", "NaN"):
+        return float(settings["__float__"])  # how transformers writes what JSON has no number for, as in Mamba 2
     if isinstance(settings, dict):
         return {name: _without_code(value) for name, value in settings.items() if name not in NOT_FOR_A_FOLDER_TO_SAY}
     return settings

@@ -66,7 +66,7 @@ def outcomes_of(name: str) -> tuple[str, dict]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         found = matrix.run(tiny_models.build(name, Path(folder) / name))
-    return name, {check: (outcome.state, outcome.words) for check, outcome in found.items()}
+    return name, {check: (o.state, o.words.replace(f"{folder}/", "")) for check, o in found.items()}
 
 
 def fill(text: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from PIL import Image
 
 import helpers
 from helpers.errors import BadInputError
@@ -109,6 +111,28 @@ def test_attention_both_ways_is_the_librarys(opened, implementation):
         assert torch.allclose(mine.attentions, torch.stack(theirs.attentions)[:, 0], atol=1e-5)
         assert torch.allclose(mine.logits, theirs.logits[0], atol=1e-3)
     assert mine.attentions[0, 0, 0, -1] > 0, "with the types of a prompt it looks both ways"
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5_vl", "paligemma", "gemma3_vl", "llava"])
+def test_a_picture_is_seen_as_the_library_sees_it(opened, folder_of, name):
+    """Qwen3-VL adds a picture's features between its first layers: a row after them was compared with one before."""
+    model, tokenizer = opened(name)
+    picture = Image.effect_noise((56, 56), 90).convert("RGB")
+    seen = transformers.AutoImageProcessor.from_pretrained(folder_of(name))(images=picture, return_tensors="pt")
+    patches = int(seen["image_grid_thw"].prod()) // 4 if "image_grid_thw" in seen else {"gemma3_vl": 4}.get(name, 16)
+    ids = torch.tensor([[5, *[4] * patches, 6, *tokenizer(PROMPT)["input_ids"]]])
+    inputs = {key: seen[key] for key in ("pixel_values", "image_grid_thw") if key in seen}
+    types = {"gemma3_vl": "token_type_ids", "paligemma": "token_type_ids"}.get(name, "mm_token_type_ids")
+    if name != "llava":
+        inputs[types] = torch.zeros_like(ids) if name == "paligemma" else (ids == 4).long()
+    theirs = model(ids, attention_mask=torch.ones_like(ids), use_cache=False, output_hidden_states=True, **inputs)
+    run = helpers.trace(model, tokenizer, ids, **inputs)
+    assert torch.allclose(run.hidden_states, torch.stack(theirs.hidden_states)[:, 0], atol=1e-4)
+    assert torch.allclose(run.logits, theirs.logits[0], atol=1e-3)
+    parts = helpers.residual_contributions(model, tokenizer, ids, **inputs)
+    summed = parts.embedding + parts.attention.sum(0) + parts.mlp.sum(0) + parts.edits.sum(0)
+    assert torch.allclose(summed, parts.total, atol=1e-4)
+    assert bool(parts.edits.any()) == (name == "qwen3_vl")
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "bloom", "opt", "jamba", "gpt_oss", "mamba"])

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 from marks import marks
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import (
     DynamicCache,
     Gemma2Config,
@@ -17,6 +19,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedTokenizerFast,
     StaticCache,
 )
 
@@ -49,21 +52,10 @@ KINDS = {
 PROMPTS = ["The capital of France is", "为什么要减少污染，保护环境？"]
 
 
-class Letters:
+def Letters():
     """A tokenizer of 64 characters, for models made up here."""
-
-    all_special_ids = ()
-    added_tokens_decoder = {}
-    chat_template = None
-
-    def __len__(self):
-        return 64
-
-    def __call__(self, text, **_):
-        return {"input_ids": [ord(character) - 48 for character in text]}
-
-    def convert_ids_to_tokens(self, token_id):
-        return chr(token_id + 48)
+    letters = BPE(vocab={chr(token_id + 48): token_id for token_id in range(64)}, merges=[])
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(letters))
 
 
 def tiny(kind, implementation="sdpa", **changes):
