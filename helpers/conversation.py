@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helpers import checks
+from helpers.errors import BadInputError
 from helpers.inside.generation import generate_steps
 from helpers.inside.kv_cache import branch_cache, can_be_branched, common_prefix
+from helpers.text.encoding import text_tokenizer
 from helpers.text.pictures import check_sees, picture_inputs
 from helpers.text.prompts import check_messages, render_chat
 from helpers.text.sight import sight_of
@@ -61,8 +64,11 @@ class Conversation:
         system: str | None = None,
         messages: Sequence[dict[str, Any]] = (),
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.messages = [] if system is None else [{"role": "system", "content": system}]
+        self.model, self.tokenizer = checks.language_model("model", model), tokenizer
+        text_tokenizer(tokenizer)
+        self.messages = [] if system is None else [{"role": "system", "content": checks.text("system", system)}]
+        if not isinstance(messages, list | tuple):
+            raise BadInputError(f"messages is a list of what was said before, not {checks.shown(messages)}.")
         for message in messages:
             check_messages(
                 [{"content": "", **message} if isinstance(message, dict) and "image" in message else message]

@@ -175,6 +175,34 @@ def test_a_tokenizer_without_a_parse_reply_keeps_the_whole_reply(model, tokenize
     assert reply.text == 'get_weather\n{"city": "北京"}'
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"model": None}, "model is what load_model gives"),
+        ({"model": "smollm2-135m"}, "model is what load_model gives"),
+        ({"tokenizer": None}, "load_tokenizer"),
+        ({"tokenizer": "smollm2-135m"}, "load_tokenizer"),
+        ({"system": 5}, "system is a text, not 5"),
+        ({"system": "\ud83d"}, "half of a character"),
+        ({"messages": 5}, "messages is a list"),
+        ({"messages": None}, "messages is a list"),
+        ({"messages": [5]}, "Message 0"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named_at_once(model, tokenizer, given, says):
+    arguments = {"model": model, "tokenizer": tokenizer} | given
+    with pytest.raises(BadInputError, match=says):
+        Conversation(arguments.pop("model"), arguments.pop("tokenizer"), **arguments)
+
+
+@pytest.mark.parametrize("text", [None, 5, ["a"], {"a": 1}, "\udc00"])
+def test_a_question_of_the_wrong_kind_is_named_and_changes_nothing(model, tokenizer, text):
+    talk = Conversation(model, tokenizer)
+    with pytest.raises(BadInputError, match="Message 0"):
+        talk.ask(text)
+    assert talk.messages == []
+
+
 CANNOT_BE_CUT = {
     "Mistral": {"sliding_window": 32},
     "Phi3": {"sliding_window": 2047, "pad_token_id": 0},

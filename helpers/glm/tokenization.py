@@ -24,6 +24,7 @@ from helpers.text.prompts import RenderedChat, check_messages, segments_of
 PREFIX = ("[gMASK]", "<sop>")  # begins every prompt
 PICTURE = ("<|begin_of_image|>", "<|endoftext|>", "<|end_of_image|>")  # the one between is a placeholder
 ROLES = ("system", "user", "assistant", "observation")
+LONGEST_LINE = 10_000  # characters of a token and its rank; how long a token takes to load grows with its square
 CALL = re.compile(r"([a-z_][A-Za-z0-9_-]{0,63})\n(.*\S.*)", re.DOTALL)  # a tool's name, then what it is given
 
 
@@ -32,6 +33,8 @@ def read_ranks(path: str | Path) -> dict[bytes, int]:
     ranks = {}
     for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
         try:
+            if len(line) > LONGEST_LINE:
+                raise ValueError
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except ValueError:

@@ -276,7 +276,7 @@ def _forced(forced_ids, vocab_size, max_new_tokens):
     """`forced_ids` as a list of int, checked."""
     ids = forced_ids.reshape(-1).tolist() if isinstance(forced_ids, torch.Tensor) else forced_ids
     if not isinstance(ids, list | tuple) or not all(_is_whole(i) and 0 <= i < vocab_size for i in ids):
-        raise BadInputError(f"forced_ids are token ids from 0 to {vocab_size - 1}, not {forced_ids!r}.")
+        raise BadInputError(f"forced_ids are token ids from 0 to {vocab_size - 1}, not {checks.shown(forced_ids)}.")
     if len(ids) > max_new_tokens:
         raise BadInputError(
             f"{len(ids)} forced_ids do not fit into max_new_tokens={max_new_tokens}: they count, so raise it."
@@ -355,24 +355,26 @@ def _is_number(value):
 def check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed):
     """`BadInputError` for the first setting that cannot work."""
     if not _is_whole(max_new_tokens) or max_new_tokens < 1:
-        raise BadInputError(f"max_new_tokens is a whole number of at least 1, not {max_new_tokens!r}.")
+        raise BadInputError(f"max_new_tokens is a whole number of at least 1, not {checks.shown(max_new_tokens)}.")
     if not isinstance(do_sample, bool):
-        raise BadInputError(f"do_sample is True or False, not {do_sample!r}.")
+        raise BadInputError(f"do_sample is True or False, not {checks.shown(do_sample)}.")
     if not _is_number(temperature) or temperature < SMALLEST_TEMPERATURE:
         raise BadInputError(
             f"temperature divides the logits, so it has to be above 0 (at least {SMALLEST_TEMPERATURE:g}), "
-            f"not {temperature!r}. For the most likely token every time use do_sample=False."
+            f"not {checks.shown(temperature)}. For the most likely token every time use do_sample=False."
         )
     if not _is_whole(top_k) or top_k < 0:
-        raise BadInputError(f"top_k is how many tokens to keep, 0 for all; it cannot be {top_k!r}.")
+        raise BadInputError(f"top_k is how many tokens to keep, 0 for all; it cannot be {checks.shown(top_k)}.")
     if not _is_number(top_p) or not 0 < top_p <= 1:
-        raise BadInputError(f"top_p is the probability to keep, above 0 and up to 1 for all, not {top_p!r}.")
+        raise BadInputError(
+            f"top_p is the probability to keep, above 0 and up to 1 for all, not {checks.shown(top_p)}."
+        )
     if not _is_number(repetition_penalty) or repetition_penalty <= 0:
         raise BadInputError(
-            f"repetition_penalty is above 0 (1 changes nothing, 1.1 is mild), not {repetition_penalty!r}."
+            f"repetition_penalty is above 0 (1 changes nothing, 1.1 is mild), not {checks.shown(repetition_penalty)}."
         )
     if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**64):
-        raise BadInputError(f"seed is a whole number of at least 0, or None, not {seed!r}.")
+        raise BadInputError(f"seed is a whole number of at least 0, or None, not {checks.shown(seed)}.")
     idle = {"temperature": temperature != 1, "top_k": top_k > 0, "top_p": top_p < 1}
     if not do_sample and any(idle.values()):
         names = ", ".join(name for name, given in idle.items() if given)

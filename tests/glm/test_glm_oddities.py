@@ -3,6 +3,7 @@
 Each test changes one thing to the usual way and sees the distance to the golden numbers jump.
 """
 
+import base64
 import copy
 import dataclasses
 from types import SimpleNamespace
@@ -26,8 +27,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
+from helpers.errors import DamagedFilesError
 from helpers.glm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMModel
 from helpers.glm import vision as vision_module
+from helpers.glm.tokenization import read_ranks
 from helpers.glm.vision import Adapter, PatchEmbedding, VisionLayer, VisionTower
 
 PICTURE, TEXT = "image/rgb_wide", "text/multi_turn"
@@ -342,3 +345,10 @@ def test_head_size_is_kv_channels():
     assert attention.k_proj.weight.shape == attention.v_proj.weight.shape == (2 * 8, 48)
     assert attention.o_proj.weight.shape == (48, 4 * 8)
     assert attention.scaling == 8**-0.5
+
+
+def test_a_token_of_megabytes_is_refused_at_once(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(base64.b64encode(b"a" * 5_000_000) + b" 0\n")
+    with pytest.raises(DamagedFilesError, match="line 1, is not a token"):
+        read_ranks(path)
