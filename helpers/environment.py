@@ -57,6 +57,9 @@ def check_packages() -> Report:
     """Python and every package the course needs, against the ranges that `pyproject.toml` declares.
 
     Raises `DamagedFilesError` when `pyproject.toml` is missing or cannot be read.
+
+    >>> check_packages().title
+    'Packages'
     """
     from packaging.requirements import Requirement
 
@@ -100,7 +103,11 @@ def _against(name: str, version: str | None, wanted: Any, cure: str) -> Finding:
 
 
 def check_machine() -> Report:
-    """Device, threads, free memory, and free disk space where models live."""
+    """Device, threads, free memory, and free disk space where models live.
+
+    >>> print(check_machine().title)
+    Machine
+    """
     findings = []
     try:
         from helpers.models.memory import available_bytes, pick_device
@@ -148,6 +155,9 @@ def check_models(*, context: int = 2048) -> Report:
 
     Takes `memory_plan` at its word: in the dtype that `load_model` would take on this device. A model
     that does not fit is no fault; its hint says what would.
+
+    >>> print(check_models(context=512).title)
+    Models
     """
     return Report("Models", tuple(_fit(card.name, context) for card in catalog.list_models() if card.parameters))
 

@@ -87,7 +87,11 @@ def show_source(
 ) -> SourceView:
     """The lines of `function` in the installed library, numbered, with notes below the lines they explain.
 
-    >>> show_source(LlamaAttention.forward, start="query_states =", notes={"apply_rotary_pos_emb(": "Here …"})
+    >>> from transformers.models.llama.modeling_llama import LlamaAttention
+    >>> notes = {"apply_rotary_pos_emb(": "Here the positions come in."}
+    >>> view = show_source(LlamaAttention.forward, start="query_states =", notes=notes)
+    >>> view.name
+    'LlamaAttention.forward'
 
     `function` is a function, method, property or class. `start` and `stop` are patterns of the first
     and the last line to show; `notes` is a dict pattern -> note, where `backticks` make code. A
@@ -137,6 +141,9 @@ def since_2024(claim: str, holds: bool) -> None:
     """Print what has changed in the library since the walkthroughs were written, after checking that it has.
 
     Raises `AnchorNotFoundError` when the claim no longer holds.
+
+    >>> since_2024("1 + 1 is 2", 1 + 1 == 2)
+    ✓ 1 + 1 is 2
     """
     if not holds:
         raise AnchorNotFoundError(f"The library has moved on again. No longer true: {claim}.")

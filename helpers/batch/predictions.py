@@ -20,10 +20,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Predictions:
     """The files of one run over `total` prompts.
 
-    >>> with Predictions("p.json") as predictions:            # nobody else writes them now
-    ...     predictions.open(total, record, resume=True)
-    ...     predictions.add(index, text, answer)              # one line in p.jsonl
-    ...     predictions.finish()                              # p.json
+    >>> with Predictions("p.json") as predictions:  # nobody else writes them now
+    ...     predictions.open(1, {"model": "smollm2-135m"}, resume=True)
+    ...     predictions.add(0, "What is the capital of France?", "Paris.")  # one line in p.jsonl
+    ...     predictions.finish()  # p.json
 
     Holds eight bytes a prompt in memory: where its line begins.
     """

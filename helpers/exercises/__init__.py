@@ -52,6 +52,11 @@ def check(name: str, answer: Any) -> None:
 
     An unanswered exercise (`...` or None) gets a friendly line. An answer that is a function and
     raises an error is told which. Raises `BadInputError` for an exercise there is not.
+
+    >>> check("00.1", ...)
+    Exercise 00.1: not answered yet. Replace the ... above and run this cell again.
+    >>> check("00.1", 30)
+    Exercise 00.1: right! That is how a check answers. Hints and solutions are there when you want them, not before.
     """
     if answer is None or answer is ...:
         _find(name)

@@ -105,6 +105,13 @@ def residual_contributions(
 
     Interventions that are active act on this run. Raises what `trace` raises, and `BadInputError` for a model
     whose layers cannot be taken apart into parts that add up.
+
+    >>> parts = residual_contributions(model, tokenizer, "The sky is")
+    >>> list(parts.attention.shape)
+    [30, 3, 576]
+    >>> total = parts.embedding + parts.attention.sum(0) + parts.mlp.sum(0)
+    >>> bool((total - parts.total).abs().max() < 1e-2)
+    True
     """
     parts = anatomy(model)
     parts.check_parts()
@@ -223,6 +230,10 @@ def head_contributions(model: PreTrainedModel, parts: Contributions, layer: int)
 
     A bias of the output projection belongs to no head, and neither does what works beside attention (Falcon-H1).
     Raises `BadInputError` for a layer that is not there or has no attention.
+
+    >>> parts = residual_contributions(model, tokenizer, "The sky is")
+    >>> list(head_contributions(model, parts, layer=29).shape)
+    [9, 3, 576]
     """
     number = _checked_layer(model, layer)
     weight = _by_head(model, number).to(parts.mixed)
@@ -249,6 +260,11 @@ def direct_logit(
 
     Raises `BadInputError` for tokens, positions and layers that are not there, and for a final norm that is neither an
     RMSNorm nor a LayerNorm.
+
+    >>> parts = residual_contributions(model, tokenizer, "The capital of France is")
+    >>> paris = tokenizer(" Paris")["input_ids"][0]
+    >>> list(direct_logit(model, parts, paris).attention.shape)
+    [30]
     """
     inside = anatomy(model)
     inside.check_lens()

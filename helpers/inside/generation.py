@@ -108,8 +108,10 @@ def generate_steps(
 ):
     """An iterator of `GenerationStep`, token for token what `model.generate` gives.
 
-    >>> for step in generate_steps(model, tokenizer, "The capital of France is", max_new_tokens=8):
+    >>> for step in generate_steps(model, tokenizer, "The capital of France is", max_new_tokens=2):
     ...     print(step.index, step.token, step.stopped_by)
+    0 ·Paris None
+    1 . max_new_tokens
 
     `prompt` is a text, a `RenderedChat` or ids `[1, length]`. The settings have the names and the
     meaning they have in `generate`, and only those given here count: the defaults that `generate`
@@ -244,7 +246,11 @@ def _label(tokenizer, ids):
 
 
 def logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty):
-    """Name -> processor, those in use only, in the order of `GenerationMixin._get_logits_processor`."""
+    """Name -> processor, those in use only, in the order of `GenerationMixin._get_logits_processor`.
+
+    >>> list(logits_processors(True, temperature=0.7, top_k=50, top_p=1.0, repetition_penalty=1.0))
+    ['temperature', 'top_k']
+    """
     processors = {}
     if repetition_penalty != 1:
         processors["repetition_penalty"] = RepetitionPenaltyLogitsProcessor(float(repetition_penalty))

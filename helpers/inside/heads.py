@@ -71,6 +71,9 @@ def repeated_ids(
     No id stands twice in a half, and no special token in it. What comes next in the second half can be
     known from the first half alone, so that heads which look something up show it. `generator` is a
     `torch.Generator`. Raises `BadInputError` for a length that is not possible.
+
+    >>> list(repeated_ids(tokenizer, length=5).shape)
+    [1, 11]
     """
     tokenizer = text_tokenizer(tokenizer)
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
@@ -90,6 +93,11 @@ def head_scores(trace: Trace) -> HeadScores:
     there in any case. A picture's patches count as different tokens.
 
     Raises `BadInputError` for a trace without attentions, or one whose first positions were in a cache.
+
+    >>> from helpers.inside.tracing import trace
+    >>> scores = head_scores(trace(model, tokenizer, repeated_ids(tokenizer, length=5)))
+    >>> list(scores.induction.shape)
+    [30, 9]
     """
     check_attentions(trace)
     attentions = trace.attentions
@@ -137,6 +145,11 @@ def attention_rollout(attentions: Tensor, *, residual: float = 0.5) -> Tensor:
     is its share. The products of these matrices, up to each layer, are the rollout (Abnar and Zuidema 2020).
 
     Raises `BadInputError` for another shape (queries have to be all positions) and a share outside 0 to 1.
+
+    >>> import torch
+    >>> uniform = torch.full((2, 1, 2, 2), 0.5)
+    >>> attention_rollout(uniform).shape
+    torch.Size([2, 2, 2])
     """
     shape = list(attentions.shape)
     if len(shape) != 4 or shape[2] != shape[3]:
@@ -161,6 +174,12 @@ def head_temperature(model: PreTrainedModel, heads: Sequence[tuple[int, int]], t
 
     Raises `BadInputError` for a head that is not there, a temperature that is not above 0, and a model
     whose queries are normalised afterwards.
+
+    >>> from helpers.inside.tracing import trace
+    >>> with head_temperature(model, [(5, 0)], 0.5):
+    ...     sharper = trace(model, tokenizer, "The sky is", layers=[5]).attentions
+    >>> bool(sharper[0, 0, -1].max() > trace(model, tokenizer, "The sky is", layers=[5]).attentions[0, 0, -1].max())
+    True
     """
     if not temperature > 0:
         raise BadInputError(f"temperature is above 0, not {temperature!r}.")

@@ -3,8 +3,11 @@
 Each function is a context manager. They nest, in any order, and work with `generate`, `trace` and
 `generate_steps`, since they sit on the model's modules as hooks and touch no weight:
 
->>> with ablate_heads(model, [(5, 0)]), steer(model, 12, direction):
-...     model.generate(...)
+>>> import torch
+>>> with ablate_heads(model, [(5, 0)]), steer(model, 12, torch.zeros(576)):
+...     changed = model(torch.tensor([[100, 200, 300]])).logits
+>>> changed.shape
+torch.Size([1, 3, 49152])
 
 On leaving, also by an error or an interrupted cell, the hooks are gone and the model is bit for bit
 as before. A hidden state "of layer L" is the residual stream after L layers, as it enters layer L: 0 is
@@ -42,6 +45,14 @@ def ablate_heads(
     `value` is a number, or a tensor `[head_dim]` such as the head's mean over many prompts.
 
     Raises `BadInputError` for a head that is not there, and for a layer whose heads cannot be told apart.
+
+    >>> import torch
+    >>> ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
+    >>> before = model(ids).logits
+    >>> with ablate_heads(model, [(0, 1), (0, 2)]):
+    ...     changed = model(ids).logits
+    >>> torch.equal(changed, before), torch.equal(model(ids).logits, before)
+    (False, True)
     """
     parts = anatomy(model)
     of_layer = {}
@@ -83,6 +94,13 @@ def skip_layer(model: torch.nn.Module, layer: int) -> Iterator[None]:
     """The residual stream passes a layer unchanged: none of its parts writes.
 
     Its keys and values still go into the KV cache. Raises `BadInputError` for a layer that is not there.
+
+    >>> import torch
+    >>> from helpers.inside.tracing import trace
+    >>> with skip_layer(model, 3):
+    ...     states = trace(model, tokenizer, "The sky is").hidden_states
+    >>> torch.equal(states[3], states[4]), torch.equal(states[4], states[5])
+    (True, False)
     """
     found = anatomy(model).layer(layer)
 
@@ -96,7 +114,15 @@ def skip_layer(model: torch.nn.Module, layer: int) -> Iterator[None]:
 
 @contextmanager
 def skip_attention(model: torch.nn.Module, layer: int) -> Iterator[None]:
-    """The attention of a layer writes nothing. Raises `BadInputError` for a layer that is not there or has none."""
+    """The attention of a layer writes nothing. Raises `BadInputError` for a layer that is not there or has none.
+
+    >>> import torch
+    >>> ids = torch.tensor([[100, 200, 300]])
+    >>> with skip_attention(model, 3):
+    ...     changed = model(ids).logits
+    >>> torch.equal(changed, model(ids).logits)
+    False
+    """
     attention = anatomy(model).attention(layer)
     with one_at_a_time(model, "skip_attention"), replace_output(attention, torch.zeros_like):
         yield
@@ -105,7 +131,15 @@ def skip_attention(model: torch.nn.Module, layer: int) -> Iterator[None]:
 @contextmanager
 def skip_mlp(model: torch.nn.Module, layer: int) -> Iterator[None]:
     """The MLP (or mixture of experts) of a layer writes nothing. Raises `BadInputError` for a layer that is not
-    there or has none."""
+    there or has none.
+
+    >>> import torch
+    >>> ids = torch.tensor([[100, 200, 300]])
+    >>> with skip_mlp(model, 3):
+    ...     changed = model(ids).logits
+    >>> torch.equal(changed, model(ids).logits)
+    False
+    """
     mlp = anatomy(model).mlp(layer)
     with one_at_a_time(model, "skip_mlp"), replace_output(mlp, torch.zeros_like):
         yield
@@ -123,6 +157,13 @@ def patch_hidden_state(
 
     Raises `BadInputError` for a layer that is not there, a value of another shape, and (when the model
     runs) a position that the first pass does not reach.
+
+    >>> import torch
+    >>> from helpers.inside.tracing import trace
+    >>> with patch_hidden_state(model, 10, -1, torch.zeros(576)):
+    ...     patched = trace(model, tokenizer, "The sky is").hidden_states
+    >>> bool((patched[10, -1] == 0).all()), bool((patched[10, 0] == 0).all())
+    (True, False)
     """
     positions = [position] if isinstance(position, int) else list(position)
     value = torch.as_tensor(value)
@@ -158,6 +199,14 @@ def steer(model: torch.nn.Module, layer: int, vector: torch.Tensor, *, scale: fl
 
     `vector` is `[hidden]`, such as the difference of two prompts' hidden states (activation addition,
     Turner and others 2023). Raises `BadInputError` for a layer that is not there or another shape.
+
+    >>> import torch
+    >>> from helpers.inside.tracing import trace
+    >>> with steer(model, 10, torch.ones(576), scale=2.0):
+    ...     steered = trace(model, tokenizer, "The sky is").hidden_states
+    >>> added = steered[10] - trace(model, tokenizer, "The sky is").hidden_states[10]
+    >>> bool((added - 2.0).abs().max() < 1e-2)
+    True
     """
     vector = torch.as_tensor(vector)
     hidden = anatomy(model).hidden_size

@@ -167,6 +167,11 @@ def kv_cache_norms(past_key_values: Any, *, aligned: bool = False) -> KVCacheNor
 
     Raises `BadInputError` for what is no cache, an empty one, one that keeps its keys packed (quantized), and unless
     `aligned`, one whose layers hold different numbers of positions.
+
+    >>> import torch
+    >>> cache = model(torch.tensor([[100, 200, 300]])).past_key_values
+    >>> list(kv_cache_norms(cache).keys.shape)
+    [30, 3]
     """
     import torch
 
@@ -211,6 +216,9 @@ def common_prefix(first_ids: Any, second_ids: Any) -> int:
     """How many ids two prompts have in common at their beginning: what one's cache is worth to the other.
 
     Each is a list of int or a tensor `[length]` or `[1, length]`.
+
+    >>> common_prefix([5, 6, 7], [5, 6, 8, 9])
+    2
     """
     first, second = (
         ids.reshape(-1).tolist() if hasattr(ids, "reshape") else list(ids) for ids in (first_ids, second_ids)
@@ -236,6 +244,11 @@ def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
     Both share the same memory: `DynamicLayer.update` in `transformers` concatenates into a new tensor, so
     what either adds later is its own. Raises `BadInputError` for a cache of another kind, which writes in
     place, and for a length it does not have.
+
+    >>> import torch
+    >>> cache = model(torch.tensor([[100, 200, 300]])).past_key_values
+    >>> branch_cache(cache, 2).get_seq_length(), cache.get_seq_length()
+    (2, 3)
     """
     from transformers.cache_utils import DynamicLayer
 

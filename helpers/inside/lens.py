@@ -48,6 +48,11 @@ def plain_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     Memory for it grows with rows times vocabulary; `logit_lens` gives the same numbers without that. The last row of
     hidden states has been through the final norm already, as `transformers` gives it. In a bfloat16 model the head
     is applied in float32, so that scores are not rounded. Raises what `logit_lens` raises.
+
+    >>> from helpers.inside.tracing import trace
+    >>> run = trace(model, tokenizer, "The capital of France is")
+    >>> bool((plain_lens(model, run, top_k=1).token_ids == logit_lens(model, run, top_k=1).token_ids).all())
+    True
     """
     parts = anatomy(model)
     parts.check_lens()
@@ -77,6 +82,13 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
 
     Raises `BadInputError` for a trace without hidden states, one of another model, for a `top_k` that is not
     between 1 and the size of the vocabulary, and for a model whose logits are not what its final norm and head give.
+
+    >>> from helpers.inside.tracing import trace
+    >>> lens = logit_lens(model, trace(model, tokenizer, "The capital of France is"), top_k=3)
+    >>> list(lens.token_ids.shape)
+    [31, 5, 3]
+    >>> tokenizer.decode(lens.token_ids[-1, -1, 0])
+    ' Paris'
     """
     parts = anatomy(model)
     parts.check_lens()

@@ -60,7 +60,9 @@ def patching_sweep(
 ) -> PatchingSweep:
     """Patch every layer and position of `prompt` with what `source` had there, one at a time: a `PatchingSweep`.
 
-    >>> patching_sweep(model, tokenizer, "The capital of Germany is", "The capital of France is").moved
+    >>> sweep = patching_sweep(model, tokenizer, "The capital of Italy is", "The capital of France is", layers=[0, 30])
+    >>> [[round(abs(number)) for number in row] for row in sweep.moved.tolist()]
+    [[0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
 
     `answer` and `against` are token ids: by default what the model says after `source` and after `prompt`. `part`
     is what is patched: the residual stream, or only what a layer's attention or MLP writes into it. `layers` are

@@ -143,7 +143,9 @@ def trace(
 ) -> Trace:
     """Run the model once and return a `Trace`.
 
-    >>> trace(model, tokenizer, "The capital of France is").logits[-1].argmax()
+    >>> run = trace(model, tokenizer, "The capital of France is")
+    >>> tokenizer.decode(run.logits[-1].argmax())
+    ' Paris'
 
     `prompt` is a text (taken as it is), a `RenderedChat`, or ids `[1, length]`. `hidden_states`,
     `attentions` and `logits` say what to keep; these keep less of it, for long prompts:

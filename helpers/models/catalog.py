@@ -54,6 +54,10 @@ def parameter_groups(config: ModelCard | PreTrainedConfig) -> dict[str, int]:
     key, value, output (with biases on the first three where the model has them), mlp (gate, up and
     down), norms, lm_head (0 when it shares the embedding), and vision for a model that sees. The
     values of attention and mlp count all layers.
+
+    >>> card = find_card("smollm2-135m")
+    >>> sum(parameter_groups(card).values()) == card.parameters
+    True
     """
     hidden, layers = config.hidden_size, config.num_hidden_layers
     queries = config.num_attention_heads * config.head_dim
@@ -73,12 +77,22 @@ def parameter_groups(config: ModelCard | PreTrainedConfig) -> dict[str, int]:
 
 
 def list_models() -> list[ModelCard]:
-    """Every model the course knows, the default one first."""
+    """Every model the course knows, the default one first.
+
+    >>> [card.name for card in list_models()][:2]
+    ['smollm2-135m', 'llama-3-tokenizer']
+    """
     return list(_CARDS.values())
 
 
 def find_card(name: str | Path) -> ModelCard | None:
-    """The card of that name, or None. A model's id on a hub is a name too, with or without its owner."""
+    """The card of that name, or None. A model's id on a hub is a name too, with or without its owner.
+
+    >>> find_card("meta-llama/Meta-Llama-3-8B-Instruct").parameters
+    8030261248
+    >>> find_card("no-such-model") is None
+    True
+    """
     return _CARDS.get(str(name)) or _BY_ID.get(str(name).lower())
 
 

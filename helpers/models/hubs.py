@@ -107,7 +107,11 @@ def repo_id(name: str | Path, source: str) -> str:
 
 
 def folder_of(name: str | Path, source: str) -> Path:
-    """Where that model's files are or will be."""
+    """Where that model's files are or will be.
+
+    >>> folder_of("owner/model", "huggingface").name
+    'owner--model'
+    """
     return store.models_dir() / source / repo_id(name, source).replace("/", "--")
 
 
@@ -122,7 +126,11 @@ def find(name: str | Path) -> Path | None:
 
 
 def is_whole(folder: Path, *, weights: bool = True, thorough: bool = False) -> bool:
-    """Whether a folder holds all files that its manifest lists; `weights=False` looks at the others alone."""
+    """Whether a folder holds all files that its manifest lists; `weights=False` looks at the others alone.
+
+    >>> is_whole(folder_of("owner/no-such-model", "huggingface"))
+    False
+    """
     try:
         manifest = store.read_manifest(folder)
         wanted = {name: known for name, known in manifest["files"].items() if weights or not WEIGHTS.fullmatch(name)}

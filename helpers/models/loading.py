@@ -50,6 +50,9 @@ def load_model(
 
     Raises `ModelNotFoundError`, `DamagedFilesError`, `DoesNotFitError` (before weights are downloaded or
     loaded), `BadInputError`, and what `helpers.models.hubs.fetch` raises.
+
+    >>> load_model("smollm2-135m", device="cpu").num_parameters()
+    134515008
     """
     check_source(name, source)
     one_of("attn_implementation", attn_implementation, ATTENTION)

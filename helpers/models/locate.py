@@ -19,6 +19,9 @@ def model_folder(name: str | Path) -> Path:
     A model that comes in a wheel is prepared now if it is not there yet, or if its files are
     damaged. Raises `ModelNotFoundError` (with the nearest name), `DamagedFilesError`, `BadInputError` for what is no
     name, and what `prepare` raises.
+
+    >>> model_folder("smollm2-135m").name
+    'smollm2-135m'
     """
     folder = file_path("name", name)
     if name in RECIPES:

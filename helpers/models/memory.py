@@ -83,6 +83,11 @@ def pick_dtype(dtype: Any, device: str, quantization: str | None = None) -> str:
     """The dtype's name. "auto" is float32 on a CPU (exact, and fast enough), bfloat16 elsewhere and for 4 bits.
 
     A GPU that cannot compute in bfloat16 (before NVIDIA's Ampere, before macOS 14) gets float16.
+
+    >>> pick_dtype("auto", "cpu")
+    'float32'
+    >>> pick_dtype("bfloat16", "cpu")
+    'bfloat16'
     """
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
@@ -103,7 +108,11 @@ def _has_bfloat16(device: str) -> bool:
 
 
 def available_bytes(device: str = "auto") -> int:
-    """Free memory in bytes: of the GPU, or of this machine (within its container's limit, if any)."""
+    """Free memory in bytes: of the GPU, or of this machine (within its container's limit, if any).
+
+    >>> available_bytes("cpu") > 0
+    True
+    """
     import psutil
 
     if str(device).startswith("cuda"):
@@ -156,6 +165,10 @@ def memory_plan(
 
     For the default model on Linux the plan is within a tenth of what a process takes at its peak, while it loads
     and while `generate` fills 512 positions, in float32, bfloat16, 8 and 4 bits (tests/test_loading_memory.py).
+
+    >>> plan = memory_plan("smollm2-135m", dtype="bfloat16", device="cpu", context=1024)
+    >>> plan.weights_bytes, plan.kv_cache_bytes
+    (269030016, 23592960)
     """
     one_of("quantization", quantization, (None, *QUANTIZED_BYTES))
     context, batch = whole_number("context", context, least=1), whole_number("batch", batch, least=1)

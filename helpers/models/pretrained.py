@@ -51,6 +51,9 @@ def load_config(name: str | Path, *, source: str | None = None) -> Any:
     """The model's config, as `AutoConfig` gives it, without what would decide which code runs.
 
     Raises like `load_model`.
+
+    >>> load_config("smollm2-135m").num_hidden_layers
+    30
     """
     return read_config(find_files(name, source, weights=False))
 
@@ -115,7 +118,11 @@ def _check_sizes(config: Any) -> None:
 
 
 def load_tokenizer(name: str | Path = catalog.DEFAULT_MODEL, *, source: str | None = None) -> Any:
-    """The model's tokenizer; with a hub as `source`, its files alone are fetched. Raises like `load_model`."""
+    """The model's tokenizer; with a hub as `source`, its files alone are fetched. Raises like `load_model`.
+
+    >>> load_tokenizer("smollm2-135m")("Hello")["input_ids"]
+    [19556]
+    """
     return _read_tokenizer(find_files(name, source, weights=False))
 
 
@@ -157,6 +164,9 @@ def load_processor(name: str | Path, *, source: str | None = None) -> Any:
 
     Where the model's own processor cannot be had because its part for videos needs torchvision (GLM-4.1V's), it is
     a `PictureProcessor` of its tokenizer and image processor.
+
+    >>> type(load_processor("tiny-glm4v")).__name__
+    'ChatGLMProcessor'
     """
     from transformers import AutoImageProcessor, AutoProcessor
 

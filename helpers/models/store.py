@@ -34,7 +34,11 @@ MANIFEST = "manifest.json"
 
 
 def models_dir() -> Path:
-    """Where prepared models live: `$HELPERS_MODELS` (where `~` is the home folder), or `data/models` of the course."""
+    """Where prepared models live: `$HELPERS_MODELS` (where `~` is the home folder), or `data/models` of the course.
+
+    >>> models_dir().is_dir()
+    True
+    """
     given = os.environ.get(MODELS_VARIABLE)
     return file_path(MODELS_VARIABLE, given) if given else SHIPPED
 

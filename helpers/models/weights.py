@@ -23,6 +23,10 @@ def weight_shapes(folder: str | Path) -> dict[str, list[int]]:
 
     The files are those that `transformers` loads, not others beside them. Raises `DamagedFilesError` naming the file,
     `ModelNotFoundError` when there is none.
+
+    >>> from helpers.models.locate import model_folder
+    >>> weight_shapes(model_folder("smollm2-135m"))["model.embed_tokens.weight"]
+    [49152, 576]
     """
     from safetensors import SafetensorError, safe_open
 

@@ -86,6 +86,9 @@ def prepare(name: str, *, check: bool = False) -> Path:
     something, with a progress bar for the download.
 
     Raises `HubNotReachableError`, `DamagedFilesError` or `DiskFullError`.
+
+    >>> prepare("smollm2-135m").name
+    'smollm2-135m'
     """
     from filelock import FileLock
 

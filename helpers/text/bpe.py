@@ -62,6 +62,9 @@ def train_merges(pieces: Sequence[bytes], count: int) -> list[tuple[bytes, bytes
 
     Each turn merges the most frequent pair (of several, the one met first) everywhere. Fewer come back
     when every piece has become one token. Raises `BadInputError` for a `count` below 1 or no pieces.
+
+    >>> train_merges([b"low", b"lower", b"slow"], 2)
+    [(b'l', b'o'), (b'lo', b'w')]
     """
     if count < 1 or not pieces:
         raise BadInputError(f"Training needs pieces and at least 1 merge; this is {len(pieces)} pieces, count={count}.")
@@ -79,6 +82,9 @@ def merge_steps(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None])
 
     `rank` is a function of a pair: its rank, or None for a pair that is never merged. Each step merges
     one pair, that of the lowest rank (of several, the leftmost). The last step holds the final tokens.
+
+    >>> [step.tokens for step in merge_steps(b"aab", {(b"a", b"a"): 0, (b"aa", b"b"): 1}.get)]
+    [(b'a', b'a', b'b'), (b'aa', b'b'), (b'aab',)]
     """
     tokens = single_bytes(piece)
     steps = [MergeStep(tuple(tokens), None, None)]
@@ -93,7 +99,11 @@ def merge_steps(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None])
 
 
 def apply_merges(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None]) -> list[bytes]:
-    """The tokens (list of `bytes`) that a piece ends as: the last of `merge_steps`."""
+    """The tokens (list of `bytes`) that a piece ends as: the last of `merge_steps`.
+
+    >>> apply_merges(b"aab", {(b"a", b"a"): 0, (b"aa", b"b"): 1}.get)
+    [b'aab']
+    """
     return list(merge_steps(piece, rank)[-1].tokens)
 
 
@@ -101,6 +111,9 @@ def split_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[bytes]:
     """The pieces (list of `bytes`) that the tokenizer cuts a text into; no merge crosses a cut.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
+
+    >>> split_pieces(tokenizer, "Hello, world!")
+    [b'Hello', b',', b' world', b'!']
     """
     pieces = _byte_level_backend(tokenizer).pre_tokenizer.pre_tokenize_str(text)
     return [_spelled_bytes(piece) for piece, _ in pieces]
@@ -110,6 +123,9 @@ def read_merges(tokenizer: PreTrainedTokenizerBase) -> list[tuple[bytes, bytes]]
     """A tokenizer's merges as pairs of `bytes`, the lowest rank first.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
+
+    >>> read_merges(tokenizer)[:2]
+    [(b' ', b't'), (b' ', b'a')]
     """
     merges = json.loads(_byte_level_backend(tokenizer).to_str())["model"]["merges"]
     return [(_spelled_bytes(left), _spelled_bytes(right)) for left, right in merges]
@@ -119,6 +135,9 @@ def byte_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[bytes, int]:
     """A dict from the bytes of a token to its id, control tokens left out.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
+
+    >>> byte_vocabulary(tokenizer)[b" Paris"] == tokenizer(" Paris")["input_ids"][0]
+    True
     """
     vocabulary = _byte_level_backend(tokenizer).get_vocab(with_added_tokens=False)
     control = tokenizer.get_added_vocab()

@@ -26,7 +26,12 @@ LONGEST_NAME = 120  # characters of a picture's name in a message
 
 
 def check_sees(model: PreTrainedModel, processor: Any) -> None:
-    """`BadInputError` unless pictures can be given to this model with this processor (or tokenizer)."""
+    """`BadInputError` unless pictures can be given to this model with this processor (or tokenizer).
+
+    >>> from helpers.models.loading import load_model
+    >>> from helpers.models.pretrained import load_processor
+    >>> check_sees(load_model("tiny-glm4v", device="cpu"), load_processor("tiny-glm4v"))
+    """
     sight_of(model, processor).check()
 
 
@@ -43,6 +48,14 @@ def picture_inputs(
 
     Raises `BadImageError` for a picture that cannot be read, and `BadInputError` for a model that takes none, or a
     prompt with more or fewer places than pictures.
+
+    >>> from helpers.models.loading import load_model
+    >>> from helpers.models.pretrained import load_processor
+    >>> from PIL import Image as PillowImage
+    >>> model, processor = load_model("tiny-glm4v", device="cpu"), load_processor("tiny-glm4v")
+    >>> rows, tensors = picture_inputs(model, processor, [[1, 2, 3]], [[PillowImage.new("RGB", (96, 96))]])
+    >>> list(tensors["pixel_values"].shape)
+    [1, 3, 96, 96]
     """
     sight = sight_of(model, processor)
     sight.check()

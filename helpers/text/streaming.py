@@ -21,7 +21,7 @@ class TextStream:
     >>> tokenizer = load_tokenizer("smollm2-135m")
     >>> stream = TextStream(tokenizer)
     >>> [stream.push(token_id) for token_id in tokenizer("a 你")["input_ids"]]
-    ['a', '', '', ' 你']
+    ['a', ' ', '', '你']
     """
 
     def __init__(self, tokenizer: Any):

@@ -114,14 +114,22 @@ def byte_alphabet() -> dict[str, int]:
 
 def visible(text: str) -> str:
     """What prints as nothing, made visible: `·` for a space, `⏎` for a newline, `⇥` for a tab, and the
-    code point of other white space, control and format characters, such as `<U+200B>`."""
+    code point of other white space, control and format characters, such as `<U+200B>`.
+
+    >>> visible("a b\\n")
+    'a·b⏎'
+    """
     signs = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
     invisible = ("Cc", "Cf", "Zl", "Zp", "Zs")
     return "".join(signs.get(c) or (f"<U+{ord(c):04X}>" if unicodedata.category(c) in invisible else c) for c in text)
 
 
 def byte_labels(raws: Sequence[bytes], special: Sequence[bool]) -> list[str]:
-    """Labels for consecutive tokens, given their bytes; a character spread over several is shown in each."""
+    """Labels for consecutive tokens, given their bytes; a character spread over several is shown in each.
+
+    >>> byte_labels(["你".encode()[:2], "你".encode()[2:]], [False, False])
+    ['你 1/2', '你 2/2']
+    """
     starts, total = [], 0
     for raw in raws:
         starts.append(total)

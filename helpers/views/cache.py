@@ -36,6 +36,10 @@ def plot_kv_cache(past_key_values: Cache, *, tokens: Sequence[str] | None = None
     with colours from 0 to its own largest norm; layer 0 is at the bottom.
 
     Raises what `kv_cache_norms` raises, and `BadInputError` when there is not one token a position.
+
+    >>> import torch
+    >>> plot_kv_cache(model(torch.tensor([[100, 200, 300]])).past_key_values).get_ylabel()
+    'layer'
     """
     norms = past_key_values if isinstance(past_key_values, KVCacheNorms) else kv_cache_norms(past_key_values)
     layers, length = norms.keys.shape
@@ -172,5 +176,9 @@ def kv_cache_explorer(
     given, `do_sample`, `seed`, …). Without a kernel the cell shows a picture of the cache after the prompt.
 
     Raises what `generate_steps` raises, and `BadInputError` for `past_key_values`, which it brings itself.
+
+    >>> explorer = kv_cache_explorer(model, tokenizer, "The sky is", max_new_tokens=2)
+    >>> explorer.state.step.kv_length
+    3
     """
     return CacheWidget(CacheSteps(model, tokenizer, prompt, **generation))

@@ -40,6 +40,12 @@ def plot_two_passes(
     it finds in the KV cache is hatched. Of long prompts the first and last positions are drawn. Returns the Axes.
 
     Raises `BadInputError` when the two do not follow on each other.
+
+    >>> from helpers.inside.generation import generate_steps
+    >>> first, later = generate_steps(model, tokenizer, "The sky is", max_new_tokens=2)
+    >>> ax = plot_two_passes(first, later, tokenizer, model.config)
+    >>> len(ax.patches) > 0
+    True
     """
     if first.input_ids.shape[1] != first.kv_length or later.kv_length != first.kv_length + later.input_ids.shape[1]:
         raise BadInputError(
@@ -200,6 +206,11 @@ def plot_mask(visible: Any, queries: Sequence[str], keys: Sequence[str], *, ax: 
     `visible` is bool `[query, key]`; `queries` and `keys` are the tokens of its rows and columns.
 
     Raises `BadInputError` when shape and tokens do not agree.
+
+    >>> import torch
+    >>> ax = plot_mask(torch.tensor([[True, False], [True, True]]), ["a", "b"], ["a", "b"])
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('key (looked at)', 'query (looks)')
     """
     if tuple(visible.shape) != (len(queries), len(keys)):
         raise BadInputError(
@@ -233,6 +244,9 @@ def plot_dials(
     `transformers`); `pairs` which of them to draw. After a full turn the dots go on further out. Returns the Axes.
 
     Raises `BadInputError` for a pair that is not there.
+
+    >>> plot_dials([1.0, 0.5, 0.25], pairs=(0, 2), positions=4).get_title()
+    'Where the hand stands at positions 0 to 3'
     """
     speeds = [float(speed) for speed in speeds]
     missing = [pair for pair in pairs if not 0 <= pair < len(speeds)]
@@ -279,6 +293,9 @@ def plot_turns(speeds: Any, context: int | None, *, ax: Axes | None = None) -> A
     """How many positions each rotary pair needs for one full turn, beside the model's context. Returns the Axes.
 
     `speeds [pair]` as in `plot_dials`; `context` in positions.
+
+    >>> plot_turns([1.0, 0.5, 0.25], 2048).get_xlabel()
+    'pair'
     """
     turns = [2 * pi / float(speed) for speed in speeds]
     ax = new_axes(ax, 5.8, 2.6)
@@ -298,6 +315,10 @@ def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: st
     `values` maps a series' name to its numbers, layer 0 first; `before` is drawn as a line to compare with.
 
     Raises `BadInputError` when there is nothing to draw or the series differ in length.
+
+    >>> ax = plot_by_layer({"attention": [0.1, 0.5, 0.9]}, label="share", title="Through the layers")
+    >>> ax.get_title(), ax.get_ylabel()
+    ('Through the layers', 'share')
     """
     lengths = {len(series) for series in values.values()}
     if len(lengths) != 1 or 0 in lengths:

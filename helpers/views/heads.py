@@ -31,6 +31,11 @@ def plot_head_scores(
     """One number for each head, `[layer, head]` from 0 to 1, layers from left to right. Returns the Axes.
 
     `marked`: heads (layer, head) to frame. Raises `BadInputError` for another shape.
+
+    >>> import torch
+    >>> ax = plot_head_scores(torch.rand(3, 4), title="Induction")
+    >>> ax.get_title(), ax.get_xlabel(), ax.get_ylabel()
+    ('Induction', 'layer', 'head')
     """
     if scores.dim() != 2:
         raise BadInputError(f"scores is [layer, head], not {list(scores.shape)}.")
@@ -55,6 +60,11 @@ def plot_attention_on_picture(weights: Tensor, picture: Any, *, title: str = "",
 
     `weights [patch]`, row by row, are one query's; `picture` is a PIL image. Returns the Axes.
     Raises `BadInputError` when the patches make no square.
+
+    >>> import torch
+    >>> from PIL import Image
+    >>> plot_attention_on_picture(torch.rand(16), Image.new("RGB", (96, 96)), title="Where it looks").get_title()
+    'Where it looks'
     """
     side = math.isqrt(len(weights))
     if side * side != len(weights) or not side:

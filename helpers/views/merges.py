@@ -27,6 +27,10 @@ def plot_merges(
     filled and has a bold label; at the left stands the rank of its pair.
 
     Raises `BadInputError` when there are no steps, or more than fit in a picture.
+
+    >>> from helpers.text.bpe import merge_steps
+    >>> plot_merges(merge_steps(b"aab", {(b"a", b"a"): 0}.get)).get_xlabel()
+    '3 bytes'
     """
     if not 1 <= len(steps) <= MOST_ROWS or not steps[0].tokens:
         raise BadInputError(f"Draw 1 to {MOST_ROWS} steps of a piece that has bytes; these are {len(steps)} steps.")

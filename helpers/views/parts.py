@@ -25,6 +25,10 @@ def plot_parts(
     equal. `limit` is a pair `(name, number)`, drawn as a line across all bars.
 
     Raises `BadInputError` when there is nothing to draw or a part is negative.
+
+    >>> ax = plot_parts({"float32": {"weights": 0.54, "cache": 0.09}}, unit="GB", title="Memory")
+    >>> ax.get_title(), [label.get_text() for label in ax.get_yticklabels()]
+    ('Memory', ['float32'])
     """
     if not rows or not all(isinstance(parts, Mapping) and parts for parts in rows.values()):
         raise BadInputError(

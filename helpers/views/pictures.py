@@ -34,6 +34,10 @@ def plot_pictures(
     Pictures are drawn as squares, as GLM-4V gets them, unless `keep_shape`. `width` is in inches, a picture's.
 
     Raises `BadInputError` when there is nothing to draw or the lists do not fit, `BadImageError` for no picture.
+
+    >>> from PIL import Image
+    >>> len(plot_pictures([Image.new("RGB", (8, 8))] * 2, ["one", "two"]))
+    2
     """
     from matplotlib import pyplot
 
@@ -70,6 +74,10 @@ def plot_patches(picture: Any, grid: int, *, title: str = "", ax: Axes | None = 
 
     Rows and columns are numbered from 0. Raises `BadInputError` for a grid of fewer than 1 or more than 48 patches
     a side, and `BadImageError` for what is no picture.
+
+    >>> from PIL import Image
+    >>> plot_patches(Image.new("RGB", (96, 96)), 4, title="Sixteen patches").get_title()
+    'Sixteen patches'
     """
     import numpy
 

@@ -101,6 +101,10 @@ def plot_next_token(
     is taken). Of a step its `probabilities` are drawn: those after all processors, without the tokens they removed.
 
     Raises `BadInputError` for anything else.
+
+    >>> import torch
+    >>> plot_next_token(torch.tensor([0.1, 0.7, 0.2]), tokenizer, top=2).get_xlabel()
+    'probability'
     """
     taken = getattr(step, "token_id", None)
     given: Any = step
@@ -135,6 +139,11 @@ def plot_processors(
 
     One column for the raw logits and one after each processor of `step.processed`, each a softmax of
     the scores there; a token that a processor removed (score -inf) is crossed out from there on.
+
+    >>> from helpers.inside.generation import generate_steps
+    >>> (step,) = generate_steps(model, tokenizer, "The sky is", max_new_tokens=1, do_sample=True, top_k=5, seed=0)
+    >>> [label.get_text() for label in plot_processors(step, tokenizer).get_xticklabels()]
+    ['raw logits', '1. top k']
     """
     scores = stage_scores(step)
     rows = candidates(scores, tokenizer, top=top, chosen=step.token_id, before=_just_read(step))
@@ -168,6 +177,9 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
 
     `values` maps a name to a number, or to a dict of series name to number (then the bars come in
     groups with a legend). Numbers are written at the bars, to 3 significant digits.
+
+    >>> plot_bars({"Llama": 32, "GLM": 40}, unit="layers", title="Depth").get_title()
+    'Depth'
     """
     if not values:
         raise BadInputError("There is nothing to draw: values is empty. Give it a dict of name to number.")
@@ -206,6 +218,10 @@ def plot_memory_plan(plans: Any, *, ax: Axes | None = None) -> Axes:
 
     `plans` maps a name to a `MemoryPlan`, or is a list of them. GB are 10**9 bytes. The `overhead_bytes` (8 MB) are in
     the number beside the bar, but too few to be drawn.
+
+    >>> from helpers.models.memory import memory_plan
+    >>> plot_memory_plan({"float32": memory_plan("smollm2-135m", device="cpu")}).get_xlabel()
+    'GB'
     """
     if not isinstance(plans, Mapping):
         plans = {plan.name: plan for plan in plans}
@@ -263,6 +279,11 @@ def plot_attention(
     is nothing but zeros. A label that occurs again gets its number: `·the (2)`.
 
     Raises `BadInputError` when the shape is not `[len(tokens), len(tokens)]`.
+
+    >>> import torch
+    >>> ax = plot_attention(torch.eye(2), ["The", " sky"])
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('key (attended to)', 'query (attends)')
     """
     import numpy as np
     from matplotlib import colormaps
@@ -303,6 +324,13 @@ def plot_logit_lens(
     `lens` is what `logit_lens` gave (`token_ids` and `probabilities`, `[layer+1, position, k]`),
     `tokens` the labels of the positions, `positions` the ones to draw (default: the last 8). The
     model's own answer is the top row. Returns the Axes.
+
+    >>> from helpers.inside.lens import logit_lens
+    >>> from helpers.inside.tracing import trace
+    >>> run = trace(model, tokenizer, "The sky is")
+    >>> ax = plot_logit_lens(logit_lens(model, run), tokenizer, run.tokens)
+    >>> len(ax.get_xticklabels())
+    3
     """
     count = lens.token_ids.shape[1]
     positions = list(range(max(0, count - 8), count)) if positions is None else [p % count for p in positions]

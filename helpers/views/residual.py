@@ -23,6 +23,11 @@ def plot_patching(sweep: PatchingSweep, *, title: str = "", ax: Axes | None = No
 
     Red: the patch moves the answer over (1 is all the way), blue: away from it; colours run from -1 to 1, and what is
     beyond them has their end's colour. Where the prompts' tokens differ, both are written.
+
+    >>> from helpers.inside.patching import patching_sweep
+    >>> sweep = patching_sweep(model, tokenizer, "The capital of Italy is", "The capital of France is", layers=[0, 15])
+    >>> plot_patching(sweep).get_ylabel()
+    'row (after so many layers)'
     """
     rows, length = sweep.moved.shape
     ax = new_axes(ax, min(11.0, 2.6 + 0.62 * length), min(6.5, 1.7 + 0.125 * rows))
@@ -56,6 +61,11 @@ def plot_heads(
 
     `heads [layer, head]` and `mlp [layer]`; colours are centred: white is 0. Raises `BadInputError` when `heads` is no
     table or `mlp` has another number of layers.
+
+    >>> import torch
+    >>> ax = plot_heads(torch.randn(3, 4), title="What each head adds")
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('head', 'layer')
     """
     if heads.dim() != 2 or (mlp is not None and tuple(mlp.shape) != (heads.shape[0],)):
         other = "" if mlp is None else f" and mlp {list(mlp.shape)}"
@@ -91,6 +101,10 @@ def plot_against_controls(
 
     `measured` maps a name to a number, `controls` a name to several; `before` is the number without any change.
     Raises `BadInputError` when there is nothing to compare with.
+
+    >>> ax = plot_against_controls({"head 5.0": 0.9}, {"three others": [0.1, 0.2, 0.3]}, title="One against three")
+    >>> ax.get_title()
+    'One against three'
     """
     if not measured or not controls or not all(len(values) for values in controls.values()):
         raise BadInputError("There is nothing to compare: measured and controls each need a name with a number.")

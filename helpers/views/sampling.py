@@ -143,6 +143,11 @@ def sampling_explorer(
     kernel the cell shows a picture of them.
 
     Raises `BadInputError` for another kind of `step`, or a setting that cannot work.
+
+    >>> import torch
+    >>> explorer = sampling_explorer(torch.tensor([0.1, 0.7, 0.2]), tokenizer, top=2, top_k=2)
+    >>> explorer.state.settings["top_k"]
+    2
     """
     logits = getattr(step, "logits", step)
     if not isinstance(logits, torch.Tensor) or logits.dim() != 1:

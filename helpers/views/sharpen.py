@@ -146,5 +146,9 @@ def sharpen_heads(
     each as it is and changed. Without a kernel the cell shows a picture.
 
     Raises what `head_temperature` and `trace` raise, and `BadInputError` when there is no head.
+
+    >>> explorer = sharpen_heads(model, tokenizer, "The sky is", [(5, 0)], temperature=0.5)
+    >>> explorer.state.heads
+    [(5, 0)]
     """
     return SharpenWidget(SharpenedHeads(model, tokenizer, prompt, heads, temperature=temperature))

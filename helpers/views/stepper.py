@@ -224,6 +224,10 @@ def generation_stepper(
     a picture of the first step. `prompt` is a text, a `RenderedChat` or ids.
 
     Raises what `generate_steps` raises.
+
+    >>> stepper = generation_stepper(model, tokenizer, "The capital of France is", max_new_tokens=3)
+    >>> stepper.state.step.token
+    '·Paris'
     """
     return CourseWidget(
         Stepper(model, tokenizer, prompt, top=top, max_new_tokens=max_new_tokens, seed=seed, **generation)

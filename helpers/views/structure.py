@@ -140,6 +140,9 @@ def show_structure(model: PreTrainedModel) -> Structure:
     at values, and an empty copy has none).
 
     Raises `BadInputError` for what is not a PyTorch model.
+
+    >>> print(str(show_structure(model)).splitlines()[0])
+    LlamaForCausalLM: 134,515,008 parameters
     """
     import torch
 
@@ -318,6 +321,9 @@ def plot_structure(structure: Structure, *, ax: Axes | None = None) -> Axes:
 
     Equal layers are one frame. Down its left side runs the residual stream; each block reads from it
     and is added to it at a ⊕. On the right, each block's share of the parameters.
+
+    >>> len(plot_structure(show_structure(model)).patches) > 0
+    True
     """
     ax = _canvas(structure, ax)
     drawing = _Drawing(ax, structure)

@@ -58,6 +58,11 @@ def use_course_style() -> None:
 
     Figures stay light in JupyterLab's dark theme too, so that a saved picture reads the same
     everywhere. Changes `matplotlib.rcParams` of this process; `matplotlib.rcdefaults()` undoes it.
+
+    >>> import matplotlib
+    >>> use_course_style()
+    >>> matplotlib.rcParams["axes.spines.top"]
+    False
     """
     import matplotlib
     from cycler import cycler

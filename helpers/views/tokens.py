@@ -82,6 +82,9 @@ def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Any, *, limit: int =
     `limit` tokens are shown.
 
     Raises `BadInputError` for what is not a prompt, or a `limit` below 1.
+
+    >>> print(str(show_tokens(tokenizer, "Hello, world!")).splitlines()[0])
+    Hello  ,   ·world  !
     """
     if limit is not None and limit < 1:
         raise BadInputError(f"limit={limit}: show at least 1 token, or limit=None for all of them.")

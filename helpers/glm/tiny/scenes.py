@@ -69,7 +69,12 @@ class Scene:
 
 
 def draw(scene: Scene, side: int = 96) -> Image.Image:
-    """The scene as an RGB picture `side` x `side`."""
+    """The scene as an RGB picture `side` x `side`.
+
+    >>> from random import Random
+    >>> draw(random_scene(Random(0), part="test")).size
+    (96, 96)
+    """
     import numpy
     from PIL import Image, ImageDraw
 
@@ -135,7 +140,12 @@ def _draw_ink(picture: Any, thing: Thing, big: Any) -> None:
 
 @cache
 def digits(part: str) -> tuple[Any, Any]:
-    """`(images [n, 8, 8], labels [n])` of scikit-learn's handwritten digits: "train" four fifths, "test" the others."""
+    """`(images [n, 8, 8], labels [n])` of scikit-learn's handwritten digits: "train" four fifths, "test" the others.
+
+    >>> images, labels = digits("test")
+    >>> images.shape[1:]
+    (8, 8)
+    """
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -147,7 +157,12 @@ def digits(part: str) -> tuple[Any, Any]:
 def random_scene(
     random: Random, *, part: str = "train", count: int | None = None, with_digit: bool | None = None
 ) -> Scene:
-    """A scene drawn by `random` (a `random.Random`). `part` says which digits it may hold."""
+    """A scene drawn by `random` (a `random.Random`). `part` says which digits it may hold.
+
+    >>> from random import Random
+    >>> [thing.kind for thing in random_scene(Random(3), count=2, with_digit=False).things]
+    ['square', 'star']
+    """
     with_digit = random.random() < 0.25 if with_digit is None else with_digit
     background = _background(random)
     things = []

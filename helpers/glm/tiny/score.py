@@ -135,7 +135,11 @@ def scene_to_ask_about(dice: random.Random, shapes: int) -> tuple[Scene, Thing]:
 
 
 def covered_patches(scene: Scene, patches: int) -> ndarray:
-    """[patch]: whether a thing covers any of it."""
+    """[patch]: whether a thing covers any of it.
+
+    >>> bool(covered_patches(random_scene(random.Random(0), count=1, with_digit=False), 144).any())
+    True
+    """
     import numpy
 
     side = 96

@@ -120,7 +120,13 @@ def small_talk(random: Random) -> list[Turn]:
 
 
 def describe(random: Random, scene: Scene, language: str) -> Turn:
-    """The turn that asks for all there is, in reading order."""
+    """The turn that asks for all there is, in reading order.
+
+    >>> from random import Random
+    >>> from helpers.glm.tiny.scenes import random_scene
+    >>> len(describe(Random(0), random_scene(Random(3), count=2, with_digit=False), "en"))
+    3
+    """
     things = sorted(scene.things, key=lambda thing: (REGIONS.index(thing.region), thing.x))
     question = _ask(random, "describe", language)
     if language == "en":
