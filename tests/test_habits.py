@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -86,6 +87,16 @@ def test_each_kind_of_test_has_its_hour():
 def test_the_devcontainer_sets_up_as_the_makefile_does():
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
     assert container["postCreateCommand"] == "make setup"
+
+
+def test_no_tool_is_committed_and_no_large_file():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in listed.split("\0") if name]
+    assert [file for file in files if "node_modules" in file.parts] == []
+    large = [file for file in files if file.exists() and file.stat().st_size > 500_000]
+    assert [file for file in large if file.name != "uv.lock" and not {"tiny-glm4v", "fixtures"} & {*file.parts}] == []
 
 
 def test_no_two_test_files_have_one_name():

@@ -55,8 +55,6 @@ def check(name: str, answer: Any) -> None:
 
     >>> check("00.1", ...)
     Exercise 00.1: not answered yet. Replace the ... above and run this cell again.
-    >>> check("00.1", 30)
-    Exercise 00.1: right! That is how a check answers. Hints and solutions are there when you want them, not before.
     """
     if answer is None or answer is ...:
         _find(name)

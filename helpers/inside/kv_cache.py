@@ -232,6 +232,10 @@ def can_be_branched(past_key_values: Any) -> bool:
 
     A sliding window forgets, a convolution or linear attention keeps sums, and a static cache writes in place: such a
     cache is of no use to a prompt that shares only its beginning.
+
+    >>> import torch
+    >>> can_be_branched(model(torch.tensor([[100, 200, 300]])).past_key_values)
+    True
     """
     from transformers.cache_utils import DynamicLayer
 

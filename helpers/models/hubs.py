@@ -148,6 +148,10 @@ def fetch(name: str | Path, source: str, *, weights: bool = True, check: bool = 
 
     Raises `ModelNotFoundError`, `AccessDeniedError`, `HubNotReachableError` (within five seconds when there is
     no network), `DamagedFilesError` or `DiskFullError`.
+
+    >>> fetch("owner/model", "github")
+    Traceback (most recent call last):
+    helpers.errors.BadInputError: 'github' is no hub; the course knows 'modelscope' and 'huggingface'.
     """
     from filelock import FileLock
 

@@ -40,6 +40,9 @@ def text_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
     """The tokenizer itself, of a tokenizer or of a processor that has one.
 
     Raises `BadInputError` for anything else.
+
+    >>> text_tokenizer(tokenizer) is tokenizer
+    True
     """
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     return inner if hasattr(inner, "added_tokens_decoder") else checks.tokenizer("tokenizer", tokenizer)

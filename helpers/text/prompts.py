@@ -59,6 +59,9 @@ def load_prompts(name: str) -> list[str]:
     """Prompts of `data/prompts/<name>.txt`, one a line.
 
     Raises `BadInputError` naming the files there are when there is none of that name.
+
+    >>> len(load_prompts("english")) > 10
+    True
     """
     files = {path.stem: path for path in sorted(PROMPTS_DIR.glob("*.txt"))}
     if not isinstance(name, str) or name not in files:
@@ -76,6 +79,9 @@ def prompt_ids(tokenizer: Any, prompt: Any, *, context: int | None = None) -> to
 
     Raises `BadInputError` for an empty prompt, a batch, ids outside the vocabulary or another
     type, `PromptTooLongError` when there are more than `context` ids.
+
+    >>> prompt_ids(tokenizer, "The sky is").shape
+    torch.Size([1, 3])
     """
     import torch
 

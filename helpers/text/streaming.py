@@ -24,7 +24,7 @@ class TextStream:
     ['a', ' ', '', '你']
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = text_tokenizer(tokenizer)
         self.ids: list[int] = []
         self._said = ""

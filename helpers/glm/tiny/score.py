@@ -98,6 +98,12 @@ def score_attention(
 
     The query is the place that writes the answer's colour word ("The circle is" before " red"). With one shape
     it is enough to find what is not ground; with `shapes=2`, of two kinds, a head has to find the right one.
+
+    >>> from helpers.models.loading import load_model
+    >>> from helpers.models.pretrained import load_processor
+    >>> tiny, processor = load_model("tiny-glm4v", device="cpu"), load_processor("tiny-glm4v")
+    >>> list(score_attention(tiny, processor, count=2).shape)
+    [5, 6]
     """
     from helpers.inside.tracing import trace
 

@@ -170,7 +170,12 @@ def write_config(folder: Path, ranks: int) -> None:
 
 
 def new_model(folder: Path) -> Any:
-    """The untrained model. Its position table starts as two-dimensional sines and cosines."""
+    """The untrained model. Its position table starts as two-dimensional sines and cosines.
+
+    >>> from helpers.models.locate import model_folder
+    >>> type(new_model(model_folder("tiny-glm4v"))).__name__
+    'ChatGLMForConditionalGeneration'
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     import helpers.glm  # noqa: F401  registers the architecture
