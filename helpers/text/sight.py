@@ -210,8 +210,7 @@ def sight_of(model: PreTrainedModel, processor: Any = None) -> NoSight:
     """The adapter for a model's kind. `processor` is what it is used with; None where only the model matters.
 
     >>> from helpers import load_model, load_processor
-    >>> folder = "data/models/tiny-glm4v"
-    >>> sight_of(load_model(folder), load_processor(folder)).grid
+    >>> sight_of(load_model("tiny-glm4v"), load_processor("tiny-glm4v")).grid
     12
     """
     config = model.config
