@@ -211,7 +211,7 @@ def sight_of(model: PreTrainedModel, processor: Any = None) -> NoSight:
 
     >>> from helpers import load_model, load_processor
     >>> sight_of(load_model("tiny-glm4v"), load_processor("tiny-glm4v")).grid
-    12
+    6
     """
     config = model.config
     if getattr(config, "vision_config", None) is None:
