@@ -5,8 +5,11 @@ and only where a query may look: the causal triangle. Layers are sent when the p
 the mean over heads, which the page takes itself.
 """
 
+from __future__ import annotations
+
 import io
 import zlib
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import adaptive_max_pool2d
@@ -17,6 +20,9 @@ from helpers.views.heads import plot_attention_on_picture
 from helpers.views.plots import MOST_LABELS, numbered
 from helpers.views.style import INK, MUTED, OKABE_ITO, WEIGHTS_COLORMAP, drawable
 from helpers.views.widget import HERE, Commands, CourseWidget, front
+
+if TYPE_CHECKING:
+    from helpers.inside.tracing import Trace
 
 GLANCE = 24  # queries and keys of a small picture: of a longer prompt, the largest weight of a field
 PICTURE_SIDE = 336  # pixels of a picture on its way to the page
@@ -239,7 +245,9 @@ class AttentionWidget(CourseWidget):
             self.send(about, [packed])
 
 
-def attention_explorer(trace, *, layer=None, head=None, picture=None):
+def attention_explorer(
+    trace: Trace, *, layer: int | None = None, head: int | str | None = None, picture: Any = None
+) -> AttentionWidget:
     """A widget that shows every attention pattern of a run, and one of them in detail.
 
     `trace` is a `Trace` with `attentions [layer, head, query, key]`. Small pictures show all layers and
@@ -251,5 +259,10 @@ def attention_explorer(trace, *, layer=None, head=None, picture=None):
 
     Raises `BadInputError` for a trace without attentions or with a cache, a layer or head that is not there, and
     a picture where the prompt had none; `BadImageError` for a file that is none.
+
+    >>> from helpers.inside.tracing import trace
+    >>> explorer = attention_explorer(trace(model, tokenizer, "The sky is"), layer=3, head=0)
+    >>> explorer.picture()[:4]
+    b'\\x89PNG'
     """
     return AttentionWidget(AttentionMap(trace, layer=layer, head=head, picture=picture))

@@ -1,8 +1,11 @@
 """Hidden states under the reader's hands: every layer at every position, what wrote there, and what a change does."""
 
+from __future__ import annotations
+
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import log
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +21,9 @@ from helpers.text.tokens import token_bytes, token_table, visible
 from helpers.views.plots import percent, plot_logit_lens
 from helpers.views.style import DIFFERENCES_COLORMAP, colormap, drawable
 from helpers.views.widget import HERE, Commands, CourseWidget, front
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MOST_POSITIONS = 96  # positions the grid shows of a long prompt at a time: first the last ones
 TOP = 10
@@ -559,7 +565,9 @@ class HiddenStateWidget(CourseWidget):
         return self.state.interventions()
 
 
-def hidden_state_explorer(model, tokenizer, prompt, *, other=None):
+def hidden_state_explorer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Any, *, other: Any = None
+) -> HiddenStateWidget:
     """A panel with every hidden state of a prompt: layers by positions, what each says, what wrote it, what changes.
 
     Of a prompt of more than 96 positions the last 96 are shown at first; "earlier" and "later" move on.
@@ -571,5 +579,9 @@ def hidden_state_explorer(model, tokenizer, prompt, *, other=None):
     model itself is touched during the panel's own runs only. Without a kernel the cell shows a picture.
 
     Raises what `trace` raises.
+
+    >>> explorer = hidden_state_explorer(model, tokenizer, "The sky is")
+    >>> explorer.picture()[:4]
+    b'\\x89PNG'
     """
     return HiddenStateWidget(HiddenStates(model, tokenizer, prompt, other=other))

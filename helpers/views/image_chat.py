@@ -1,5 +1,7 @@
 """A talk about a picture: ask, watch the answer come, and see where each of its words looked."""
 
+from __future__ import annotations
+
 import base64
 import codecs
 import io
@@ -9,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import traitlets
@@ -19,6 +22,9 @@ from helpers.inside.tracing import trace
 from helpers.text.tokens import token_bytes
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, colormap, drawable, veil, wrapped
 from helpers.views.widget import HERE, Commands, CourseWidget, front
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PICTURES = Path(__file__).resolve().parent.parent.parent / "data" / "pictures"
 KINDS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -493,7 +499,16 @@ class ImageChatWidget(CourseWidget):
             self.view = {**self.state.view(), "turn": self.view["turn"] + 1, "message": self.state.trouble}
 
 
-def image_chat(model, processor, *, picture=None, question=None, system=None, pictures=None, **generation):
+def image_chat(
+    model: PreTrainedModel,
+    processor: Any,
+    *,
+    picture: Any = None,
+    question: str | None = None,
+    system: str | None = None,
+    pictures: dict[str, Any] | None = None,
+    **generation: Any,
+) -> ImageChatWidget:
     """A widget to talk with a model about a picture: choose, upload or draw one, ask, and see the reply stream in.
 
     Click a word of a reply, and the picture shows where it looked: the attention of the language model, from
@@ -507,6 +522,12 @@ def image_chat(model, processor, *, picture=None, question=None, system=None, pi
 
     Raises `BadImageError` for a picture that cannot be read, `BadInputError` for one that the model cannot take,
     and what `generate_steps` raises for the question.
+
+    >>> from helpers.models.loading import load_model
+    >>> from helpers.models.pretrained import load_processor
+    >>> chat = image_chat(load_model("tiny-glm4v", device="cpu"), load_processor("tiny-glm4v"))
+    >>> chat.picture()[:4]
+    b'\\x89PNG'
     """
     state = ImageChat(model, processor, picture=picture, system=system, pictures=pictures, **generation)
     if question is not None:
