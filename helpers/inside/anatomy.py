@@ -280,7 +280,8 @@ def matrix(module: torch.nn.Module, width: int) -> torch.Tensor:
         example = next(module.parameters())
         dtype = example.dtype if example.is_floating_point() else torch.get_default_dtype()
         basis = torch.eye(width, dtype=dtype, device=example.device)
-        return (module(basis[None])[0] - module(torch.zeros_like(basis[None, :1]))[0]).T
+        given = module.forward(basis[None])[0]  # past the hooks of an intervention
+        return (given - module.forward(torch.zeros_like(basis[None, :1]))[0]).T
 
 
 def is_edited(module: torch.nn.Module) -> bool:
@@ -415,9 +416,14 @@ def _tolerance(tensor: Tensor) -> float:
     return 2e-4 if tensor.dtype in (torch.float32, torch.float64) else 3e-2
 
 
+def _exact(tensor):
+    """As float64, on the CPU: a model may be on several devices, and Apple's GPUs have no float64."""
+    return tensor.detach().cpu().double()
+
+
 def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
     """Whether two tensors are equal, up to a share of the largest number in them."""
-    a, b = a.double().flatten(), b.double().flatten()
+    a, b = _exact(a).flatten(), _exact(b).flatten()
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * max(float(b.abs().max()), 1e-30))
 
 
@@ -555,11 +561,11 @@ def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float) -> Lay
     if any(value is None for value, _ in written):
         gap = "something is added to the residual stream that no module of its own computed"
         return Layer(parts=_attention_only(layer, inside, listener, made), gap=gap, **result)
-    total = stream[0] * layer.took.double()
+    total = stream[0] * _exact(layer.took)
     parts = []
     found = [(_outermost(made[value]), factor) for value, factor in written]
     for call, factor in sorted(found, key=lambda pair: flow.calls.index(pair[0])):
-        total = total + factor * call.gave.double().reshape(total.shape)
+        total = total + factor * _exact(call.gave).reshape(total.shape)
         parts.append(_part(layer, call, factor / stream[0], inside, made, listener))
     gap = None
     if not _near(total, layer.gave, tolerance):
@@ -656,12 +662,12 @@ def _attention(found, source, made, inside, listener):
 
 def _query_matrix(inside, found, query):
     """The module whose result has the same size as the queries at each head and position: they are that, rotated."""
-    size = query[0].double().norm(dim=-1).T  # [position, head]
+    size = _exact(query[0]).norm(dim=-1).T  # [position, head]
     for call in inside:
         if found.name not in call.path[:-1] or call.result is None or list(call.module.children()):
             continue
         if call.result.shape[-1] == query.shape[1] * query.shape[3] and call.result.numel() == query.numel():
-            before = call.result.double().reshape(*size.shape, -1).norm(dim=-1)
+            before = _exact(call.result).reshape(*size.shape, -1).norm(dim=-1)
             if _ratio(size, before) is not None and _near(before * _ratio(size, before), size, _tolerance(query)):
                 return call.module
     return None
@@ -674,9 +680,9 @@ def _is_projection(call, heads, mixed):
     width = call.first.shape[-1]
     if width % heads or (mixed is not None and mixed.shape[-1] * heads != width):
         return False
-    product = call.first.double() @ matrix(call.module, width).double().T
+    product = call.first.float() @ matrix(call.module, width).float().T
     bias = getattr(call.module, "bias", None)
-    product = product if bias is None else product + bias.double()
+    product = product if bias is None else product + bias.float()
     return _near(product, call.gave, _tolerance(call.gave))
 
 
@@ -738,7 +744,7 @@ def _factor(call, source):
 
 def _ratio(a: torch.Tensor, b: torch.Tensor) -> float | None:
     """The number c with a = c · b, or None."""
-    a, b = a.double().flatten(), b.double().flatten()
+    a, b = _exact(a).flatten(), _exact(b).flatten()
     if a.shape != b.shape or not float(b @ b):
         return None
     ratio = float(a @ b / (b @ b))
@@ -755,14 +761,14 @@ def _read_end(end, logits, scores, config):
     weight = getattr(head, "weight", None)
     if weight is None or not weight.is_floating_point() or weight.shape != (logits.shape[-1], end.norm.gave.shape[-1]):
         return LogitMap(), "its head is no plain matrix [vocabulary, hidden]"
-    given = logits[0, -1, : len(scores)].double().cpu()
+    given = _exact(logits[0, -1, : len(scores)])
     whole = weight.dtype == torch.float32  # Mamba's logits are float32, and its head's scores need not be
     known = scores.to(weight.dtype).double()
     logit_map = _fit(known, given, 1e-4 if whole else 2e-2, _numbers(config))
     if logit_map is None:
         return LogitMap(), "it turns the scores of its head into logits in a way that is not known here"
     states = end.norm.gave.float() * end.scale
-    by_hand = states.to(weight.dtype) @ weight.T
+    by_hand = states.to(weight) @ weight.T
     by_hand = by_hand if getattr(head, "bias", None) is None else by_hand + head.bias
     by_hand = logit_map.apply_(by_hand.float())
     if not _near(by_hand[:, :-1], logits[:, :-1].float(), 1e-3 if whole else 5e-2):

@@ -151,6 +151,17 @@ def test_positions_of_a_merged_axis_are_rows(opened):
     assert torch.allclose(some.mlp, whole.mlp[:, [-1, 1]], atol=1e-5)
 
 
+def test_an_interventions_hook_does_not_reach_the_matrix(opened):
+    """GPT-2's projection is asked what it gives, since it keeps its matrix the other way round."""
+    model, tokenizer = opened("gpt2")
+    parts = helpers.residual_contributions(model, tokenizer, PROMPT)
+    expected = helpers.head_contributions(model, parts, 1)
+    with helpers.ablate_heads(model, [(1, 2)]):
+        assert torch.equal(helpers.head_contributions(model, parts, 1), expected)
+    bias = anatomy(model).projection(1).bias
+    assert torch.allclose(expected.sum(0) + bias, parts.attention[1], atol=1e-5)
+
+
 def test_a_layer_that_is_not_known_is_not_guessed(opened):
     """A module that changes the stream unseen: its sum does not come out, and nothing is said about its parts."""
     model, tokenizer = opened("llama")
