@@ -19,6 +19,8 @@ import traitlets
 from helpers.conversation import Conversation, Reply
 from helpers.errors import BadInputError, HelpersError
 from helpers.inside.tracing import trace
+from helpers.text.encoding import text_tokenizer
+from helpers.text.sight import sight_of
 from helpers.text.tokens import token_bytes
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, colormap, drawable, veil, wrapped
 from helpers.views.widget import HERE, Commands, CourseWidget, front
@@ -146,8 +148,9 @@ class ImageChat(Commands):
 
     def __init__(self, model, tokenizer, *, picture=None, system=None, pictures=None, **generation):
         self.model, self.processor = model, tokenizer
-        self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        self.sees = hasattr(tokenizer, "image_processor")
+        self.tokenizer = text_tokenizer(tokenizer)
+        self.sight = sight_of(model, tokenizer)
+        self.sees = self.sight.sees
         self.system, self.generation = system, {"max_new_tokens": 128, **generation}
         self.gallery = {}
         if self.sees:
@@ -216,7 +219,7 @@ class ImageChat(Commands):
 
     def look(self, layer=None, head=None, moment="choosing"):
         """Choose the layer and the head (None: the mean of all), and whether a word is being chosen or read."""
-        config = self.model.config
+        config = self.model.config.get_text_config()
         for value, count, what in (
             (layer, config.num_hidden_layers, "layer"),
             (head, config.num_attention_heads, "head"),
@@ -278,7 +281,7 @@ class ImageChat(Commands):
             picture = open_picture(source, name=name if isinstance(source, bytes) else None)
         if self._holds_picture():
             self.restart()
-            takes_one = " (GLM-4V takes one picture in each.)" if hasattr(self.model, "expand_inputs") else ""
+            takes_one = " (GLM-4V takes one picture in each.)" if self.sight.one_picture else ""
             self.notice = f"Another picture: this is a new conversation.{takes_one}"
         self.picture, self.picture_name = picture, str(name)
 
@@ -294,8 +297,8 @@ class ImageChat(Commands):
 
     def _can_pick(self, turn, word):
         """Where a word looked can be shown of GLM-4V: other models have grids that change with the picture."""
-        is_glm4v = hasattr(self.model, "expand_inputs")
-        return is_glm4v and turn.picture is not None and any(c.isalnum() for c in turn.words[word][0])
+        has_grid = self.sight.grid is not None
+        return has_grid and turn.picture is not None and any(c.isalnum() for c in turn.words[word][0])
 
     @torch.no_grad()
     def _attention(self, turn, word):
@@ -303,7 +306,7 @@ class ImageChat(Commands):
         tokens = turn.words[word][1]
         ids = [*turn.reply.input_ids, *turn.reply.output_ids[: tokens[-1] + 1]]
         pixel_values = self.processor.image_processor([turn.picture])["pixel_values"].to(self.model.device)
-        longer = self.model.config.vision_config.num_patches - 1
+        longer = self.sight.grid**2 - 1
         start = len(turn.reply.input_ids) + longer - (self.moment == "choosing")
         run = trace(
             self.model,
@@ -322,7 +325,7 @@ class ImageChat(Commands):
             return None
         chosen = self.weights if self.layer is None else self.weights[self.layer : self.layer + 1]
         chosen = chosen if self.head is None else chosen[:, self.head : self.head + 1]
-        grid = self.model.config.vision_config.grid
+        grid = self.sight.grid
         return chosen.mean(dim=(0, 1)).view(grid, grid)
 
     # What is shown
@@ -368,11 +371,11 @@ class ImageChat(Commands):
     def still(self):
         """What the front draws and does not change from word to word."""
         config = self.model.config
-        vision = getattr(config, "vision_config", None) if self.sees else None
+        grid = self.sight.grid if self.sees else None
         return {
             "gallery": [{"name": name, "thumbnail": _thumbnail(picture)} for name, picture in self.gallery.items()],
-            "side": vision.image_size if vision else 0,
-            "grid": vision.grid if vision else 0,
+            "side": config.vision_config.image_size if grid else 0,
+            "grid": grid or 0,
             "layers": config.get_text_config().num_hidden_layers,
             "heads": config.get_text_config().num_attention_heads,
             "palette": [{"name": name, "color": color} for name, color in PALETTE.items()],
@@ -401,7 +404,7 @@ class ImageChat(Commands):
         return ax
 
     def _draw_picture(self, ax):
-        grid = self.model.config.vision_config.grid
+        grid = self.sight.grid or 1
         ax.imshow(self.picture.resize((STAGE, STAGE)), extent=(0, grid, grid, 0))
         heat = self.heat()
         if heat is not None:

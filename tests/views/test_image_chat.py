@@ -1,6 +1,7 @@
 """The picture chat's state (what the page draws and asks for), its widget's thread, and its still picture."""
 
 import io
+import sys
 import threading
 import time
 
@@ -154,7 +155,7 @@ def test_a_model_that_breaks_down_is_reported_and_the_talk_goes_on():
 
 
 def test_pictures_to_choose_are_drawn_scenes_and_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.views.image_chat.PICTURES", tmp_path)
+    monkeypatch.setattr(sys.modules[ImageChat.__module__], "PICTURES", tmp_path)
     Image.new("RGB", (5, 5)).save(tmp_path / "<b>a & b.png")
     (tmp_path / "broken.jpg").write_bytes(b"no")
     (tmp_path / "notes.txt").write_text("no picture")
