@@ -144,7 +144,7 @@ class Conversation:
 
     def _turn(
         self,
-        steps: Sequence[GenerationStep],
+        steps: Iterator[GenerationStep],
         messages: list[dict[str, Any]],
         chat: RenderedChat,
         cache: Any,

@@ -15,7 +15,7 @@ from matplotlib import pyplot
 from test_rooms import HANDED_ON, MODULES
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-UNTYPED = ("helpers.batch.", "helpers.inside.generation")
+UNTYPED = ("helpers.batch.",)
 ELSEWHERE = ("ray_engine", "vllm_engine")  # their examples need Ray or vLLM
 
 

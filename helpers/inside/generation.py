@@ -6,12 +6,15 @@ and asks whether to stop. It calls the same methods and the same processors of `
 `generate` calls, in the same order, so the tokens are the same. The loop itself is `_steps`.
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 import warnings
 from dataclasses import dataclass, fields
 from functools import partial
 from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -33,6 +36,12 @@ from helpers.inside.when_read import WhenRead
 from helpers.text.prompts import prompt_ids
 from helpers.text.stopping import terminator_ids
 from helpers.text.tokens import token_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Below this, dividing logits by the temperature can leave the range of float32.
 SMALLEST_TEMPERATURE = 1e-6
@@ -73,15 +82,15 @@ class GenerationStep:
     token: str = WhenRead()
     stopped_by: str | None = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"token": self.token}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shown = (f"{field.name}={_short(getattr(self, field.name))}" for field in fields(self))
         return f"GenerationStep({', '.join(shown)})"
 
 
-def _short(value):
+def _short(value: Any) -> str:
     """A value for a repr: small tensors as they are, large ones by their shape."""
     if isinstance(value, torch.Tensor):
         return str(value.tolist()) if value.numel() <= 8 else f"tensor{list(value.shape)}"
@@ -91,21 +100,21 @@ def _short(value):
 
 
 def generate_steps(
-    model,
-    tokenizer,
-    prompt,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Any,
     *,
-    max_new_tokens=64,
-    do_sample=False,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    repetition_penalty=1.0,
-    seed=None,
-    eos_token_id=None,
-    forced_ids=(),
-    **model_inputs,
-):
+    max_new_tokens: int = 64,
+    do_sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    seed: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    forced_ids: Any = (),
+    **model_inputs: Any,
+) -> Iterator[GenerationStep]:
     """An iterator of `GenerationStep`, token for token what `model.generate` gives.
 
     >>> for step in generate_steps(model, tokenizer, "The capital of France is", max_new_tokens=2):
@@ -164,18 +173,18 @@ def generate_steps(
 
 @torch.no_grad()
 def _steps(
-    model,
-    tokenizer,
-    input_ids,
-    model_inputs,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: torch.Tensor,
+    model_inputs: dict[str, Any],
     *,
-    processors,
-    do_sample,
-    generator,
-    terminators,
-    max_new_tokens,
-    forced_ids,
-):
+    processors: dict[str, Any],
+    do_sample: bool,
+    generator: torch.Generator | None,
+    terminators: set[int],
+    max_new_tokens: int,
+    forced_ids: list[int],
+) -> Iterator[GenerationStep]:
     """The loop. `input_ids [1, length]` grows by one token a turn, and `model_inputs` is kept in step."""
     cache = model_inputs["past_key_values"]
     ids = input_ids[0].tolist()
@@ -240,12 +249,14 @@ def _read(chosen, probabilities):
     return int(token_id)
 
 
-def _label(tokenizer, ids):
+def _label(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The last token's label; four are enough, since no character has more bytes."""
     return token_table(tokenizer, ids)[-1].label
 
 
-def logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty):
+def logits_processors(
+    do_sample: bool, temperature: float, top_k: int, top_p: float, repetition_penalty: float
+) -> dict[str, Any]:
     """Name -> processor, those in use only, in the order of `GenerationMixin._get_logits_processor`.
 
     >>> list(logits_processors(True, temperature=0.7, top_k=50, top_p=1.0, repetition_penalty=1.0))
@@ -263,7 +274,9 @@ def logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty):
     return processors
 
 
-def _terminators(model, tokenizer, eos_token_id):
+def _terminators(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_id: int | Sequence[int] | None
+) -> set[int]:
     """The ids that end the answer, as a set."""
     if eos_token_id is None:
         return set(terminator_ids(tokenizer, model))
@@ -278,7 +291,7 @@ def _terminators(model, tokenizer, eos_token_id):
     return set(ids)
 
 
-def _forced(forced_ids, vocab_size, max_new_tokens):
+def _forced(forced_ids: Any, vocab_size: int, max_new_tokens: int) -> list[int]:
     """`forced_ids` as a list of int, checked."""
     ids = forced_ids.reshape(-1).tolist() if isinstance(forced_ids, torch.Tensor) else forced_ids
     if not isinstance(ids, list | tuple) or not all(_is_whole(i) and 0 <= i < vocab_size for i in ids):
@@ -290,7 +303,9 @@ def _forced(forced_ids, vocab_size, max_new_tokens):
     return [int(i) for i in ids]
 
 
-def _first_model_inputs(model, input_ids, given, max_new_tokens):
+def _first_model_inputs(
+    model: Any, input_ids: torch.Tensor, given: dict[str, Any], max_new_tokens: int
+) -> dict[str, Any]:
     """What the first turn needs besides `input_ids`: mask, positions, cache, and what the caller gave."""
     takes = inspect.signature(model.forward).parameters
     given = {name: value for name, value in given.items() if value is not None}
@@ -312,14 +327,14 @@ def _first_model_inputs(model, input_ids, given, max_new_tokens):
     return model_inputs
 
 
-def _mask_says_nothing(model, model_inputs):
+def _mask_says_nothing(model: Any, model_inputs: dict[str, Any]) -> bool:
     """Whether `generate` would leave the mask away: all ones, so that a faster way of attention can be taken."""
     fixed = isinstance(model_inputs["past_key_values"], StaticCache)
     unpads = is_flash_attention_requested(model.config) and fixed
     return not unpads and bool((model_inputs["attention_mask"] == 1).all())
 
 
-def _check_positions(name, value, length):
+def _check_positions(name: str, value: Any, length: int) -> None:
     """That a mask or positions are whole numbers, one for each token of the prompt."""
     if value is None:
         return
@@ -331,7 +346,7 @@ def _check_positions(name, value, length):
         )
 
 
-def _check_model(model, model_inputs):
+def _check_model(model: PreTrainedModel, model_inputs: dict[str, Any]) -> None:
     checks.language_model("model", model)
     takes = inspect.signature(model.forward).parameters
     causal = hasattr(model, "can_generate") and model.can_generate() and not model.config.is_encoder_decoder
@@ -350,15 +365,17 @@ def _check_model(model, model_inputs):
         )
 
 
-def _is_whole(value):
+def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed):
+def check_settings(
+    max_new_tokens: Any, do_sample: Any, temperature: Any, top_k: Any, top_p: Any, repetition_penalty: Any, seed: Any
+) -> None:
     """`BadInputError` for the first setting that cannot work."""
     if not _is_whole(max_new_tokens) or max_new_tokens < 1:
         raise BadInputError(f"max_new_tokens is a whole number of at least 1, not {checks.shown(max_new_tokens)}.")
@@ -390,7 +407,7 @@ def check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, repetit
         )
 
 
-def _check_length(length, max_new_tokens, context):
+def _check_length(length: int, max_new_tokens: int, context: int | None) -> None:
     if context is not None and length + max_new_tokens > context:
         left = f", or ask for max_new_tokens={context - length}" if length < context else ""
         raise PromptTooLongError(
@@ -400,7 +417,7 @@ def _check_length(length, max_new_tokens, context):
         )
 
 
-def _check_cache(model, input_ids, model_inputs, max_new_tokens):
+def _check_cache(model: PreTrainedModel, input_ids: Tensor, model_inputs: dict[str, Any], max_new_tokens: int) -> None:
     """A cache that was given holds the beginning of the prompt, patches of a picture counted, not all of it."""
     cache, length = model_inputs["past_key_values"], input_ids.shape[1]
     if not isinstance(cache, Cache):
@@ -428,7 +445,7 @@ def _check_cache(model, input_ids, model_inputs, max_new_tokens):
         )
 
 
-def _room_in(cache):
+def _room_in(cache: Any) -> int | None:
     """How many positions a cache of fixed size holds at most; None for one that grows, or forgets the oldest."""
     fixed = [layer for layer in cache.layers if isinstance(layer, StaticLayer)]
     return min(

@@ -46,8 +46,8 @@ class Stepper(StepByStep):
     ) -> None:
         self.model, self.tokenizer, self.top = model, tokenizer, top
         self.prompt_ids = prompt_ids(tokenizer, prompt)
-        self.inputs = {"max_new_tokens": max_new_tokens}
-        self.settings = {"do_sample": False, **{name: values[3] for name, values in SETTINGS.items()}}
+        self.inputs: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+        self.settings: dict[str, Any] = {"do_sample": False, **{name: values[3] for name, values in SETTINGS.items()}}
         for name, value in generation.items():
             (self.settings if name in self.settings else self.inputs)[name] = value
         self.seed = seed
