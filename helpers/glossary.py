@@ -6,7 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE = Path(__file__).resolve().parents[1] / "data" / "glossary.json"
+_PACKAGE = Path(__file__).resolve().parent
+# Beside the package in a checkout, inside it in a built wheel (setup.py).
+FILE = (_PACKAGE if (_PACKAGE / "data").is_dir() else _PACKAGE.parent) / "data" / "glossary.json"
 
 
 @dataclass(frozen=True)

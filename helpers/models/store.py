@@ -29,18 +29,25 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 MODELS_VARIABLE = "HELPERS_MODELS"
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "models"
+_PACKAGE = Path(__file__).resolve().parents[1]
+IN_CHECKOUT = not (_PACKAGE / "data").is_dir()  # a built wheel carries the course's data in the package (setup.py)
+DATA = _PACKAGE.parent / "data" if IN_CHECKOUT else _PACKAGE / "data"
+SHIPPED = DATA / "models"
 MANIFEST = "manifest.json"
 
 
 def models_dir() -> Path:
     """Where prepared models live: `$HELPERS_MODELS` (where `~` is the home folder), or `data/models` of the course.
 
+    A course that was installed as a package, without its repository, keeps them in the home folder's cache.
+
     >>> models_dir().is_dir()
     True
     """
     given = os.environ.get(MODELS_VARIABLE)
-    return file_path(MODELS_VARIABLE, given) if given else SHIPPED
+    if given:
+        return file_path(MODELS_VARIABLE, given)
+    return SHIPPED if IN_CHECKOUT else Path.home() / ".cache" / "inside-language-models"
 
 
 @contextlib.contextmanager

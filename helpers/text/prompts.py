@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import checks
 from helpers.errors import BadInputError, PromptTooLongError
+from helpers.models import store
 from helpers.text.encoding import encode, text_ids, text_tokenizer
 from helpers.text.marked import message_of
 from helpers.text.templates import render_template
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 ROLES = ("system", "user", "assistant", "observation", "tool")
-PROMPTS_DIR = Path(__file__).resolve().parents[2] / "data" / "prompts"
+PROMPTS_DIR = store.DATA / "prompts"
 DEEPEST = 50  # levels of lists and dicts in a message
 
 

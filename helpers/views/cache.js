@@ -93,7 +93,7 @@ function render({ model, el }) {
         `Norms of the ${part}, ${v.layers} layers by ${v.tokens.length} positions. Arrow keys read single cells.`);
     }
     [...chips.children].forEach((chip, at) => chip.classList.toggle("hx-here", at === column));
-    const [key, value] = panels.map(({ part }) => v[part][cursor.layer][column].toFixed(2));
+    const [key, value] = panels.map(({ part }) => v[part][cursor.layer][column]?.toFixed(2) ?? "not held");
     reading.textContent = `layer ${cursor.layer}, position ${cursor.position} ${v.tokens[column].label}: ` +
       `key ${key}, value ${value}`;
   }

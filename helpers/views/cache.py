@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy
+import torch
 from transformers import DynamicCache
 
 from helpers.errors import BadInputError
 from helpers.inside.generation import generate_steps
 from helpers.inside.kv_cache import KVCacheNorms, kv_cache_norms
-from helpers.models.cache_size import kv_cache_bytes
+from helpers.models.cache_size import kv_cache_bytes, layer_caches
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
 from helpers.views.plots import MOST_LABELS
@@ -33,7 +35,8 @@ def plot_kv_cache(past_key_values: Cache, *, tokens: Sequence[str] | None = None
 
     `past_key_values` is a `Cache` of `transformers` (see `kv_cache_norms` for which part of it is drawn) or a
     `KVCacheNorms`; `tokens` are labels of its positions. Keys are on the left and values on the right, each
-    with colours from 0 to its own largest norm; layer 0 is at the bottom.
+    with colours from 0 to its own largest norm; layer 0 is at the bottom. What a layer does not hold (before its
+    window, or at all) is left white.
 
     Raises what `kv_cache_norms` raises, and `BadInputError` when there is not one token a position.
 
@@ -41,7 +44,9 @@ def plot_kv_cache(past_key_values: Cache, *, tokens: Sequence[str] | None = None
     >>> plot_kv_cache(model(torch.tensor([[100, 200, 300]])).past_key_values).get_ylabel()
     'layer'
     """
-    norms = past_key_values if isinstance(past_key_values, KVCacheNorms) else kv_cache_norms(past_key_values)
+    norms = (
+        past_key_values if isinstance(past_key_values, KVCacheNorms) else kv_cache_norms(past_key_values, aligned=True)
+    )
     layers, length = norms.keys.shape
     if tokens is not None and len(tokens) != length:
         raise BadInputError(f"The cache holds {length} positions, but there are {len(tokens)} tokens.")
@@ -53,7 +58,7 @@ def plot_kv_cache(past_key_values: Cache, *, tokens: Sequence[str] | None = None
             shown,
             cmap=WEIGHTS_COLORMAP,
             vmin=0,
-            vmax=float(shown.max()),
+            vmax=float(numpy.nanmax(shown, initial=0)) or 1,
             origin="lower",
             aspect="auto",
             interpolation="nearest",
@@ -94,12 +99,19 @@ class CacheSteps(StepByStep):
         self._iterator = generate_steps(model, tokenizer, self.prompt_ids, past_key_values=self._cache, **settings)
         self.steps, self.index = [], 0
         self.norms: KVCacheNorms | None = None
+        self._windows = [window for _, window in layer_caches(self.config)]
         self._make_step()
 
     def _make_step(self) -> None:
         """One step more, which adds a position to every layer of the cache."""
         self.steps.append(next(self._iterator))
-        self.norms = kv_cache_norms(self._cache)
+        now, before = kv_cache_norms(self._cache, aligned=True), self.norms
+        if before is not None:  # what has left a window since stays known for the earlier steps
+            for part in ("keys", "values"):
+                old, new = getattr(before, part), getattr(now, part)
+                seen = old.shape[1]
+                new[:, :seen] = new[:, :seen].where(new[:, :seen].isfinite(), old)
+        self.norms = now
 
     def _rows(self) -> list[TokenRow]:
         """The `TokenRow`s of the positions that the cache holds in this step."""
@@ -109,14 +121,29 @@ class CacheSteps(StepByStep):
     def _norms(self, first: int = 0) -> KVCacheNorms:
         """The `KVCacheNorms` of this step, from position `first` on."""
         last = self.step.kv_length
-        return KVCacheNorms(self.norms.keys[:, first:last], self.norms.values[:, first:last])
+        norms = [part[:, :last].clone() for part in (self.norms.keys, self.norms.values)]
+        for layer, window in enumerate(self._windows):
+            if window is not None:
+                for part in norms:
+                    part[layer, : max(last - window, 0)] = torch.nan
+        return KVCacheNorms(*(part[:, first:] for part in norms))
+
+    def _bytes(self, length: int) -> int:
+        """What the cache holds after so many positions."""
+        return kv_cache_bytes(self.config, length, dtype=self._held[0].dtype)
+
+    @property
+    def _held(self) -> tuple[Any, int | None]:
+        """The keys of the first layer that keeps any, and how many positions it keeps at most."""
+        layers = zip(self._cache.layers, self._windows, strict=True)
+        return next((layer.keys, window) for layer, window in layers if layer.keys is not None)
 
     def view(self) -> dict[str, Any]:
         """What the front draws."""
         length, start = self.step.kv_length, self.prompt_ids.shape[1]
         first = max(0, length - MOST_POSITIONS)
         norms = self._norms(first)
-        keys = self._cache.layers[0].keys
+        keys, window = self._held
         return {
             "kind": "cache",
             "first": first,
@@ -128,10 +155,10 @@ class CacheSteps(StepByStep):
             ],
             "keys": _rounded(norms.keys),
             "values": _rounded(norms.values),
-            "shape": list(keys[:, :, :length].shape),
+            "shape": [*keys.shape[:2], length if window is None else min(length, window), keys.shape[3]],
             "layers": norms.keys.shape[0],
-            "bytes": kv_cache_bytes(self.config, length, dtype=keys.dtype),
-            "growth": kv_cache_bytes(self.config, 1, dtype=keys.dtype),
+            "bytes": self._bytes(length),
+            "growth": self._bytes(length) - self._bytes(length - 1),
             "index": self.index,
             "last": len(self.steps) - 1,
             "forward": self.can_go_forward,
@@ -156,7 +183,8 @@ class CacheSteps(StepByStep):
 
 
 def _rounded(tensor: Tensor) -> list[list[float]]:
-    return [[round(value, 3) for value in row] for row in tensor.tolist()]
+    """Rows for the page; None where a layer holds no vector, since JSON has no NaN."""
+    return [[None if value != value else round(value, 3) for value in row] for row in tensor.tolist()]
 
 
 class CacheWidget(CourseWidget):

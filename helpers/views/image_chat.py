@@ -19,6 +19,7 @@ import traitlets
 from helpers.conversation import Conversation, Reply
 from helpers.errors import BadInputError, HelpersError
 from helpers.inside.tracing import trace
+from helpers.models import store
 from helpers.text.encoding import text_tokenizer
 from helpers.text.sight import sight_of
 from helpers.text.tokens import token_bytes
@@ -28,7 +29,7 @@ from helpers.views.widget import HERE, Commands, CourseWidget, front
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PICTURES = Path(__file__).resolve().parent.parent.parent / "data" / "pictures"
+PICTURES = store.DATA / "pictures"
 KINDS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 SCREENSHOTS = ("stepper.png",)  # in the same folder, for the README
 STAGE = 480  # pixels along a side of the picture as the page gets it

@@ -239,3 +239,40 @@ def test_nothing_is_loaded_from_outside(random_model, tokenizer):
         assert "innerHTML" not in text
     assert "tabindex: 0" in str(widget._esm)
     assert ".hx-panels" in str(widget._css)
+
+
+# ---------------------------------------------------------------- caches whose layers hold different positions
+
+
+@pytest.mark.parametrize(
+    "kinds", [["sliding_attention", "full_attention", "sliding_attention"], ["sliding_attention"] * 3]
+)
+def test_each_step_shows_what_the_cache_held_then(kinds, tokenizer):
+    """With windows, an earlier step is not a part of a later one: what has left a window is shown where it was."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        **{"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": len(kinds)},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 6},
+        **{"layer_types": kinds, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2},
+    )
+    model = Gemma3ForCausalLM(config).eval()
+    steps = CacheSteps(model, tokenizer, "The capital of France is", max_new_tokens=5)
+    seen = []
+    while steps.can_go_forward:
+        summary = kv_cache_summary(steps._cache)
+        norms = kv_cache_norms(steps._cache, aligned=True)
+        seen.append((summary.nbytes, norms))
+        assert (steps.view()["bytes"], steps.view()["length"]) == (summary.nbytes, summary.length)
+        steps.forward()
+    assert seen[-1][1].keys.shape[1] > 6
+    for index, (nbytes, norms) in enumerate(seen):
+        steps.go_to(index)
+        view = steps.view()
+        assert view["bytes"] == nbytes
+        assert json.loads(json.dumps(view)) == view
+        keys = torch.tensor([[float("nan") if v is None else v for v in row] for row in view["keys"]])
+        assert torch.allclose(keys, norms.keys, atol=1e-3, equal_nan=True)
+    assert steps.figure().images
+    pyplot.close("all")
