@@ -87,6 +87,10 @@ class BadInputError(HelpersError, ValueError):
     """An argument has a value that cannot work: an empty prompt, an unknown setting, a wrong shape."""
 
 
+class NotANumberError(BadInputError, ArithmeticError):
+    """A model's scores are NaN or infinite, so no token can be chosen by them."""
+
+
 class ModelNotFoundError(HelpersError, LookupError):
     """No such catalog name, folder or hub id, or the model has not been fetched yet."""
 

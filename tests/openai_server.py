@@ -1,8 +1,8 @@
 """A small server on 127.0.0.1 that speaks the completions API, answers at once, and fails when told to."""
 
+import itertools
 import json
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,7 +19,10 @@ class FakeServer(ThreadingHTTPServer):
     def __init__(self, reply, models=("tiny",), owner="fake", key=None):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.reply, self.models, self.owner, self.key = reply, models, owner, key
-        self.requests, self.faults = [], []
+        self.requests, self.faults, self.headers = [], [], []
+        self.root = "/models/one"  # where the served models say that they are from
+        self.models_fault = None  # in place of the list of models, as long as it is there
+        self.gone = threading.Event()  # ends whatever a fault is still doing
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
 
@@ -50,11 +53,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(status, {"error": {"message": message, "code": status}}, headers)
 
     def do_GET(self):
+        self.server.headers.append(dict(self.headers))
+        if self.server.models_fault:
+            return self.server.models_fault(self)
         if self.server.key and self.headers["Authorization"] != f"Bearer {self.server.key}":
             return self.refuse(401, "Incorrect API key provided.")
         if self.path != "/v1/models":
             return self.answer(404, b"<html>nothing here</html>")
-        models = [{"id": name, "object": "model", "owned_by": self.server.owner} for name in self.server.models]
+        models = [{"id": name, "owned_by": self.server.owner, "root": self.server.root} for name in self.server.models]
         return self.answer(200, {"object": "list", "data": models})
 
     def do_POST(self):
@@ -94,6 +100,7 @@ def serving(reply, **settings):
     try:
         yield server
     finally:
+        server.gone.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -109,5 +116,36 @@ def cut(handler):
 
 
 def hang(seconds):
-    """A fault: no answer for so long."""
-    return lambda handler: time.sleep(seconds)
+    """A fault: no answer for so long, or until the server is gone; then the connection is closed."""
+
+    def wait(handler):
+        handler.server.gone.wait(seconds)
+        handler.close_connection = True
+
+    return wait
+
+
+def raw(*pieces, every=0.02):
+    """A fault: these bytes as they are, the last of them again and again, with a pause of `every` seconds."""
+
+    def send(handler):
+        handler.close_connection = True
+        for piece in itertools.chain(pieces[:-1], itertools.repeat(pieces[-1])):
+            handler.wfile.write(piece)
+            if every and handler.server.gone.wait(every):
+                return
+
+    return send
+
+
+def endless(status=200, headers=(), piece=b" " * 2**16, every=0.0):
+    """A fault: a reply whose body never ends."""
+
+    def send(handler):
+        handler.send_response(status)
+        for name, text in dict(headers).items():
+            handler.send_header(name, text)
+        handler.end_headers()
+        raw(piece, every=every)(handler)
+
+    return send

@@ -1,38 +1,57 @@
 """The command line of `helpers.batch`: the Llama-3 walkthrough's options, and a few of our own."""
 
-import argparse
 import os
-import sys
-from dataclasses import fields
-from itertools import islice
-from pathlib import Path
+import signal
 
-from helpers.batch.engines import GenerationSettings, Prompt, TransformersEngine
-from helpers.batch.predictions import Predictions
-from helpers.batch.run import SAMPLE_PROMPTS, SYSTEM_PROMPT, PromptFile, run_batch
-from helpers.errors import BadInputError, HelpersError, ModelNotFoundError
+
+def _leave(*_: object) -> None:
+    """What Ctrl-C does while Python is still importing: one line, and out, since there is nothing to tidy up."""
+    os.write(2, b"\nStopped.\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _leave)
+
+import argparse  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator, Sequence  # noqa: E402
+from dataclasses import fields  # noqa: E402
+from itertools import islice  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any, Protocol  # noqa: E402
+
+from helpers import checks  # noqa: E402
+from helpers.batch.engines import GenerationSettings, Prompt, TransformersEngine  # noqa: E402
+from helpers.batch.predictions import Predictions  # noqa: E402
+from helpers.batch.run import SAMPLE_PROMPTS, SYSTEM_PROMPT, PromptFile, run_batch  # noqa: E402
+from helpers.errors import BadInputError, HelpersError, ModelNotFoundError, Setting, printable  # noqa: E402
 
 SHOWN = 10  # prompts shown before the run, as the walkthrough's script does
-# What errors advise, in a notebook's words and in a terminal's.
-IN_A_TERMINAL = (
-    ("use do_sample=False", "use --greedy"),
-    ("resume=False, --no_resume", "--no_resume"),
-    ("resume=False", "--no_resume"),
-    ('; dtype="bfloat16" or "float16" (the dtype is float32)', ""),
-    ('Take attn_implementation="sdpa": it', "Leave --use_flash_attention_2 away: sdpa, which is taken then,"),
-    ('dtype="', '--dtype "'),
-    ('quantization="8bit"', "--load_in_8bit"),
-    ('quantization="4bit"', "--load_in_4bit"),
-    ('source="modelscope"', "--source modelscope"),
-    ('source="huggingface"', "--source huggingface"),
-)
+SHOWN_CHARACTERS = 300  # of each
+# What a terminal has for the settings that errors advise; for others it is the option of the same name.
+OPTIONS = {
+    Setting("do_sample", False): "--greedy",
+    Setting("resume", False): "--no_resume",
+    Setting("quantization", "8bit"): "--load_in_8bit",
+    Setting("quantization", "4bit"): "--load_in_4bit",
+    Setting("attn_implementation", "sdpa"): "sdpa (omit --use_flash_attention_2)",
+    Setting("device", "cpu"): "--only_cpu",
+}
 
 
-def main(arguments=None):
-    """Run the command line; returns the exit status: 0, 1 when prompts failed, 2 for an error, 130 when stopped."""
-    _take_any_character()
-    options = parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 when prompts failed, 2 for an error, 130 when stopped.
+
+    >>> main(["--server", "", "--only_cpu"])
+    2
+    """
+    options = None
     try:
+        if signal.getsignal(signal.SIGINT) is _leave:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _take_any_character()
+        options = parser().parse_args(arguments)
         _check(options)
         if options.interactive:
             talk(_answerer(options))
@@ -42,12 +61,12 @@ def main(arguments=None):
         print(_said(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "" if options.interactive else " Nothing that was answered is lost: the same command goes on from there."
-        print(f"\nStopped.{kept}", file=sys.stderr)
+        kept = " Nothing that was answered is lost: the same command goes on from there."
+        print(f"\nStopped.{'' if options is None or options.interactive else kept}", file=sys.stderr)
         return 130
 
 
-def _take_any_character():
+def _take_any_character() -> None:
     """What a terminal or a file cannot hold is written as its escape, and read as a replacement mark."""
     for stream, errors in (
         (sys.stdout, "backslashreplace"),
@@ -58,22 +77,27 @@ def _take_any_character():
             stream.reconfigure(errors=errors)
 
 
-def _said(error):
-    """An error's kind and words, with the options' names where they name an argument."""
-    words = str(error)
-    for argument, option in IN_A_TERMINAL:
-        words = words.replace(argument, option)
-    return f"{type(error).__name__}: {words}"
+def _said(error: HelpersError) -> str:
+    """An error's kind and words, with options where they advise settings."""
+    return f"{type(error).__name__}: {error.worded(_as_option)}"
 
 
-def parser():
+def _as_option(setting: Setting) -> str:
+    """
+    >>> _as_option(Setting("resume", False)), _as_option(Setting("dtype", "float32"))
+    ('--no_resume', '--dtype float32')
+    """
+    return OPTIONS.get(setting, f"--{setting.name} {setting.value}")
+
+
+def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m helpers.batch", description="Many prompts in, a JSON file out.")
     add = parser.add_argument
     add("--base_model", default="smollm2-135m", help="a catalog name, a local folder, or the name a server knows")
     add("--tokenizer_path", help="where the tokenizer is, if not with the model")
     add("--source", choices=("modelscope", "huggingface"), help="download from this hub what is not here yet")
-    add("--data_file", help="a prompt a line; .tsv: prompt, tab, picture; .jsonl: Input and Image")
+    add("--data_file", help="UTF-8, a prompt a line; .tsv: prompt, tab, picture; .jsonl: Input and Image")
     add("--with_prompt", action="store_true", help="through the chat template, after the default system prompt")
     add("--interactive", action="store_true", help="talk with the model, many turns")
     add("--predictions_file", default="predictions.json", help="grows as .jsonl, written as .json at the end")
@@ -85,6 +109,7 @@ def parser():
     add("--use_flash_attention_2", action="store_true")
     add("--use_vllm", action="store_true", help="vLLM as the engine, over all the GPUs named")
     add("--server", metavar="URL", help="an OpenAI-compatible server as the engine, such as http://127.0.0.1:8000/v1")
+    add("--server_timeout", type=float, default=600.0, help="seconds to wait for one answer (default: %(default)g)")
     add("--ray", type=int, metavar="WORKERS", help="share the prompts among the workers of a Ray cluster")
     add("--batch_size", type=int, default=8, help="prompts at once (default: %(default)s)")
     add("--no_resume", action="store_true", help="begin anew instead of going on")
@@ -96,16 +121,19 @@ def parser():
     return parser
 
 
-def _check(options):
+def _check(options: argparse.Namespace) -> None:
     """`BadInputError` for options that cannot work or contradict each other, before anything is loaded."""
     from helpers.batch.vllm_engine import gpu_numbers
 
+    for name, value in vars(options).items():
+        if isinstance(value, str) and not value.strip():
+            raise BadInputError(f"--{name} is empty. Perhaps a variable is not set: give it a value, or omit it.")
     gpu_numbers(options.gpus)
     for name in ("batch_size", "ray"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise BadInputError(f"--{name} is at least 1, not {getattr(options, name)}.")
-    engines = {"--use_vllm": options.use_vllm, "--server": options.server, "--ray": options.ray is not None}
-    given = [name for name, value in engines.items() if value]
+        if getattr(options, name) is not None:
+            checks.whole_number(f"--{name}", getattr(options, name), least=1)
+    checks.number("--server_timeout", options.server_timeout, least=0.001)
+    given = _other_engines(options)
     if len(given) > 1:
         raise BadInputError(f"{' and '.join(given)}: one engine at a time, please.")
     loading = ("load_in_8bit", "load_in_4bit", "use_flash_attention_2")
@@ -122,15 +150,27 @@ def _check(options):
         os.environ["CUDA_VISIBLE_DEVICES"] = options.gpus
 
 
-def _run(options):
+def _other_engines(options: argparse.Namespace) -> list[str]:
+    """The options that name an engine in place of transformers."""
+    named = {
+        "--use_vllm": options.use_vllm,
+        "--server": options.server is not None,
+        "--ray": options.ray is not None,
+    }
+    return [name for name, given in named.items() if given]
+
+
+def _run(options: argparse.Namespace) -> int:
+    prompts: Iterable[Prompt]
     if options.data_file is None:
         prompts = [_sample_prompt(index, text, options.with_prompt) for index, text in enumerate(SAMPLE_PROMPTS)]
     else:
         prompts = PromptFile(options.data_file, with_prompt=options.with_prompt)
     for prompt in islice(prompts, SHOWN):
-        print(prompt.text + (f"  [{prompt.image}]" if prompt.image else ""))
+        print(printable(prompt.text + (f"  [{prompt.image}]" if prompt.image else ""), SHOWN_CHARACTERS))
     settings = _settings(options)
-    with Predictions(options.predictions_file):  # says now, and not when the model is loaded, what cannot be written
+    inputs = [] if options.data_file is None else [options.data_file]
+    with Predictions(options.predictions_file, inputs=inputs):  # says what cannot be written before a model is loaded
         pass
     report = run_batch(
         None,
@@ -144,54 +184,55 @@ def _run(options):
     )
     print(
         f"{report.answered} prompts in {report.seconds:.1f} s, {report.kept} kept from before, {report.failed} failed: "
-        f"{report.predictions_file}"
+        f"{printable(report.predictions_file)}"
     )
     return 1 if report.failed else 0
 
 
-def _sample_prompt(index, text, with_prompt):
+def _sample_prompt(index: int, text: str, with_prompt: bool) -> Prompt:
     messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": text}]
     return Prompt(index, text, messages=messages if with_prompt else None)
 
 
-def _settings(options):
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
     names = [field.name for field in fields(GenerationSettings) if field.name != "do_sample"]
     settings = {name: getattr(options, name) for name in names} | {"do_sample": not options.greedy}
     GenerationSettings(**settings)
     return settings
 
 
-def _engine(options):
-    if options.use_vllm or options.server or options.ray is not None:
+def _engine(options: argparse.Namespace) -> Any:
+    if _other_engines(options):
         return _other_engine(options)
     return TransformersEngine(*_load(options), batch_size=options.batch_size)
 
 
-def _other_engine(options):
+def _other_engine(options: argparse.Namespace) -> Any:
     if options.use_vllm:
         from helpers.batch.vllm_engine import VllmEngine
 
         where = {"gpus": options.gpus, "tokenizer": options.tokenizer_path, "at_once": options.batch_size}
         return VllmEngine(_fetched(options), dtype=options.dtype, **where)
-    if options.server:
+    if options.server is not None:
         from helpers.batch.server_engine import ServerEngine
 
         tokenizer = _tokenizer_for_a_server(options)
-        return ServerEngine(options.server, tokenizer, model=options.base_model, at_once=options.batch_size)
+        limits = {"at_once": options.batch_size, "timeout": options.server_timeout}
+        return ServerEngine(options.server, tokenizer, model=options.base_model, **limits)
     from helpers.batch.ray_engine import RayEngine
 
     where = {"workers": options.ray, "tokenizer": options.tokenizer_path, "batch_size": options.batch_size}
     return RayEngine(_fetched(options), **where)
 
 
-def _fetched(options):
+def _fetched(options: argparse.Namespace) -> str:
     """The model's name; with --source the folder that it is in, downloaded if it is not here."""
     from helpers.models import hubs
 
     return str(hubs.fetch(options.base_model, options.source)) if options.source else options.base_model
 
 
-def _tokenizer_for_a_server(options):
+def _tokenizer_for_a_server(options: argparse.Namespace) -> Any:
     from helpers.models.pretrained import load_tokenizer
 
     try:
@@ -205,13 +246,13 @@ def _tokenizer_for_a_server(options):
         ) from None
 
 
-def _tokenizer(options):
+def _tokenizer(options: argparse.Namespace) -> dict[str, Any]:
     """Which tokenizer `load_tokenizer` and `load_processor` are to take; a local folder needs no hub."""
     name = options.tokenizer_path or options.base_model
     return {"name": name, "source": None if Path(name).expanduser().is_dir() else options.source}
 
 
-def _load(options):
+def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     """(model, tokenizer), or a processor in the tokenizer's place for a model that sees."""
     import torch
 
@@ -221,7 +262,7 @@ def _load(options):
 
     asked, there = len(gpu_numbers(options.gpus)), torch.cuda.device_count()  # of those that --gpus names
     if asked > there and not options.only_cpu:
-        raise BadInputError(f"--gpus {options.gpus}: of these this machine has {there}. Leave --gpus away.")
+        raise BadInputError(f"--gpus {options.gpus}: of these this machine has {there}. Omit --gpus.")
     try:
         tokenizer = load_processor(**_tokenizer(options))
     except BadInputError:  # it takes text only
@@ -238,7 +279,13 @@ def _load(options):
     return model, tokenizer
 
 
-def talk(answerer, read=None):
+class Talks(Protocol):
+    """A conversation: `stream` gives an answer's pieces."""
+
+    def stream(self, text: str, image: Any = None) -> Iterable[str]: ...
+
+
+def talk(answerer: Callable[[], Talks], read: Callable[[str], str] | None = None) -> None:
     """Many turns with a model, until the end of the input, "/exit", or Ctrl-C at a question.
 
     Ctrl-C while an answer is made ends that answer. "/clear" forgets what was said; "/image path" puts a picture
@@ -265,11 +312,11 @@ def talk(answerer, read=None):
             image = None
 
 
-def _turn(conversation, text, image):
+def _turn(conversation: Talks, text: str, image: str | None) -> None:
     """Print an answer as it is made, or why there is none."""
     try:
         for piece in conversation.stream(text, image):
-            print(piece, end="", flush=True)
+            print(printable(piece, max(len(piece), 1)), end="", flush=True)
         print()
     except HelpersError as error:
         print(_said(error) + (" The picture is put away." if image else ""))
@@ -277,17 +324,17 @@ def _turn(conversation, text, image):
         print(" …")
 
 
-def _answerer(options):
+def _answerer(options: argparse.Namespace) -> Callable[[], Talks]:
     """A function that begins a conversation with the options' model or engine."""
     settings = GenerationSettings(**_settings(options))
-    if options.use_vllm or options.server or options.ray is not None:
+    if _other_engines(options):
         engine = _other_engine(options)
         return lambda: EngineConversation(engine, settings)
     from helpers.conversation import Conversation
 
     model, tokenizer = _load(options)
 
-    def begin():
+    def begin() -> Talks:
         conversation = Conversation(model, tokenizer, system=SYSTEM_PROMPT)
         return _WithSettings(conversation, settings.in_use())
 
@@ -297,21 +344,21 @@ def _answerer(options):
 class _WithSettings:
     """A `Conversation` that is asked with the same settings each time."""
 
-    def __init__(self, conversation, settings):
+    def __init__(self, conversation: Any, settings: dict[str, Any]) -> None:
         self.conversation, self.settings = conversation, settings
 
-    def stream(self, text, image):
+    def stream(self, text: str, image: Any = None) -> Iterable[str]:
         return self.conversation.stream(text, image, **self.settings)
 
 
 class EngineConversation:
     """Many turns over any engine: it is given the whole history each time."""
 
-    def __init__(self, engine, settings):
+    def __init__(self, engine: Any, settings: GenerationSettings) -> None:
         self.engine, self.settings = engine, settings
-        self.messages = [{"role": "system", "content": SYSTEM_PROMPT}]
+        self.messages: list[dict[str, Any]] = [{"role": "system", "content": SYSTEM_PROMPT}]
 
-    def stream(self, text, image=None):
+    def stream(self, text: str, image: Any = None) -> Iterator[str]:
         """The answer, in one piece. A question that failed is not in the history."""
         message = {"role": "user", "content": text} | ({"image": image} if image else {})
         prompt = Prompt(0, text, messages=[*self.messages, message], image=image)

@@ -4,6 +4,7 @@ An engine is any object with
 
 - `name`: what it is, such as "transformers";
 - `model_name`: which model it runs and how (a run is only resumed with the same one);
+- `identity()`, if it has it: a dict of what else has to be the same when a run is resumed, such as "model_sha256";
 - `generate(prompts, settings)`: an iterator of `(index, answer)`, where `answer` is the text, or the
   exception for a prompt that failed. `prompts` is an iterator of `Prompt`: an engine takes from it as many
   as it wants to have at once (a million-line file is behind it, so never all) and answers in any order,
@@ -12,17 +13,33 @@ An engine is any object with
 `TransformersEngine` is the one that learners read; others have a file of their own.
 """
 
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
-from helpers.errors import BadInputError, PromptTooLongError
+from helpers import checks
+from helpers.batch.identity import model_sha256, tokenizer_sha256
+from helpers.batch.predictions import say
+from helpers.errors import (
+    DamagedFilesError,
+    DoesNotFitError,
+    NotANumberError,
+    PromptTooLongError,
+    Setting,
+)
+from helpers.models.cache_size import kv_cache_bytes
+from helpers.models.fitting import refusing_what_does_not_fit
 from helpers.text.encoding import text_tokenizer
 from helpers.text.pictures import picture_inputs
 from helpers.text.prompts import RenderedChat, prompt_ids, render_chat
 from helpers.text.sight import TOKEN_TYPES
 from helpers.text.stopping import terminator_ids
 
+T = TypeVar("T")
+Encoded = tuple["Prompt", list[int]]  # a prompt and its ids
 TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"  # of `PreTrainedTokenizerBase`
 
 
@@ -34,12 +51,15 @@ class Prompt:
     a picture's path or None (it is in the last message as well). `input_ids` are given where a prompt was
     tokenized beforehand. `problem` says why a prompt cannot be asked at all, such as a line that is not JSON:
     `run_batch` records it, and no engine sees it.
+
+    >>> Prompt(0, "Hello").messages is None
+    True
     """
 
     index: int
     text: str
     messages: list[dict] | None = None
-    image: str | None = None
+    image: Any = None
     input_ids: list[int] | None = None
     problem: str | None = None
 
@@ -47,6 +67,9 @@ class Prompt:
 @dataclass(frozen=True)
 class GenerationSettings:
     """How answers are made; the defaults are those of the Llama-3 walkthrough's script.
+
+    >>> GenerationSettings(do_sample=False).in_use()
+    {'max_new_tokens': 400, 'do_sample': False, 'repetition_penalty': 1.1}
 
     With `do_sample=False` temperature, top_k and top_p have no part in it. Raises `BadInputError` for a value
     that cannot work.
@@ -59,18 +82,20 @@ class GenerationSettings:
     top_p: float = 0.9
     repetition_penalty: float = 1.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         from helpers.inside.generation import check_settings
 
         neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": None}
         check_settings(**neutral | self.in_use())
 
-    def in_use(self):
+    def in_use(self) -> dict[str, Any]:
         """A dict of those that have a part in it: the names that `generate_steps` and `generate` know."""
         return {k: v for k, v in asdict(self).items() if self.do_sample or k not in ("temperature", "top_k", "top_p")}
 
 
-def prompt_token_ids(tokenizer, prompt, *, context=None, max_new_tokens=0):
+def prompt_token_ids(
+    tokenizer: Any, prompt: Prompt, *, context: int | None = None, max_new_tokens: int = 0
+) -> list[int]:
     """The ids (list of int) of a `Prompt`: its own, its messages through the chat template, or its text.
 
     Special tokens are there once, and text never becomes one (`helpers.text.prompts`). `tokenizer` may be a
@@ -90,13 +115,13 @@ def prompt_token_ids(tokenizer, prompt, *, context=None, max_new_tokens=0):
     return ids
 
 
-def pictures_of(prompt):
+def pictures_of(prompt: Prompt) -> list[Any]:
     """The pictures of a `Prompt`, in the order of its messages."""
     in_messages = [message["image"] for message in prompt.messages or () if message.get("image") is not None]
     return in_messages or ([] if prompt.image is None else [prompt.image])
 
 
-def _check_length(ids, context, max_new_tokens):
+def _check_length(ids: Sequence[int], context: int | None, max_new_tokens: int) -> None:
     if context is not None and len(ids) + max_new_tokens > context:
         raise PromptTooLongError(
             f"The prompt has {len(ids)} tokens and up to {max_new_tokens} new ones are asked for: more than the "
@@ -104,14 +129,14 @@ def _check_length(ids, context, max_new_tokens):
         )
 
 
-def in_windows(items, size):
+def in_windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` consecutive items (the last may be shorter), taken from the iterator as they are needed."""
     items = iter(items)
     while window := list(islice(items, size)):
         yield window
 
 
-def as_prompt(index, given, tokenizer=None):
+def as_prompt(index: int, given: Any, tokenizer: Any = None) -> Prompt:
     """A `Prompt` of what a reader gives: a text, a `RenderedChat`, ids, messages, or a `Prompt`.
 
     Raises `BadInputError` for anything else.
@@ -122,7 +147,7 @@ def as_prompt(index, given, tokenizer=None):
         return Prompt(index, given)
     if isinstance(given, RenderedChat):
         return Prompt(index, given.text, input_ids=list(given.input_ids))
-    if isinstance(given, list) and given and isinstance(given[0], dict):
+    if isinstance(given, list) and given and all(isinstance(message, dict) for message in given):
         last = given[-1]
         return Prompt(index, str(last.get("content", "")), messages=given, image=last.get("image"))
     ids = prompt_ids(tokenizer, given)[0].tolist()
@@ -135,55 +160,84 @@ class TransformersEngine:
     `tokenizer` is a tokenizer, or a processor for a model that sees. `batch_size` prompts run at once;
     `window` batches are read ahead and sorted, so that prompts of like length meet and little is padded.
     A prompt that fails within a batch is tried again alone, and so are its neighbours.
+
+    Should a batch not fit in memory, it is asked again in halves, and so are all that follow; a sentence on stderr
+    says so. All settings come from here and none from the model's generation_config. Raises `BadInputError` for
+    arguments that cannot work, and `DamagedFilesError` once weights turn out to be no numbers.
     """
 
     name = "transformers"
 
-    def __init__(self, model, tokenizer, *, batch_size=8, window=16):
-        if batch_size < 1 or window < 1:
-            raise BadInputError(f"batch_size and window are at least 1, not {batch_size} and {window}.")
-        self.model, self.tokenizer = model, tokenizer
-        self.batch_size, self.window = batch_size, window
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 8, window: int = 16) -> None:
+        self.batch_size = checks.whole_number("batch_size", batch_size, least=1)
+        self.window = checks.whole_number("window", window, least=1)
+        self.model, self.tokenizer = checks.language_model("model", model), tokenizer
+        if not hasattr(getattr(tokenizer, "tokenizer", tokenizer), "decode"):
+            checks.tokenizer("tokenizer", tokenizer)
         self.model_name = f"{Path(model.name_or_path).name or type(model).__name__} in {_numbers_of(model)}"
         self.terminators = terminator_ids(tokenizer, model)
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
-    def generate(self, prompts, settings):
+    def identity(self) -> dict[str, str]:
+        """A SHA-256 of the model and of the tokenizer, by what they hold (see `helpers.batch.identity`)."""
+        return {"model_sha256": model_sha256(self.model), "tokenizer_sha256": tokenizer_sha256(self.tokenizer)}
+
+    def generate(
+        self, prompts: Iterable[Prompt], settings: GenerationSettings
+    ) -> Iterator[tuple[int, str | BaseException]]:
         """An iterator of (index, text or exception), the longest prompts of each window first."""
         for window in in_windows(prompts, self.batch_size * self.window):
             encoded = []
             for prompt in window:
                 try:
-                    ids = prompt_token_ids(
-                        self.tokenizer, prompt, context=self.context, max_new_tokens=settings.max_new_tokens
-                    )
-                    encoded.append((prompt, ids))
+                    encoded.append((prompt, self._ids(prompt, settings)))
                 except Exception as error:
                     yield prompt.index, error
             for batch in batches_by_length(encoded, self.batch_size):
                 yield from self._answers(batch, settings)
 
-    def _answers(self, batch, settings):
-        try:
-            texts = self._generate(batch, settings)
-        except Exception as error:
-            if len(batch) == 1:
-                yield batch[0][0].index, error
-            else:
-                for one in batch:
-                    yield from self._answers([one], settings)
-        else:
-            for (prompt, _), text in zip(batch, texts, strict=True):
-                yield prompt.index, text
+    def _ids(self, prompt: Prompt, settings: GenerationSettings) -> list[int]:
+        import torch
 
-    def _generate(self, batch, settings):
-        """The texts of one batch: `[(Prompt, ids), …]`."""
+        limits = {"context": self.context, "max_new_tokens": settings.max_new_tokens}
+        ids = prompt_token_ids(self.tokenizer, prompt, **limits)
+        checks.ids_of_model(self.model, torch.tensor(ids))
+        return ids
+
+    def _answers(
+        self, batch: Sequence[Encoded], settings: GenerationSettings
+    ) -> Iterator[tuple[int, str | BaseException]]:
+        left = list(batch)
+        while left:
+            part, left = left[: self.batch_size], left[self.batch_size :]
+            try:
+                texts = self._generate(part, settings)
+            except DoesNotFitError as error:
+                if len(part) == 1:
+                    yield part[0][0].index, error
+                    continue
+                self.batch_size, left = len(part) // 2, part + left
+                say(f"A batch of {len(part)} prompts does not fit in memory: going on with {self.batch_size} at once.")
+            except Exception as error:
+                if len(part) > 1:
+                    for one in part:
+                        yield from self._answers([one], settings)
+                    continue
+                if isinstance(error, NotANumberError):
+                    _check_weights(self.model)
+                yield part[0][0].index, error
+            else:
+                for (prompt, _), text in zip(part, texts, strict=True):
+                    yield prompt.index, text
+
+    def _generate(self, batch: Sequence[Encoded], settings: GenerationSettings) -> list[str]:
+        """The texts of one batch."""
         import torch
 
         from helpers.inside.exclusive import one_at_a_time
 
         rows, pictures = [ids for _, ids in batch], [pictures_of(prompt) for prompt, _ in batch]
-        seen = {}
+        seen: dict[str, Any] = {}
         if any(pictures):
             rows, seen = picture_inputs(self.model, self.tokenizer, rows, pictures)
             for row in rows:
@@ -193,23 +247,71 @@ class TransformersEngine:
             seen[name] = left_padded(seen[name])[0]
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask} | seen
         inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
-        with one_at_a_time(self.model, "a batch"), torch.inference_mode():
-            output_ids = self.model.generate(**inputs, **self._generate_settings(settings))
+        needed = self._cache_bytes(len(rows), input_ids.shape[1] + settings.max_new_tokens)
+        what = f"A batch of {len(rows)} prompts" if len(rows) > 1 else "This prompt"
+        with (
+            one_at_a_time(self.model, "a batch"),
+            refusing_what_does_not_fit(what, needed, str(self.model.device)),
+            _no_settings_of_its_own(self.model),
+            torch.inference_mode(),
+        ):
+            output_ids = self.model.generate(
+                **inputs, generation_config=self._generation_config(settings), logits_processor=[_refuse_no_numbers]
+            )
         answers = output_ids[:, input_ids.shape[1] :].tolist()
         return [answer_text(self.tokenizer, answer, self.terminators) for answer in answers]
 
-    def _generate_settings(self, settings):
-        """All of them by name, since `generate` fills what is missing from the model's generation_config."""
-        unused = {"temperature": None, "top_k": None, "top_p": None}
-        return unused | {
+    def _cache_bytes(self, batch: int, length: int) -> int:
+        """What the KV cache of a batch takes, for the message when memory ends; 0 where that cannot be told."""
+        with contextlib.suppress(Exception):
+            return kv_cache_bytes(self.model.config, length, batch=batch, dtype=self.model.dtype)
+        return 0
+
+    def _generation_config(self, settings: GenerationSettings) -> Any:
+        from transformers import GenerationConfig
+
+        return GenerationConfig(
             **settings.in_use(),
-            "num_beams": 1,
-            "eos_token_id": self.terminators,
-            "pad_token_id": self.terminators[0] if self.terminators else 0,
-        }
+            eos_token_id=self.terminators,
+            pad_token_id=self.terminators[0] if self.terminators else 0,
+        )
 
 
-def _numbers_of(model):
+@contextlib.contextmanager
+def _no_settings_of_its_own(model: Any) -> Iterator[None]:
+    """Inside, the model's generation_config is empty: `generate` fills from there whatever it is not given."""
+    from transformers import GenerationConfig
+
+    its_own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = its_own
+
+
+def _refuse_no_numbers(input_ids: Any, scores: Any) -> Any:
+    """A logits processor that changes nothing: `NotANumberError` for scores that are no numbers."""
+    from helpers.inside.generation import check_scores
+
+    check_scores(scores)
+    return scores
+
+
+def _check_weights(model: Any) -> None:
+    """`DamagedFilesError` if weights are no numbers, which no other prompt and no other setting can mend."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.isfinite().all():
+            raise DamagedFilesError(
+                f"The weights of {model.name_or_path or type(model).__name__} are not all numbers: {name} holds NaN or "
+                "infinite values, so no answer of this model means anything. Get its files again, or load it in "
+                "another dtype, with ",
+                Setting("dtype", "float32"),
+                ".",
+            )
+
+
+def _numbers_of(model: Any) -> str:
     """The kind of numbers of a model's weights: "float32", "4bit"."""
     for bits in ("4bit", "8bit"):
         if getattr(model, f"is_loaded_in_{bits}", False):
@@ -217,33 +319,40 @@ def _numbers_of(model):
     return str(model.dtype).removeprefix("torch.")
 
 
-def batches_by_length(encoded, batch_size):
+def batches_by_length(encoded: Iterable[Encoded], batch_size: int) -> Iterator[list[Encoded]]:
     """Batches of `[(Prompt, ids), …]`, prompts of like length together, those with a picture apart.
 
     The longest come first: what does not fit in memory shows at once.
+
+    >>> encoded = [(Prompt(index, ""), [0] * length) for index, length in enumerate([3, 9, 4])]
+    >>> [[len(ids) for _, ids in batch] for batch in batches_by_length(encoded, 2)]
+    [[9, 4], [3]]
     """
     for with_image in (False, True):
         group = [pair for pair in encoded if bool(pictures_of(pair[0])) == with_image]
         yield from in_windows(sorted(group, key=lambda pair: -len(pair[1])), batch_size)
 
 
-def left_padded(ids):
+def left_padded(ids: Sequence[Sequence[int]]) -> tuple[Any, Any]:
     """`input_ids [batch, length]` and `attention_mask [batch, length]` of several lists of ids.
 
     On the left, so that each row's last position is its last token. A row is padded with its own first id:
     the mask hides it from attention, and a repetition penalty, which looks at `input_ids` and knows no mask,
     then meets no token that the prompt does not have.
+
+    >>> left_padded([[7, 8, 9], [5]])[0].tolist()
+    [[7, 8, 9], [5, 5, 5]]
     """
     import torch
 
     longest = max(map(len, ids))
     padding = [longest - len(row) for row in ids]
-    input_ids = torch.tensor([row[:1] * missing + row for row, missing in zip(ids, padding, strict=True)])
+    input_ids = torch.tensor([[*row[:1]] * missing + [*row] for row, missing in zip(ids, padding, strict=True)])
     attention_mask = torch.tensor([[0] * missing + [1] * (longest - missing) for missing in padding])
     return input_ids, attention_mask
 
 
-def answer_text(tokenizer, ids, terminators):
+def answer_text(tokenizer: Any, ids: Sequence[int], terminators: Sequence[int]) -> str:
     """The text of an answer's ids (list of int): what comes before the first terminator."""
     end = next((place for place, token_id in enumerate(ids) if token_id in terminators), len(ids))
     tokenizer = text_tokenizer(tokenizer)

@@ -3,34 +3,54 @@
 Nothing that was answered is lost by stopping, however it happens: a line is handed to the operating system
 whole, as soon as there is an answer, and a line that was cut off is taken away when the run goes on. Beside
 them `p.run.json` says what the run was asked to do, so that another job does not go on with its answers.
+
+Nothing that somebody else wrote is lost either: a file is removed or replaced only if all that it holds are answers
+as this module writes them. What is damaged is set aside under a name of its own.
 """
 
 import errno
+import itertools
 import json
 import os
+import stat
+import sys
+import unicodedata
 from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from helpers.errors import BadInputError, DamagedFilesError, DiskFullError
+from helpers import checks
+from helpers.errors import BadInputError, DamagedFilesError, DiskFullError, HelpersError, Setting, printable
 
 NOT_YET = -1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LONGEST_LINE = 2**28  # bytes of a line of p.jsonl
+BEGIN_ANEW = Setting("resume", False)
+# What each file begins with, so that one that was cut off is known as well.
+LINE_BEGINS, RECORD_BEGINS = b'{"index": ', b'{\n "prompts": '
 
 
 class Predictions:
-    """The files of one run over `total` prompts.
+    """The files of one run over `total` prompts. `inputs` are files that the run reads, and so may not write.
 
-    >>> with Predictions("p.json") as predictions:  # nobody else writes them now
-    ...     predictions.open(1, {"model": "smollm2-135m"}, resume=True)
-    ...     predictions.add(0, "What is the capital of France?", "Paris.")  # one line in p.jsonl
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with Predictions(folder / "p.json") as predictions:  # nobody else writes them now
+    ...     predictions.open(1, {"prompts": 1, "prompts_sha256": "", "engine": "x", "model": "y"}, resume=True)
+    ...     predictions.add(0, "Hello", "Hi!")  # one line in p.jsonl
     ...     predictions.finish()  # p.json
+    >>> json.loads((folder / "p.json").read_text())
+    [{'Input': 'Hello', 'Output': 'Hi!'}]
 
-    Holds eight bytes a prompt in memory: where its line begins.
+    Holds eight bytes a prompt in memory: where its line begins. Raises `BadInputError` for a name that cannot be
+    written, or that would take the place of one of the inputs.
     """
 
-    def __init__(self, predictions_file):
-        self.json = Path(predictions_file)
-        if self.json.suffix == ".jsonl" or self.json.is_dir() or not self.json.name:
+    def __init__(self, predictions_file: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()):
+        self.json = checks.file_path("predictions_file", predictions_file)
+        if self.json.suffix.lower() == ".jsonl" or not self.json.name or _kind(self.json) == "folder":
             raise BadInputError(
                 f"predictions_file is the .json file to be written at the end, such as p.json, not {self.json}: "
                 "the .jsonl file beside it gets its name from that."
@@ -38,14 +58,26 @@ class Predictions:
         stem = self.json.stem if self.json.suffix == ".json" else self.json.name
         self.jsonl = self.json.with_name(f"{stem}.jsonl")
         self.record = self.json.with_name(f"{stem}.run.json")
-        self._stream = None
+        self._lock_file = self.json.with_name(f".{self.json.name}.lock")
+        self._stream: int | None = None
+        for file in self._files():
+            _check_kind(file)
+            _check_inputs(file, self.json, inputs)
 
-    def __enter__(self):
+    def _files(self) -> tuple[Path, ...]:
+        return self.json, self.jsonl, self.record, self._lock_file, _part_of(self.json), _part_of(self.record)
+
+    def __enter__(self) -> "Predictions":
         from filelock import FileLock, Timeout
 
         try:
             self.json.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.json.with_name(f".{self.json.name}.lock"), timeout=0)
+            if self._lock_file.exists() and self._lock_file.stat().st_size:
+                raise BadInputError(
+                    f"{self._lock_file} is there already and holds something, so it is no lock of this program: "
+                    "choose another predictions_file, or move that file away."
+                )
+            self._lock = FileLock(self._lock_file, timeout=0)
             self._lock.acquire()
         except Timeout:
             raise BadInputError(
@@ -55,41 +87,48 @@ class Predictions:
             self._raise_unwritable(error)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._stream is not None:
             os.close(self._stream)
             self._stream = None
         self._lock.release()
 
-    def open(self, total, record, *, resume):
+    def open(self, total: int, record: Mapping[str, Any], *, resume: bool) -> None:
         """Go on with what is there, or begin: afterwards `is_done(index)` says what is answered.
 
-        Raises `BadInputError` when what is there belongs to another job, `DamagedFilesError` when a line in
-        its middle is broken, `DiskFullError`.
+        `record` is what the run is asked to do: its "prompts", "prompts_sha256", "engine" and "model", and whatever
+        else has to be the same when it is resumed. With a "model_sha256" in it, the model's name does not count.
+
+        Raises `BadInputError` when what is there belongs to another job or to somebody else, `DamagedFilesError` when
+        the record or a line in the middle is broken, `DiskFullError`.
         """
         self.places = array("q", [NOT_YET]) * total  # index -> where its line begins
-        self.failed = set()
-        if not resume:
-            for file in (self.jsonl, self.json, self.record):
-                file.unlink(missing_ok=True)
-        self._check_record(record)
+        self.failed: set[int] = set()
         try:
+            if not resume:
+                self._make_room()
+            if self.jsonl.is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"Is a directory: {self.jsonl.name}")
+            self._check_record(dict(record))
             self._stream = os.open(self.jsonl, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            self._end = self._read_lines()
+        except HelpersError:
+            raise
         except OSError as error:
             self._raise_unwritable(error)
-        self._end = self._read_lines()
 
-    def is_done(self, index):
+    def is_done(self, index: int) -> bool:
+        """Whether a prompt has an answer, or an error in place of one."""
         return self.places[index] != NOT_YET
 
-    def forget_failed(self):
+    def forget_failed(self) -> None:
         """Failed prompts count as not done: they are asked again, and their new lines take the old ones' place."""
         for index in self.failed:
             self.places[index] = NOT_YET
         self.failed = set()
 
-    def add(self, index, text, answer):
-        """One line for one prompt: `answer` is a text, or the exception it failed with."""
+    def add(self, index: int, text: str, answer: str | BaseException) -> None:
+        """One line for one prompt: `answer` is a text, or the exception it failed with. Raises `DiskFullError`."""
         line = {"index": index, "Input": text, "Output": answer}
         if isinstance(answer, BaseException):
             line |= {"Output": None, "error": error_text(answer)}
@@ -98,143 +137,406 @@ class Predictions:
         self._write_line(as_line(line) + b"\n")
         self.places[index] = start
 
-    def finish(self):
+    def finish(self) -> None:
         """Write `p.json`, the list of {"Input", "Output"} in the prompts' order: all of it or nothing.
 
-        A prompt that failed has null as its Output; why is in `p.jsonl`.
+        A prompt that failed has null as its Output; why is in `p.jsonl`. Raises `DiskFullError`, and
+        `DamagedFilesError` if somebody has changed `p.jsonl` in the meantime.
         """
-        part = self.json.with_name(f".{self.json.name}.part")
+        part = _part_of(self.json)
         try:
-            with open(part, "wb") as stream:
+            with _new_file(part, _holds_predictions) as stream:
                 separator = b"[\n"
                 for start in self.places:
-                    line = json.loads(self._line_at(start))
+                    line = self._line_at(start)
                     stream.write(separator + as_line({"Input": line["Input"], "Output": line["Output"]}))
                     separator = b",\n"
                 stream.write(b"\n]\n" if self.places else b"[]\n")
                 stream.flush()
                 os.fsync(stream.fileno())
             os.fsync(self._stream)
+            if os.path.lexists(self.json) and not _is_earlier(self.json, part):
+                _set_aside(self.json)
             os.replace(part, self.json)
         except OSError as error:
             part.unlink(missing_ok=True)
-            _raise_if_full(error, self.json)
-            raise
+            self._raise_unwritable(error)
 
-    def _raise_unwritable(self, error):
-        _raise_if_full(error, self.json.parent)
-        file = next((place for place in self.json.parents if place.is_file()), None)
+    def _raise_unwritable(self, error: OSError) -> None:
+        if isinstance(error, HelpersError):
+            raise error
+        if error.errno in FULL:
+            raise DiskFullError(
+                f"The disk is full: {self.json.parent / self.jsonl.name} cannot grow. Nothing that was answered is "
+                "lost: make room and run the same again, it goes on from there."
+            ) from None
+        file = next((place for place in self.json.parents if os.path.isfile(place)), None)
         if file is not None:
             why = f"{file} is a file, and a folder is needed there"
-        elif not self.json.parent.is_dir():
+        elif not os.path.isdir(self.json.parent):
             why = f"the folder {self.json.parent} cannot be made"
         else:
-            why = error.strerror
+            why = error.strerror or str(error)
         raise BadInputError(f"{self.json} cannot be written: {why}. Choose another place.") from None
 
-    def _check_record(self, record):
-        if not self.record.exists():
-            found = next((file for file in (self.jsonl, self.json) if file.exists()), None)
-            if found:
-                raise BadInputError(
-                    f"{found} is there already, and nothing says what it answers ({self.record.name} is missing): "
-                    "choose another predictions_file, or resume=False to write over it."
-                )
+    def _make_room(self) -> None:
+        """Before a run begins anew: what this program wrote goes, what is damaged is set aside, and files of somebody
+        else are a `BadInputError` with which nothing has changed."""
+        is_ours = {self.record: _is_record, self.jsonl: self._is_journal, self.json: _holds_predictions}
+        found = [file for file in is_ours if os.path.lexists(file)]
+        foreign = [file for file in found if not is_ours[file](file)]
+        if foreign and self.record not in found:
+            raise _belongs_to_somebody(foreign[0])
+        for file in foreign:
+            _set_aside(file)
+        for file in found:
+            if file not in foreign:
+                file.unlink(missing_ok=True)
+
+    def _is_journal(self, file: Path) -> bool:
+        """Whether a file is a `p.jsonl` without damage: of as many prompts as the record says, if there is one."""
+        total = _read_record(self.record)["prompts"] if _is_record(self.record) else None
+        return _holds_lines(file, total)
+
+    def _check_record(self, record: dict[str, Any]) -> None:
+        if not os.path.lexists(self.record):
+            for file, is_ours in ((self.jsonl, _holds_lines), (self.json, _holds_predictions)):
+                if os.path.lexists(file) and not is_ours(file):
+                    raise _belongs_to_somebody(file)
+                if os.path.lexists(file):
+                    raise BadInputError(
+                        f"{file} is there already, and nothing says what it answers ({self.record.name} is missing): "
+                        "choose another predictions_file, or ",
+                        BEGIN_ANEW,
+                        " to write over it.",
+                    )
             self._write_record(record)
             return
         try:
-            before = json.loads(self.record.read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}
-        changed = next((name for name in [*record, *before] if before.get(name) != record.get(name)), None)
+            before = _read_record(self.record)
+        except (OSError, ValueError, RecursionError) as error:
+            raise DamagedFilesError(
+                f"{self.record}, which says what {self.jsonl.name} answers, is damaged ({_reason(error)}). Choose "
+                "another predictions_file, or begin anew (",
+                BEGIN_ANEW,
+                ") and it is set aside.",
+            ) from None
+        changed = next((name for name in [*record, *before] if _changed(name, before, record)), None)
         if changed is not None:
-            what = f"{changed} = {_short(before.get(changed))}, now it is {_short(record.get(changed))}"
-            what = "other prompts: the data file has changed" if changed == "prompts_sha256" else what
             raise BadInputError(
-                f"{self.jsonl} was begun with {what}. Choose another predictions_file, or begin anew (resume=False, "
-                "--no_resume)."
+                f"{self.jsonl} was begun with {_what_changed(changed, before, record)}. Choose another "
+                "predictions_file, or begin anew (",
+                BEGIN_ANEW,
+                ").",
             )
 
-    def _write_record(self, record):
-        part = self.record.with_name(f".{self.record.name}.part")
+    def _write_record(self, record: Mapping[str, Any]) -> None:
+        part = _part_of(self.record)
         try:
-            part.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            with _new_file(part, lambda file: _begins_as(file, RECORD_BEGINS)) as stream:
+                stream.write(json.dumps(record, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace"))
+                stream.write(b"\n")
             os.replace(part, self.record)
-        except OSError as error:
+        except OSError:
             part.unlink(missing_ok=True)
-            _raise_if_full(error, self.record)
             raise
 
-    def _read_lines(self):
+    def _read_lines(self) -> int:
         """Fill in what is done; a last line that was cut off is taken away. Returns where the next line begins."""
-        end, raw = 0, b"\n"
+        end, complete = 0, True
         with open(self.jsonl, "rb") as stream:
-            for number, raw in enumerate(stream, start=1):
+            for number, raw in enumerate(_lines(stream), start=1):
+                complete = raw.endswith(b"\n")
                 try:
-                    line = json.loads(raw)
-                    index, _ = line["index"], (line["Input"], line["Output"])
-                    if not 0 <= index < len(self.places):
-                        raise ValueError(f"there is no prompt {index}")
-                except (ValueError, KeyError, TypeError) as error:
-                    if not raw.endswith(b"\n"):
-                        raw = b"\n"
+                    line = _read_line(raw, len(self.places))
+                except (ValueError, RecursionError) as error:
+                    if not complete and len(raw) < LONGEST_LINE:
+                        self._take_away(raw)
+                        complete = True
                         break
                     raise DamagedFilesError(
-                        f"Line {number} of {self.jsonl} is damaged ({error}): take it away, and its prompt is asked "
-                        "again; or begin anew (resume=False, --no_resume)."
+                        f"Line {number} of {self.jsonl} is damaged ({_reason(error)}): take it away, and its prompt is "
+                        "asked again; or begin anew (",
+                        BEGIN_ANEW,
+                        "), and the file is set aside.",
                     ) from None
-                self.places[index] = end
-                (self.failed.add if "error" in line else self.failed.discard)(index)
+                self.places[line["index"]] = end
+                (self.failed.add if "error" in line else self.failed.discard)(line["index"])
                 end += len(raw)
         os.ftruncate(self._stream, end)
-        if not raw.endswith(b"\n"):  # all of a line but its end
+        if not complete:  # all of a line but its end
             self._put(b"\n", end)
             end += 1
         return end
 
-    def _write_line(self, line):
+    def _take_away(self, tail: bytes) -> None:
+        """The end of the file, which is no whole line. What this module did not begin to write is kept elsewhere."""
+        if LINE_BEGINS.startswith(tail[: len(LINE_BEGINS)]) or not tail.strip(b"\0"):
+            return
+        kept = _free_name(self.jsonl)
+        with open(kept, "xb") as stream:
+            stream.write(tail)
+        say(f"The end of {self.jsonl} is no answer: it is set aside as {kept.name}, and its prompt is asked again.")
+
+    def _write_line(self, line: bytes) -> None:
         try:
             self._put(line, self._end)
         except OSError as error:
-            os.ftruncate(self._stream, self._end)
-            _raise_if_full(error, self.jsonl)
-            raise
+            with suppress(OSError):
+                os.ftruncate(self._stream, self._end)
+            self._raise_unwritable(error)
         self._end += len(line)
 
-    def _put(self, data, at):
+    def _put(self, data: bytes, at: int) -> None:
         os.lseek(self._stream, at, os.SEEK_SET)
         while data:
             data = data[os.write(self._stream, data) :]
 
-    def _line_at(self, start):
+    def _line_at(self, start: int) -> dict[str, Any]:
         """The line that begins at a place."""
-        os.lseek(self._stream, start, os.SEEK_SET)
+        os.lseek(self._stream, max(start, 0), os.SEEK_SET)
         line = b""
-        while b"\n" not in line:
-            piece = os.read(self._stream, 4096)
-            if not piece:
-                break
+        while b"\n" not in line and (piece := os.read(self._stream, 4096)):
             line += piece
-        return line.partition(b"\n")[0]
+        try:
+            return _read_line(line.partition(b"\n")[0], len(self.places))
+        except (ValueError, RecursionError) as error:
+            raise DamagedFilesError(
+                f"{self.jsonl} has been changed by somebody else while the run went on ({_reason(error)}): "
+                f"{self.json.name} is not written. Run the same again to see which line it is."
+            ) from None
 
 
-def as_line(fields):
-    """A dict as one line of JSON, UTF-8. Half a character (a lone surrogate) stays as its escape."""
+def say(text: str) -> None:
+    """One line on stderr, above the progress bar if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(printable(text), file=sys.stderr)
+
+
+def as_line(fields: Mapping[str, Any]) -> bytes:
+    """A dict as one line of JSON, UTF-8. Half a character (a lone surrogate) stays as its escape.
+
+    >>> as_line({"Input": "你好"}).decode()
+    '{"Input": "你好"}'
+    """
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def error_text(error):
-    """An exception as one line: its kind and its message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+def error_text(error: BaseException) -> str:
+    """An exception as one line that is safe to show: its kind and its message.
+
+    >>> error_text(ValueError("two\\nlines"))
+    'ValueError: two lines'
+    """
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": "))
 
 
-def _raise_if_full(error, place):
-    if error.errno in FULL:
-        raise DiskFullError(
-            f"The disk is full: {place} cannot grow. Nothing that was answered is lost: make room and run the same "
-            "again, it goes on from there."
-        ) from None
+def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths mean one file: through links and `..`, and in another letter case, since some systems do not
+    tell capitals apart.
+
+    >>> is_same_file("data/../p.txt", "P.txt")
+    True
+    """
+    with suppress(OSError, ValueError):
+        if os.path.samefile(one, other):
+            return True
+    with suppress(OSError, ValueError):
+        return _plain_name(one) == _plain_name(other)
+    return False
 
 
-def _short(value):
+def _plain_name(path: str | os.PathLike[str]) -> str:
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
+
+
+def _check_inputs(file: Path, asked: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    if any(is_same_file(file, read) for read in inputs):
+        whose = "" if file == asked else f", which {asked} would bring along,"
+        raise BadInputError(
+            f"{file}{whose} is the file that the prompts are read from, and answers are never written over prompts: "
+            "choose another predictions_file."
+        )
+
+
+def _kind(file: Path) -> str | None:
+    """What a name itself is: "link", "folder", "file", "device" for anything else, None for nothing there."""
+    try:
+        mode = file.lstat().st_mode
+    except (OSError, ValueError):
+        return None
+    kinds = {"link": stat.S_ISLNK, "folder": stat.S_ISDIR, "file": stat.S_ISREG}
+    return next((kind for kind, holds in kinds.items() if holds(mode)), "device")
+
+
+def _check_kind(file: Path) -> None:
+    """`BadInputError` for a link, which stands for a file elsewhere, and for a device, a pipe or a socket."""
+    kind = _kind(file)
+    if kind == "link":
+        raise BadInputError(f"{file} is a link to {os.readlink(file)}: give the file's own name as predictions_file.")
+    if kind == "device":
+        raise BadInputError(
+            f"{file} is a device or a pipe, and answers are kept in a file: choose another predictions_file, such as "
+            "p.json."
+        )
+
+
+def _belongs_to_somebody(file: Path) -> BadInputError:
+    return BadInputError(
+        f"{file} is there already, and nothing says what it answers: this program did not write it. Choose another "
+        "predictions_file, or move that file away."
+    )
+
+
+def _part_of(file: Path) -> Path:
+    return file.with_name(f".{file.name}.part")
+
+
+def _new_file(file: Path, is_ours: Any) -> BinaryIO:
+    """A new file to write. What a killed run left under its name goes; anything else is set aside."""
+    if os.path.lexists(file):
+        if is_ours(file):
+            file.unlink()
+        else:
+            _set_aside(file)
+    return open(file, "xb")
+
+
+def _set_aside(file: Path) -> None:
+    kept = _free_name(file)
+    os.rename(file, kept)
+    say(f"{file} is set aside as {kept.name}: it is damaged, or this program did not write it.")
+
+
+def _free_name(file: Path) -> Path:
+    names = (file.with_name(f"{file.name}.old{number or ''}") for number in range(10_000))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file with their ends; a longer one than there can be comes in pieces."""
+    while raw := stream.readline(LONGEST_LINE):
+        yield raw
+
+
+def _read_line(raw: bytes, total: int | None = None) -> dict[str, Any]:
+    """A line of `p.jsonl` as a dict; `ValueError` or `RecursionError` says what is wrong with it."""
+    line = json.loads(raw)
+    if not isinstance(line, dict):
+        raise ValueError("it is no object")
+    missing = next((name for name in ("index", "Input", "Output") if name not in line), None)
+    if missing is not None:
+        raise ValueError(f"{missing!r}")
+    index = line["index"]
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0 or (total is not None and index >= total):
+        raise ValueError(f"there is no prompt {checks.shown(index)}")
+    texts = isinstance(line["Input"], str) and isinstance(line["Output"], str | None)
+    if not texts or not isinstance(line.get("error", ""), str) or (line["Output"] is None) != ("error" in line):
+        raise ValueError("its Input, Output or error is no text")
+    return line
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    """What `p.run.json` says. Raises OSError, ValueError or RecursionError for one that this module did not write."""
+    if file.stat().st_size > LONGEST_LINE:
+        raise ValueError("it is too large")
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError("it is no object")
+    if not isinstance(record.get("prompts"), int) or not isinstance(record.get("prompts_sha256"), str):
+        raise ValueError("it does not say which prompts")
+    return record
+
+
+def _is_record(file: Path) -> bool:
+    try:
+        return bool(_read_record(file))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _holds_lines(file: Path, total: int | None = None) -> bool:
+    """Whether all lines of a file are answers as `p.jsonl` has them; the last one may be cut off."""
+    try:
+        with open(file, "rb") as stream:
+            for raw in _lines(stream):
+                if raw.endswith(b"\n"):
+                    if set(_read_line(raw, total)) - {"index", "Input", "Output", "error"}:
+                        return False
+                elif raw.strip(b"\0") and raw[: len(LINE_BEGINS)] != LINE_BEGINS[: len(raw)]:
+                    return False
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _holds_predictions(file: Path) -> bool:
+    """Whether a file is a `p.json` as `finish` writes it, or the beginning of one: a line for each answer."""
+    try:
+        with open(file, "rb") as stream:
+            begun = stream.readline(LONGEST_LINE)
+            if begun != b"[\n":
+                return begun.strip() in (b"", b"[", b"[]") and not stream.read(1)
+            for raw in _lines(stream):
+                if raw == b"]\n":
+                    return not stream.read(1)
+                if raw.endswith(b"\n") and not _is_prediction(raw.removesuffix(b"\n").removesuffix(b",")):
+                    return False
+                if not raw.endswith(b"\n") and not raw.startswith(b'{"Input": '[: len(raw)]):
+                    return False
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_prediction(raw: bytes) -> bool:
+    item = json.loads(raw)
+    return isinstance(item, dict) and set(item) == {"Input", "Output"}
+
+
+def _is_earlier(old: Path, new: Path) -> bool:
+    """Whether a `p.json` has nothing that the new one lacks: where they differ, it had no answer."""
+    try:
+        with open(old, "rb") as olds, open(new, "rb") as news:
+            for was, now in itertools.zip_longest(_lines(olds), _lines(news), fillvalue=b""):
+                if was.rstrip(b",\n") != now.rstrip(b",\n") and json.loads(was.rstrip(b",\n"))["Output"] is not None:
+                    return False
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return True
+
+
+def _begins_as(file: Path, begin: bytes) -> bool:
+    with suppress(OSError), open(file, "rb") as stream:
+        raw = stream.read(len(begin))
+        return begin.startswith(raw)
+    return False
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _changed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two records disagree. A model is what it holds, if that is known, and not what it is called."""
+    if name == "model" and "model_sha256" in now:
+        return False
+    return before.get(name) != now.get(name)
+
+
+def _what_changed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if name == "prompts_sha256":
+        return "other prompts: the data file has changed"
+    if name == "model_sha256":
+        was = "what it was is not recorded" if name not in before else f"it was {_short(before.get('model'))}"
+        return f"another model, or with other weights ({was}, now it is {_short(now.get('model'))})"
+    if name == "tokenizer_sha256":
+        return "another tokenizer or chat template"
+    return f"{name} = {_short(before.get(name))}, now it is {_short(now.get(name))}"
+
+
+def _short(value: Any) -> str:
     return f"{json.dumps(value, ensure_ascii=False):.80}"

@@ -11,11 +11,14 @@ import math
 import os
 import pickle
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from helpers import errors
-from helpers.batch.engines import TransformersEngine, in_windows
+from helpers import checks, errors
+from helpers.batch.engines import GenerationSettings, Prompt, TransformersEngine, in_windows
+from helpers.batch.identity import folder_sha256
 from helpers.errors import BadInputError, HelpersError
 from helpers.models import locate
 
@@ -41,29 +44,41 @@ class RayEngine:
 
     name = "ray"
 
-    def __init__(self, name, *, workers=2, batch_size=8, tokenizer=None, address=None, make_engine=None, window=50_000):
+    def __init__(
+        self,
+        name: str,
+        *,
+        workers: int = 2,
+        batch_size: int = 8,
+        tokenizer: str | None = None,
+        address: str | None = None,
+        make_engine: Callable[[], Any] | None = None,
+        window: int = 50_000,
+    ) -> None:
         if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
             raise BadInputError(
                 "Ray is not installed here: `make engines` builds an environment that has it, and "
                 "`.engines/bin/python -m helpers.batch --ray 2 …` runs it."
             )
-        if workers < 1 or batch_size < 1 or window < 1:
-            raise BadInputError(
-                f"workers, batch_size and window are at least 1, not {workers}, {batch_size} and {window}."
-            )
-        folder = str(locate.model_folder(name).resolve())
-        self.model_name = Path(folder).name
-        self.make_engine = make_engine or partial(
-            transformers_engine,
-            folder,
-            str(locate.model_folder(tokenizer).resolve()) if tokenizer else folder,
-            batch_size,
-        )
-        self.workers, self.batch_size, self.window = workers, batch_size, window
+        self.workers = checks.whole_number("workers", workers, least=1)
+        self.batch_size = checks.whole_number("batch_size", batch_size, least=1)
+        self.window = checks.whole_number("window", window, least=1)
+        self._folder = locate.model_folder(name).resolve()
+        self._tokenizer = locate.model_folder(tokenizer).resolve() if tokenizer else self._folder
+        self.model_name = self._folder.name
+        folders = str(self._folder), str(self._tokenizer)
+        self.make_engine = make_engine or partial(transformers_engine, *folders, batch_size)
         _connect(address, workers)
         self.share = _share(workers)
 
-    def generate(self, prompts, settings):
+    def identity(self) -> dict[str, str]:
+        """A SHA-256 of the model's files and one of the tokenizer's (see `helpers.batch.identity`)."""
+        small = folder_sha256(self._tokenizer, weights=False)
+        return {"model_sha256": folder_sha256(self._folder), "tokenizer_sha256": small}
+
+    def generate(
+        self, prompts: Iterable[Prompt], settings: GenerationSettings
+    ) -> Iterator[tuple[int, str | BaseException]]:
         """An iterator of (index, text or exception), a block at a time, as blocks are done."""
         for window in in_windows(prompts, self.window):
             unanswered = {prompt.index: prompt for prompt in window}
@@ -74,7 +89,9 @@ class RayEngine:
             for index in unanswered:
                 yield index, HelpersError("Every worker that was given this prompt died.")
 
-    def _asked(self, unanswered, settings, size):
+    def _asked(
+        self, unanswered: dict[int, Prompt], settings: GenerationSettings, size: int
+    ) -> Iterator[tuple[int, str | BaseException]]:
         """Ask all of them once; takes those that were answered away from `unanswered`."""
         for row in _rows(self._answered(unanswered.values(), settings, size)):
             if row["concerns_all"]:
@@ -82,7 +99,7 @@ class RayEngine:
             if unanswered.pop(row["index"], None):
                 yield row["index"], row["text"] if row["error"] is None else _as_error(row)
 
-    def _answered(self, prompts, settings, size):
+    def _answered(self, prompts: Iterable[Prompt], settings: GenerationSettings, size: int) -> Any:
         """The Ray dataset of the answers to some prompts, in blocks of `size`. Like lengths share a block."""
         import ray
 
@@ -105,7 +122,7 @@ class RayEngine:
         return dataset
 
 
-def _rows(dataset):
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
     """The rows as they are done; Ray's own errors as one of ours."""
     import ray
 
@@ -121,14 +138,14 @@ def _rows(dataset):
 class _Worker:
     """What Ray runs in each worker: a block of prompts in, a block of answers out."""
 
-    def __init__(self, make_engine, settings):
+    def __init__(self, make_engine: Callable[[], Any], settings: GenerationSettings) -> None:
         self.settings = settings
         try:
             self.engine, self.failure = make_engine(), None
         except Exception as error:
             self.engine, self.failure = None, error
 
-    def __call__(self, block):
+    def __call__(self, block: dict[str, Any]) -> dict[str, list[Any]]:
         prompts = [pickle.loads(prompt) for prompt in block["prompt"]]
         answers, failure = [], self.failure
         if failure is None:
@@ -142,7 +159,7 @@ class _Worker:
         return {name: [row[name] for row in rows] for name in _as_row(-1, "")}
 
 
-def transformers_engine(folder, tokenizer, batch_size):
+def transformers_engine(folder: str, tokenizer: str, batch_size: int) -> TransformersEngine:
     """A `TransformersEngine` for a model folder, on the device that this worker was given."""
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_processor, load_tokenizer
@@ -154,7 +171,7 @@ def transformers_engine(folder, tokenizer, batch_size):
     return TransformersEngine(load_model(folder), tokenizer, batch_size=batch_size)
 
 
-def _as_row(index, answer, *, concerns_all=False):
+def _as_row(index: int, answer: str | BaseException, *, concerns_all: bool = False) -> dict[str, Any]:
     failed = isinstance(answer, BaseException)
     return {
         "index": index,
@@ -165,13 +182,14 @@ def _as_row(index, answer, *, concerns_all=False):
     }
 
 
-def _as_error(row):
+def _as_error(row: dict[str, Any]) -> HelpersError:
     """The error of a worker, of its own kind if it is one of ours."""
     kind = getattr(errors, row["kind"], None)
-    return kind(row["error"]) if kind else HelpersError(f"{row['kind']}: {row['error']}")
+    ours = isinstance(kind, type) and issubclass(kind, HelpersError)
+    return kind(row["error"]) if ours else HelpersError(f"{row['kind']}: {row['error']}")
 
 
-def _connect(address, workers):
+def _connect(address: str | None, workers: int) -> None:
     """Join a cluster, or start one on this machine. Reports nothing to anybody, and is quiet."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -199,7 +217,7 @@ def _connect(address, workers):
         ) from None
 
 
-def _share(workers):
+def _share(workers: int) -> dict[str, int]:
     """What each worker is given: the most cores with which all of them find room, and a GPU if there are enough."""
     import ray
 

@@ -8,19 +8,35 @@ The Llama-3 walkthrough's inference script, with its options under their names:
 `run_batch` knows nothing of models: an engine answers (`engines`), and `predictions` keeps the files.
 """
 
+import contextlib
 import hashlib
 import json
+import os
+import re
+import stat
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from helpers.batch.engines import GenerationSettings, Prompt, TransformersEngine, as_prompt
+from helpers import checks
+from helpers.batch.engines import GenerationSettings, Prompt, TransformersEngine, as_prompt, pictures_of
 from helpers.batch.predictions import Predictions
 from helpers.errors import BadInputError, HelpersError
 
 SYSTEM_PROMPT = "You are a helpful assistant. 你是一个乐于助人的助手。"
 SAMPLE_PROMPTS = ("为什么要减少污染，保护环境？", "你有什么建议？")
+LONGEST_LINE = 2**24  # bytes of a line of a data file: some millions of words
+HEAD = 2**16  # bytes at a file's beginning that tell UTF-8 from other encodings
+# What a text file begins with that is not UTF-8; the longer marks first, since one begins with another.
+BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 
 
 @dataclass(frozen=True)
@@ -46,49 +62,98 @@ class PromptFile:
     A picture's path counts from the file's folder. With `with_prompt` a prompt goes through the chat template,
     after `system` (None for no system prompt); without, it is text to be continued, except that a prompt with a
     picture always goes through the template, which is where the picture's place is. A blank line is a prompt that
-    is not asked: it keeps its place. Raises `BadInputError` when the file cannot be read.
+    is not asked: it keeps its place. The file is UTF-8.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "prompts.txt"
+    >>> _ = path.write_text("Hello\\n你好\\n", encoding="utf-8")
+    >>> [prompt.text for prompt in PromptFile(path)]
+    ['Hello', '你好']
+
+    Raises `BadInputError` when the file cannot be read, is no file that can be read twice, or is in another encoding.
     """
 
-    def __init__(self, path, *, with_prompt=False, system=SYSTEM_PROMPT):
-        self.path, self.with_prompt, self.system = Path(path), with_prompt, system
+    def __init__(
+        self, path: str | os.PathLike[str], *, with_prompt: bool = False, system: str | None = SYSTEM_PROMPT
+    ) -> None:
+        self.path = checks.file_path("The data file's name", path)
+        self.with_prompt, self.system = checks.flag("with_prompt", with_prompt), system
         try:
-            self.path.open("rb").close()
+            if not stat.S_ISREG(self.path.stat().st_mode):  # asked before it is opened: a pipe would wait for a writer
+                raise BadInputError(
+                    f"The data file {path} is a folder, a pipe or a device, and not a file that can be read twice, as "
+                    "prompts are: write them into a file first."
+                )
+            with open(self.path, "rb") as stream:
+                _check_encoding(path, stream.read(HEAD))
         except OSError as error:
             raise BadInputError(f"The data file {path} cannot be read ({error.strerror}): check its name.") from None
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Prompt]:
         """A `Prompt` for each line."""
-        read = {".tsv": _read_tsv, ".jsonl": _read_jsonl}.get(self.path.suffix, _read_text)
+        read = {".tsv": _read_tsv, ".jsonl": _read_jsonl}.get(self.path.suffix.lower(), _read_text)
         with open(self.path, "rb") as stream:
-            for index, raw in enumerate(stream):
+            for index, raw in enumerate(_lines(stream)):
                 raw = raw.removeprefix(b"\xef\xbb\xbf") if index == 0 else raw
                 try:
+                    if len(raw) > LONGEST_LINE:
+                        raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
                     line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+                    if "\0" in line:
+                        raise ValueError("it holds a null character, which is no text")
                     text, image = read(line)
-                except ValueError as error:
-                    yield Prompt(index, raw.decode("utf-8", "replace").strip(), problem=_line_problem(index, error))
+                except (ValueError, RecursionError) as error:
+                    shown = raw[:LONGEST_LINE].decode("utf-8", "replace").strip()
+                    yield Prompt(index, shown, problem=_line_problem(index, error))
                     continue
                 yield self._prompt(index, text, image)
 
-    def _prompt(self, index, text, image):
+    def _prompt(self, index: int, text: str, image: str | None) -> Prompt:
         if not text.strip() or not (self.with_prompt or image):
             return Prompt(index, text)
-        path = str(self.path.absolute().parent / image) if image else None  # workers may run in another folder
+        if image and not _is_address(image):  # whole, since workers may run in another folder
+            image = str(self.path.absolute().parent / image)
         system = [{"role": "system", "content": self.system}] if self.with_prompt and self.system else []
-        user = {"role": "user", "content": text} | ({"image": path} if image else {})
-        return Prompt(index, text, messages=[*system, user], image=path)
+        user = {"role": "user", "content": text} | ({"image": image} if image else {})
+        return Prompt(index, text, messages=[*system, user], image=image)
 
 
-def _read_text(line):
+def _is_address(image: str) -> bool:
+    """Whether it is an address such as "https:…" or "data:…" and not a path."""
+    return re.match(r"\w\w+:", image) is not None
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """A file's lines with their ends; of one that is too long, more bytes than are allowed, and the rest is skipped."""
+    while raw := stream.readline(LONGEST_LINE + 1):
+        rest = raw
+        while not rest.endswith(b"\n") and (rest := stream.readline(LONGEST_LINE)):
+            pass
+        yield raw
+
+
+def _check_encoding(path: str | os.PathLike[str], head: bytes) -> None:
+    """`BadInputError` for a file that is not UTF-8, by its first bytes."""
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
+    if encoding is None and b"\0" in head:
+        encoding = "UTF-16 or no text at all (it holds null bytes)"
+    if encoding:
+        raise BadInputError(
+            f"The data file {path} is not UTF-8, but {encoding}, as `>` of PowerShell writes it: save it as UTF-8 "
+            "(in PowerShell: Set-Content -Encoding utf8)."
+        )
+
+
+def _read_text(line: str) -> tuple[str, str | None]:
     return line, None
 
 
-def _read_tsv(line):
+def _read_tsv(line: str) -> tuple[str, str | None]:
     text, _, image = line.partition("\t")
     return text, image.strip() or None
 
 
-def _read_jsonl(line):
+def _read_jsonl(line: str) -> tuple[str, str | None]:
     if not line.strip():
         return "", None
     fields = json.loads(line)
@@ -99,7 +164,9 @@ def _read_jsonl(line):
     return fields["Input"], fields.get("Image") or None
 
 
-def _line_problem(index, error):
+def _line_problem(index: int, error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        error = ValueError("it is nested too deeply")
     reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"it is not JSON: {error}"
     if not isinstance(error, UnicodeDecodeError | json.JSONDecodeError):
         reason = str(error)
@@ -107,83 +174,108 @@ def _line_problem(index, error):
 
 
 def run_batch(
-    model,
-    tokenizer,
-    prompts,
-    predictions_file,
+    model: Any,
+    tokenizer: Any,
+    prompts: Iterable[Any],
+    predictions_file: str | os.PathLike[str],
     *,
-    resume=True,
-    batch_size=8,
-    engine=None,
-    retry_failed=False,
-    progress=True,
-    **generation,
-):
+    resume: bool = True,
+    batch_size: int = 8,
+    engine: Any = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+    **generation: Any,
+) -> BatchReport:
     """Answer `prompts` and write `predictions_file` (`p.json`); returns a `BatchReport`.
-
-    >>> report = run_batch(model, tokenizer, ["Hello", "你好"], "p.json", max_new_tokens=32)  # doctest: +SKIP
 
     `prompts` is a list of what a prompt can be (text as it is, a `RenderedChat`, ids, a list of messages) or a
     `PromptFile`. Each answer is a line of `p.jsonl` as soon as it is there, with the keys index, Input, Output
     (null if it failed) and, if it failed, error; they come in any order. At the end `p.json` is a list of
     {"Input", "Output"} in the prompts' order.
 
-    - `resume`: go on where a run of the same prompts, settings and model was stopped; False begins anew.
+    >>> import tempfile
+    >>> class Parrot:  # an engine: who answers in place of a model
+    ...     name, model_name = "parrot", "none"
+    ...
+    ...     def generate(self, prompts, settings):
+    ...         for prompt in prompts:
+    ...             yield prompt.index, prompt.text[::-1]
+    >>> file = Path(tempfile.mkdtemp()) / "p.json"
+    >>> report = run_batch(None, None, ["Hello", "你好"], file, engine=Parrot(), progress=False)
+    >>> report.answered, json.loads(file.read_text(encoding="utf-8"))[1]
+    (2, {'Input': '你好', 'Output': '好你'})
+
+    - `resume`: go on where a run of the same prompts, settings, model and tokenizer was stopped; False begins anew.
+      A model and a tokenizer are the same if they hold the same, whatever they are called and wherever they are.
       `retry_failed` asks those again that failed.
-    - `batch_size`: how many prompts the model is asked at once.
+    - `batch_size`: how many prompts the model is asked at once. If that many do not fit in memory, half as many are.
     - `engine`: who answers, in place of `TransformersEngine(model, tokenizer)`; `model` is None then.
     - `generation`: what `GenerationSettings` takes (temperature 0.2, top_k 40, top_p 0.9, repetition_penalty 1.1
       and 400 new tokens if not given); `do_sample=False` is greedy.
 
-    A prompt that fails is recorded and the others go on. Raises `BadInputError` for settings that cannot work, when
-    other prompts, settings or another model are resumed, and when another run is writing the same files;
-    `DiskFullError`; and what the engine raises for the run as a whole.
+    A prompt that fails is recorded and the others go on. Files are only replaced if this function wrote them, and the
+    prompts' own file never is. Raises `BadInputError` for arguments that cannot work, when other prompts, settings or
+    another model are resumed, and when another run is writing the same files; `DamagedFilesError` when the answers
+    that are there are damaged; `DiskFullError`; and what the engine raises for the run as a whole.
     """
     started = time.perf_counter()
     settings = _settings(generation)
-    engine = engine or TransformersEngine(model, tokenizer, batch_size=batch_size)
-    prompts = _Numbered(prompts, tokenizer)
-    with Predictions(predictions_file) as predictions:
-        total, fingerprint = prompts.count_and_fingerprint()
+    checks.flag("resume", resume)
+    engine = TransformersEngine(model, tokenizer, batch_size=batch_size) if engine is None else _checked(engine)
+    numbered = _Numbered(prompts, tokenizer)
+    with Predictions(predictions_file, inputs=numbered.files) as predictions:
+        total, fingerprint = numbered.count_and_fingerprint(progress)
         record = {"prompts": total, "prompts_sha256": fingerprint, "engine": engine.name, "model": engine.model_name}
+        record |= engine.identity() if hasattr(engine, "identity") else {}
         predictions.open(total, record | asdict(settings), resume=resume)
         if retry_failed:
             predictions.forget_failed()
         kept = sum(map(predictions.is_done, range(total)))
-        _answer_all(engine, prompts, settings, predictions, kept, total, progress)
+        _answer_all(engine, numbered, settings, predictions, kept, total, progress)
         predictions.finish()
         failed = len(predictions.failed)
     return BatchReport(predictions.json, total, total - kept, kept, failed, time.perf_counter() - started)
 
 
-def _settings(generation):
-    try:
-        return GenerationSettings(**generation)
-    except TypeError:
-        known = GenerationSettings.__dataclass_fields__
-        unknown = next(name for name in generation if name not in known)
-        raise BadInputError(f"There is no setting {unknown!r}; there are {', '.join(known)}.") from None
+def _checked(engine: Any) -> Any:
+    """An engine, or `BadInputError`."""
+    if not all(hasattr(engine, name) for name in ("name", "model_name", "generate")):
+        raise BadInputError(
+            f"engine is an engine of helpers.batch, such as ServerEngine(…), or None, not {checks.shown(engine)}."
+        )
+    return engine
+
+
+def _settings(generation: dict[str, Any]) -> GenerationSettings:
+    known = GenerationSettings.__dataclass_fields__
+    unknown = next((name for name in generation if name not in known), None)
+    if unknown is not None:
+        raise BadInputError(f"There is no setting {unknown!r}; there are {', '.join(known)}.")
+    return GenerationSettings(**generation)
 
 
 class _Numbered:
     """Prompts as `Prompt`s numbered from 0, as often as they are asked for."""
 
-    def __init__(self, prompts, tokenizer):
-        if isinstance(prompts, str | dict) or iter(prompts) is prompts:
+    def __init__(self, prompts: Iterable[Any], tokenizer: Any) -> None:
+        if isinstance(prompts, str | bytes | dict) or not hasattr(prompts, "__iter__") or iter(prompts) is prompts:
             raise BadInputError(
                 f"prompts is a list or a PromptFile, not a {type(prompts).__name__}: they are read twice, to know "
                 "how many there are and whether they are the same when a run is resumed."
             )
         self.prompts, self.tokenizer = prompts, tokenizer
+        self.files = [prompts.path] if isinstance(prompts, PromptFile) else []
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Prompt]:
         for index, given in enumerate(self.prompts):
             yield as_prompt(index, given, self.tokenizer)
 
-    def count_and_fingerprint(self):
+    def count_and_fingerprint(self, progress: bool) -> tuple[int, str]:
         """How many there are, and a SHA-256 of everything that is asked."""
+        from tqdm import tqdm
+
         digest, total = hashlib.sha256(), 0
-        for prompt in self:
+        for prompt in tqdm(self, desc="Reading the prompts", unit="", delay=1, leave=False, disable=not progress):
             if prompt.index != total:
                 raise BadInputError(f"Prompts are numbered 0, 1, 2, …: number {total} says that it is {prompt.index}.")
             digest.update(_content(prompt).encode("utf-8", "backslashreplace"))
@@ -191,21 +283,49 @@ class _Numbered:
         return total, digest.hexdigest()
 
 
-def _content(prompt):
-    """What makes a prompt the same one: a picture counts by its name, so that the folder may move."""
-    said = [(message.get("role"), message.get("content")) for message in prompt.messages or []]
-    picture = prompt.image and Path(prompt.image).name
+def _content(prompt: Prompt) -> str:
+    """What makes a prompt the same one: a picture counts by its name and what it shows, so the folder may move."""
+    said = []
+    for message in prompt.messages or []:
+        more = sorted((str(key), value) for key, value in message.items() if key not in ("role", "content", "image"))
+        said.append((message.get("role"), message.get("content"), *more))
+    pictures = [_picture_mark(picture) for picture in pictures_of(prompt)]
+    picture = pictures[0] if len(pictures) == 1 else pictures or None
     return repr((prompt.text, said, picture, prompt.input_ids, prompt.problem))
 
 
-def _answer_all(engine, prompts, settings, predictions, kept, total, progress):
+def _picture_mark(picture: Any) -> Any:
+    """A picture's name, with a SHA-256 of the file if there is one; of an open picture, a SHA-256 of what it shows."""
+    if isinstance(picture, str | os.PathLike):
+        if _is_address(os.fspath(picture)):
+            return picture
+        with contextlib.suppress(OSError, ValueError):  # not there, or no path: when it is asked, that is its answer
+            if stat.S_ISREG(os.stat(picture).st_mode):
+                with open(picture, "rb") as stream:
+                    return Path(picture).name, hashlib.file_digest(stream, "sha256").hexdigest()
+        return Path(picture).name
+    shown = picture.tobytes() if hasattr(picture, "tobytes") else repr(picture).encode("utf-8", "backslashreplace")
+    return getattr(picture, "size", None), hashlib.sha256(shown).hexdigest()
+
+
+def _answer_all(
+    engine: Any,
+    prompts: _Numbered,
+    settings: GenerationSettings,
+    predictions: Predictions,
+    kept: int,
+    total: int,
+    progress: bool,
+) -> None:
     from tqdm import tqdm
 
-    asked = {}  # index -> text, of those that the engine has taken and not yet answered
-    unasked = deque()  # blank lines and lines that cannot be read
+    asked: dict[int, str] = {}  # index -> text, of those that the engine has taken and not yet answered
+    unasked: deque[Prompt] = deque()  # blank lines and lines that cannot be read
 
-    def to_ask():
+    def to_ask() -> Iterator[Prompt]:
         for prompt in prompts:
+            if prompt.index >= total:
+                raise _changed_meanwhile(total)
             if predictions.is_done(prompt.index):
                 continue
             if prompt.problem or not (prompt.text.strip() or prompt.messages or prompt.input_ids):
@@ -217,13 +337,13 @@ def _answer_all(engine, prompts, settings, predictions, kept, total, progress):
     # smoothing=0: the time left comes from the mean speed, since answers arrive a batch at a time.
     with tqdm(total=total, initial=kept, unit=" prompts", smoothing=0, disable=not progress) as bar:
 
-        def record(index, text, answer):
+        def record(index: int, text: str, answer: str | BaseException) -> None:
             predictions.add(index, text, answer)
             if isinstance(answer, BaseException):
                 bar.set_postfix(failed=len(predictions.failed), refresh=False)
             bar.update()
 
-        def record_unasked():
+        def record_unasked() -> None:
             while unasked:
                 prompt = unasked.popleft()
                 record(prompt.index, prompt.text, BadInputError(prompt.problem) if prompt.problem else "")
@@ -236,3 +356,12 @@ def _answer_all(engine, prompts, settings, predictions, kept, total, progress):
         record_unasked()
     if asked:
         raise HelpersError(f"The engine {engine.name} left {len(asked)} prompts unanswered: run the same again.")
+    if not all(map(predictions.is_done, range(total))):
+        raise _changed_meanwhile(total)
+
+
+def _changed_meanwhile(total: int) -> HelpersError:
+    return HelpersError(
+        f"The prompts have changed while the run went on: there were {total}, and now there are more or fewer. What is "
+        "answered is kept, but belongs to the earlier prompts."
+    )

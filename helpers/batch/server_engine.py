@@ -3,126 +3,158 @@
 Prompts go to its completions endpoint as token ids, so what `render_chat` made is what the model gets: no
 server applies a template of its own, adds a second beginning-of-text, or reads control tokens out of what a
 user typed. What fails for a moment is tried again; what is done when a server dies has been handed on.
+
+A server is somebody else's program. Each try has a time limit that counts from its start to its last byte, each reply
+has a size limit, and a longer wait than a minute is left to the reader. (openai's client sends chats as text by
+default, waits without being stoppable, and limits neither time nor size, so `httpx` is asked directly.)
 """
 
+import asyncio
+import concurrent.futures
 import email.utils
+import hashlib
+import json
 import os
 import queue
 import random
 import threading
 import time
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
-from helpers.batch.engines import answer_text, prompt_token_ids
-from helpers.errors import BadInputError, HelpersError, ServerNotReachableError
+from helpers import checks
+from helpers.batch.engines import GenerationSettings, Prompt, answer_text, prompt_token_ids
+from helpers.batch.identity import tokenizer_sha256
+from helpers.batch.predictions import say
+from helpers.errors import BadInputError, HelpersError, ServerNotReachableError, printable
 from helpers.text.stopping import terminator_ids
 
+T = TypeVar("T")
 KEY_VARIABLE = "OPENAI_API_KEY"
 MOMENTARY = (408, 429, 500, 502, 503, 504)
-LONGEST_PAUSE = 60.0  # seconds, also when a server asks for more
+LONGEST_PAUSE = 60.0  # seconds between two tries; when a server asks for more, the run ends there
+MODELS_WITHIN, MODELS_TRIES = 10.0, 2  # seconds for the list of models, and how often it is asked for
+LARGEST_REPLY = 2**24  # bytes
+QUIET = 10.0  # seconds between two sentences about waiting
+SAID_AFTER = 1.0  # seconds until a slow list of models is said
+GRACE = 1.0  # seconds for what is still running once the server is known to be gone
+SHOWN_CHARACTERS = 300  # of what a server says
 
 
 class ServerEngine:
     """The engine (see `helpers.batch.engines`) that asks a server.
 
-    url: where the API begins, such as "http://127.0.0.1:8000/v1". tokenizer: the model's, since prompts become
-    ids here. model: its name there (a folder's last part is enough), None for the only one served. at_once: how
-    many prompts are asked at a time; the server batches them. timeout: seconds to wait for one answer. tries and
-    pause: how often a prompt is asked when the server is busy or cannot be reached, and the seconds before
-    the second time, doubled each time, unless the server says when to come back. api_key: None takes the
-    environment variable OPENAI_API_KEY, if there is one.
+    url: where the API begins, such as "http://127.0.0.1:8000/v1"; a user name and password in it are sent and never
+    shown. tokenizer: the model's, since prompts become ids here. model: its name there (a folder's last part is
+    enough), None for the only one served. at_once: how many prompts are asked at a time; the server batches them.
+    timeout: seconds for one answer, from its first byte to its last. tries and pause: how often a prompt is asked
+    when the server is busy or cannot be reached, and the seconds before the second time, doubled each time, unless
+    the server says when to come back. api_key: None takes the environment variable OPENAI_API_KEY, if there is one.
 
     top_k and repetition_penalty are no part of OpenAI's API: they are sent when they are in use, and a server
     that does not know them may refuse or ignore them.
 
     Raises `ServerNotReachableError` when no such server answers, `BadInputError` for a model that it does not
-    serve, a key that it does not take, and settings that cannot work.
+    serve, a key that it does not take, and arguments that cannot work.
     """
 
     name = "server"
 
-    def __init__(self, url, tokenizer, *, model=None, at_once=16, timeout=600.0, tries=6, pause=1.0, api_key=None):
-        import httpx
-
-        if at_once < 1 or tries < 1 or timeout <= 0 or pause < 0:
-            raise BadInputError(
-                f"at_once and tries are at least 1, timeout is above 0 and pause at least 0 seconds, not "
-                f"{at_once}, {tries}, {timeout} and {pause}."
-            )
-        self.url = _api_url(url)
+    def __init__(
+        self,
+        url: str,
+        tokenizer: Any,
+        *,
+        model: str | None = None,
+        at_once: int = 16,
+        timeout: float = 600.0,
+        tries: int = 5,
+        pause: float = 1.0,
+        api_key: str | None = None,
+    ) -> None:
+        self.url, self._login = _address(url)
+        self.at_once = checks.whole_number("at_once", at_once, least=1)
+        self.tries = checks.whole_number("tries", tries, least=1)
+        self.timeout = checks.number("timeout", timeout, least=0.001)
+        self.pause = checks.number("pause", pause, least=0)
+        self._key = _checked_key(api_key)
+        self._said_at = 0.0
+        model = None if model is None else checks.text("model", model, empty=False)
         self.tokenizer, self.terminators = tokenizer, terminator_ids(tokenizer)
-        self.at_once, self.timeout, self.tries, self.pause = at_once, timeout, tries, pause
-        key = api_key or os.environ.get(KEY_VARIABLE)
-        self.client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
-            limits=httpx.Limits(max_connections=at_once),
-            trust_env=urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"),  # no proxy to ourselves
-        )
-        card = _pick_model(self.url, self._served(), model)
+        self._card = card = _pick_model(self.url, self._served(), model)
         self.model_name = card["id"]
-        self.context = card.get("max_model_len")
+        longest = card.get("max_model_len")
+        self.context = longest if isinstance(longest, int) and longest > 0 else None
         self.is_vllm = card.get("owned_by") == "vllm"
 
-    def generate(self, prompts, settings):
+    def identity(self) -> dict[str, str]:
+        """What the server says of its model that names its files or sizes; and the tokenizer used here."""
+        said = json.dumps([self._card.get(name) for name in ("id", "root", "meta")], sort_keys=True)
+        return {
+            "model_sha256": hashlib.sha256(said.encode()).hexdigest(),
+            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
+        }
+
+    def generate(
+        self, prompts: Iterable[Prompt], settings: GenerationSettings
+    ) -> Iterator[tuple[int, str | BaseException]]:
         """An iterator of (index, text or exception), as they are done.
 
         When the server is gone, those that were done come first, then `ServerNotReachableError`.
         """
-        prompts, waiting, done = iter(prompts), queue.SimpleQueue(), queue.SimpleQueue()
-        stopped = threading.Event()
-        for _ in range(self.at_once):
-            # Daemons: an interrupted run does not wait for answers that nobody will read.
-            threading.Thread(target=self._work, args=(waiting, done, settings, stopped), daemon=True).start()
+        prompts, done = iter(prompts), queue.SimpleQueue()
         running, failure = 0, None
-        try:
+        with _Asking(self._client_settings()) as asking:
             while True:
-                while running < self.at_once and not stopped.is_set():
-                    prompt = next(prompts, None)
-                    if prompt is None:
-                        break
-                    waiting.put(prompt)
+                while running < self.at_once and failure is None and (prompt := next(prompts, None)) is not None:
+                    try:
+                        body = self._body(self._ids(prompt, settings), settings)
+                    except Exception as error:
+                        yield prompt.index, error
+                        continue
+                    asked = asking.start(self._answer(asking.client, body))
+                    asked.add_done_callback(partial(_hand_over, done, prompt.index))
                     running += 1
-                if not running:
+                answered = self._next(done, running, failure) if running else None
+                if answered is None:
                     break
-                index, answer, concerns_all = done.get()
                 running -= 1
-                if concerns_all:
-                    failure = failure or answer
-                    stopped.set()
+                index, answer = answered
+                problem = answer.exception()
+                if isinstance(problem, _ConcernsAll):
+                    failure = failure or problem.reason
                 else:
-                    yield index, answer
-        finally:
-            stopped.set()
-            for _ in range(self.at_once):
-                waiting.put(None)
+                    yield index, problem or answer.result()
         if failure:
             raise failure
 
-    def _work(self, waiting, done, settings, stopped):
-        """A thread: take a prompt, put (index, answer, whether it concerns the whole run)."""
-        while (prompt := waiting.get()) is not None:
+    def _next(
+        self, done: queue.SimpleQueue, running: int, failure: HelpersError | None
+    ) -> tuple[int, concurrent.futures.Future[str]] | None:
+        """The next answer; None when the server is gone and nothing comes any more. Says so when it takes long."""
+        began, patience = time.monotonic(), QUIET
+        while True:
             try:
-                done.put((prompt.index, self._answer(prompt, settings, stopped), False))
-            except _ConcernsAll as error:
-                done.put((prompt.index, error.reason, True))
-            except Exception as error:
-                done.put((prompt.index, error, False))
+                return done.get(timeout=GRACE if failure else patience)
+            except queue.Empty:
+                if failure:
+                    return None
+            patience *= 2
+            say(
+                f"Still waiting for {running} answers of {self.url}: none for {time.monotonic() - began:.0f} s. Each "
+                f"try may take {self.timeout:g} s. Ctrl-C stops, and nothing that is done is lost."
+            )
 
-    def _answer(self, prompt, settings, stopped):
+    def _ids(self, prompt: Prompt, settings: GenerationSettings) -> list[int]:
         if prompt.image is not None:
-            raise BadInputError("Pictures are for the transformers engine: leave --server away.")
-        ids = prompt_token_ids(self.tokenizer, prompt, context=self.context, max_new_tokens=settings.max_new_tokens)
-        reply = self._post("/completions", self._body(ids, settings), stopped)
-        try:
-            choice = reply.json()["choices"][0]
-            output_ids, text = choice.get("token_ids"), choice["text"]
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise _ConcernsAll(_not_openai(f"POST {self.url}/completions", reply)) from None
-        return answer_text(self.tokenizer, output_ids, self.terminators) if output_ids else text.strip()
+            raise BadInputError("Pictures are for the transformers engine: omit --server.")
+        return prompt_token_ids(self.tokenizer, prompt, context=self.context, max_new_tokens=settings.max_new_tokens)
 
-    def _body(self, ids, settings):
+    def _body(self, ids: list[int], settings: GenerationSettings) -> dict[str, Any]:
         """The request: OpenAI's own fields, others when they are in use or when the server is known to be vLLM."""
         body = {"model": self.model_name, "prompt": ids, "max_tokens": settings.max_new_tokens, "temperature": 0}
         if settings.do_sample:
@@ -135,45 +167,123 @@ class ServerEngine:
             body |= {"stop_token_ids": self.terminators, "return_token_ids": True}
         return body
 
-    def _served(self):
-        """The cards of the models that the server has."""
+    async def _answer(self, client: Any, body: dict[str, Any]) -> str:
+        reply = await self._ask(client, "/completions", body)
         try:
-            reply = self._post("/models", None, threading.Event())
-            cards = reply.json()["data"]
-            if not all(isinstance(card["id"], str) for card in cards):
-                raise ValueError
-        except _ConcernsAll as error:
-            raise error.reason from None
-        except (ValueError, LookupError, TypeError):
-            raise _not_openai(f"GET {self.url}/models", reply) from None
+            choice = reply.json()["choices"][0]
+            output_ids, text = choice.get("token_ids"), choice["text"]
+            if output_ids:
+                return answer_text(self.tokenizer, _as_ids(output_ids, len(self.tokenizer)), self.terminators)
+            return text.strip()
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise _ConcernsAll(_not_openai(f"POST {self.url}/completions", reply)) from None
+
+    def _served(self) -> list[dict[str, Any]]:
+        """The cards of the models that the server has."""
+        with _Asking(self._client_settings()) as asking:
+            asked = asking.start(self._ask(asking.client, "/models", None))
+            if not concurrent.futures.wait([asked], timeout=SAID_AFTER).done:
+                say(f"Waiting for {self.url} to say which models it serves, at most {self._limit(None):g} s …")
+            try:
+                reply = asked.result()
+                cards = reply.json()["data"]
+                if not all(isinstance(card["id"], str) for card in cards):
+                    raise ValueError
+            except _ConcernsAll as error:
+                raise error.reason from None
+            except HelpersError:
+                raise
+            except (ValueError, LookupError, TypeError, RecursionError):
+                raise _not_openai(f"GET {self.url}/models", reply) from None
         return cards
 
-    def _post(self, path, body, stopped):
-        """The reply, with status 200. Waits and asks again where that may help."""
+    def _client_settings(self) -> dict[str, Any]:
+        """What `httpx.AsyncClient` is made with. Redirections are not followed: a key must not go elsewhere."""
         import httpx
 
-        for attempt in range(1, self.tries + 1):
-            last = attempt == self.tries or (body is None and attempt == 2)
-            reply = None
-            try:
-                if body is None:
-                    reply = self.client.get(self.url + path, timeout=min(self.timeout, 10.0))
-                else:
-                    reply = self.client.post(self.url + path, json=body)
-                if reply.status_code == 200:
-                    return reply
-                if reply.status_code not in MOMENTARY or last:
-                    raise self._refusal(reply)
-            except httpx.TransportError as error:
-                if last or isinstance(error, httpx.UnsupportedProtocol):
-                    raise _ConcernsAll(self._unreachable(error, attempt)) from None
-            if stopped.wait(_pause(self.pause, attempt, reply)):
-                raise _ConcernsAll(ServerNotReachableError("The run was stopped."))
+        headers = {"Accept-Encoding": "identity"}  # a small reply must not unfold into a large one
+        if self._key and not self._login:
+            headers["Authorization"] = f"Bearer {self._key}"
+        return {
+            "headers": headers,
+            "auth": self._login,
+            "timeout": httpx.Timeout(self.timeout, connect=min(self.timeout, 5.0), pool=None),
+            "limits": httpx.Limits(max_connections=self.at_once),
+            "trust_env": urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"),  # no proxy to ourselves
+            "follow_redirects": False,
+        }
+
+    def _limit(self, body: Any) -> float:
+        return self.timeout if body is not None else min(self.timeout, MODELS_WITHIN)
+
+    async def _ask(self, client: Any, path: str, body: dict[str, Any] | None) -> "_Reply":
+        """The reply, with status 200. Waits and asks again where that may help."""
+        tries = self.tries if body is not None else min(self.tries, MODELS_TRIES)
+        for attempt in range(1, tries + 1):
+            reply, trouble = await self._try(client, path, body)
+            if reply is not None and reply.status == 200:
+                return reply
+            if reply is not None and (reply.status not in MOMENTARY or attempt == tries):
+                raise self._refusal(reply, attempt)
+            if attempt == tries:
+                raise _ConcernsAll(self._unreachable(trouble, attempt))
+            pause = self._pause(attempt, reply)
+            trouble = trouble or f"is busy ({reply.status}: {_said(reply)})"
+            self._say_now_and_then(
+                f"The server at {self.url} {trouble}. Asking again in {pause:.2g} s, try {attempt + 1} of {tries}."
+            )
+            await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    def _refusal(self, reply):
+    async def _try(self, client: Any, path: str, body: dict[str, Any] | None) -> tuple["_Reply | None", str]:
+        """(reply, "") or (None, what went wrong)."""
+        import httpx
+
+        limit = self._limit(body)
+        try:
+            async with asyncio.timeout(limit):
+                method = "GET" if body is None else "POST"
+                async with client.stream(method, self.url + path, json=body) as reply:
+                    content = bytearray()
+                    async for piece in reply.aiter_raw():
+                        content += piece
+                        if len(content) > LARGEST_REPLY:
+                            raise _ConcernsAll(
+                                ServerNotReachableError(
+                                    f"{self.url}{path} sent more than {LARGEST_REPLY // 2**20} MB in one reply, which "
+                                    "no answer is. See that it is the server you mean."
+                                )
+                            )
+                    return _Reply(reply.status_code, dict(reply.headers), bytes(content), self.url + path), ""
+        except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
+            return None, f"did not answer within {limit:g} s"
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return None, f"cannot be reached ({_first_line(error)})"
+        except httpx.TransportError as error:
+            return None, f"broke off ({_first_line(error)})"
+
+    def _say_now_and_then(self, text: str) -> None:
+        if time.monotonic() - self._said_at > QUIET:
+            self._said_at = time.monotonic()
+            say(text)
+
+    def _pause(self, attempt: int, reply: "_Reply | None") -> float:
+        """Seconds to wait: what the server asks for in Retry-After, or twice as long each time, a little scattered."""
+        asked = None if reply is None else _retry_after(reply.headers.get("retry-after", ""))
+        if asked is not None and asked > LONGEST_PAUSE:
+            raise _ConcernsAll(
+                ServerNotReachableError(
+                    f"The server at {self.url} is busy ({reply.status}: {_said(reply)}) and asks to come back in "
+                    f"{min(asked, 1e9):,.0f} s. What is done is kept: run the same again then, it goes on from there."
+                )
+            )
+        if asked is None:
+            asked = self.pause * 2 ** (attempt - 1) * random.Random().uniform(0.75, 1.25)
+        return min(asked, LONGEST_PAUSE)
+
+    def _refusal(self, reply: "_Reply", tries: int) -> Exception:
         """What a status other than 200 means: for this prompt alone, or for all."""
-        status, said = reply.status_code, _said(reply)
+        status, said = reply.status, _said(reply)
         if status in (401, 403):
             return _ConcernsAll(
                 BadInputError(
@@ -181,55 +291,132 @@ class ServerEngine:
                     f"Set {KEY_VARIABLE} to one that it takes."
                 )
             )
+        if 300 <= status < 400:
+            return _ConcernsAll(
+                ServerNotReachableError(
+                    f"The server at {self.url} sends on to {_shortened(reply.headers.get('location', 'nowhere'))} "
+                    f"({status}), which is not followed: give the server's own address."
+                )
+            )
         if status in (404, 405):
             return _ConcernsAll(
                 ServerNotReachableError(
-                    f"The server has no {reply.request.url} ({status}: {said}). The URL of an OpenAI-compatible "
+                    f"The server has no {reply.url} ({status}: {said}). The URL of an OpenAI-compatible "
                     "server usually ends in /v1."
                 )
             )
         if status in MOMENTARY and status != 500:
             return _ConcernsAll(
                 ServerNotReachableError(
-                    f"The server at {self.url} has been busy for {self.tries} tries ({status}: {said}). What is "
+                    f"The server at {self.url} has been busy for {tries} tries ({status}: {said}). What is "
                     "done is kept: run the same again later, it goes on from there."
                 )
             )
         return HelpersError(f"The server refused this prompt ({status}: {said}).")
 
-    def _unreachable(self, error, attempts):
-        import httpx
-
-        if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
-            what = f"did not answer within {self.timeout:g} s"
-        elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            what = f"cannot be reached ({_first_line(error)})"
-        else:
-            what = f"broke off ({_first_line(error)})"
+    def _unreachable(self, trouble: str, attempts: int) -> ServerNotReachableError:
         times = f", {attempts} times" if attempts > 1 else ""
         return ServerNotReachableError(
-            f"The server at {self.url} {what}{times}. See that it runs and that the address is right; what is done "
+            f"The server at {self.url} {trouble}{times}. See that it runs and that the address is right; what is done "
             "is kept, and the same command goes on from there."
         )
 
 
-class _ConcernsAll(Exception):
-    """Carries an error that ends the whole run out of a thread."""
+@dataclass(frozen=True)
+class _Reply:
+    """A reply that has come in whole; the names of its headers are in small letters."""
 
-    def __init__(self, reason):
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+    url: str
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+    @property
+    def text(self) -> str:
+        return self.content[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")
+
+
+class _Asking:
+    """An event loop in a thread of its own, with an `httpx.AsyncClient`: whoever leaves the block cancels what is
+    still being asked, whatever state it is in."""
+
+    def __init__(self, client_settings: dict[str, Any]) -> None:
+        self._client_settings = client_settings
+        self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="ServerEngine", daemon=True)
+
+    def __enter__(self) -> "_Asking":
+        self._thread.start()
+        self._ready.result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._leave.set)
+        self._thread.join(timeout=GRACE)
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _run(self) -> None:
+        import httpx
+
+        self._loop, self._leave = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            self.client = httpx.AsyncClient(**self._client_settings)
+        except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:  # a proxy that the environment names
+            reason = f"The connection settings of this machine (proxy, certificates) cannot be used: {error}"
+            self._ready.set_exception(BadInputError(reason))
+            return
+        async with self.client:
+            self._ready.set_result(None)
+            await self._leave.wait()
+            asked = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+
+def _hand_over(done: queue.SimpleQueue, index: int, answer: concurrent.futures.Future[str]) -> None:
+    done.put((index, answer))
+
+
+class _ConcernsAll(Exception):
+    """Carries an error that ends the whole run."""
+
+    def __init__(self, reason: HelpersError) -> None:
         super().__init__(str(reason))
         self.reason = reason
 
 
-def _api_url(url):
-    """The URL without a slash at its end; `/v1` is added where it has no path."""
-    parts = urlsplit(url if isinstance(url, str) else "")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadInputError(f'A server is a URL such as "http://127.0.0.1:8000/v1", not {url!r}.')
-    return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
+def _address(url: str) -> tuple[str, tuple[str, str] | None]:
+    """(the URL without a slash at its end and without a login, the login); `/v1` is added where it has no path."""
+    try:
+        parts = urlsplit(url if isinstance(url, str) and url.isprintable() else "")
+        server, login = parts.netloc.rpartition("@")[2], None
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or " " in url:
+            raise ValueError
+        if "@" in parts.netloc:
+            login = unquote(parts.username or ""), unquote(parts.password or "")
+        _ = parts.port  # a ValueError for one that is no port
+    except ValueError:
+        shown = checks.shown(url if not isinstance(url, str) else url.partition("?")[0].rpartition("@")[2])
+        raise BadInputError(f'A server is a URL such as "http://127.0.0.1:8000/v1", not {shown}.') from None
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{server}{path or '/v1'}", login
 
 
-def _pick_model(url, cards, model):
+def _checked_key(api_key: str | None) -> str | None:
+    """The key to send: the one given, or the environment's. No message shows one."""
+    key = (checks.text("api_key", api_key) if api_key else os.environ.get(KEY_VARIABLE, "")).strip()
+    if not key.isascii() or not key.isprintable():
+        raise BadInputError(f"The key ({KEY_VARIABLE}) holds characters that no key has: copy it again.")
+    return key or None
+
+
+def _pick_model(url: str, cards: list[dict[str, Any]], model: str | None) -> dict[str, Any]:
     """The card of the model asked for: by its name, or by the last part of a name that is a path."""
     names = ", ".join(card["id"] for card in cards) or "none"
     if model is None:
@@ -240,49 +427,48 @@ def _pick_model(url, cards, model):
     alike = [card for card in cards if PurePosixPath(card["id"]).name == PurePosixPath(model).name]
     if same or len(alike) == 1:
         return (same or alike)[0]
-    raise BadInputError(f"The server at {url} does not serve {model!r}. It serves: {names}.")
+    raise BadInputError(f"The server at {url} does not serve {checks.shown(model)}. It serves: {names}.")
 
 
-def _pause(first, attempt, reply):
-    """Seconds to wait: what the server asks for in Retry-After, or twice as long each time, a little scattered."""
-    asked = None if reply is None else _retry_after(reply.headers.get("Retry-After", ""))
-    if asked is None:
-        asked = first * 2 ** (attempt - 1) * random.Random().uniform(0.75, 1.25)
-    return min(asked, LONGEST_PAUSE)
+def _as_ids(ids: Any, vocabulary: int) -> list[int]:
+    """Token ids that a server sent. Raises ValueError for anything else."""
+    if not isinstance(ids, list) or not all(isinstance(i, int) and 0 <= i < vocabulary for i in ids):
+        raise ValueError("no ids of this vocabulary")
+    return ids
 
 
-def _retry_after(text):
+def _retry_after(text: str) -> float | None:
     """Seconds that a Retry-After header asks for: a number, or a date; None for neither."""
     if text.strip().isdecimal():
         return float(text)
     try:
         return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
-def _said(reply):
+def _said(reply: _Reply) -> str:
     """What a refusing server says, in one line."""
     try:
         value = reply.json()
         error = value.get("error", value)
         text = error.get("message") or error.get("detail") if isinstance(error, dict) else error
         text = str(text or value)
-    except (ValueError, AttributeError):
-        text = reply.text or reply.reason_phrase
+    except (ValueError, AttributeError, RecursionError):
+        text = reply.text or "nothing"
     return _shortened(text)
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return _shortened(str(error) or type(error).__name__)
 
 
-def _shortened(text):
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:300] + "…"
+def _shortened(text: str) -> str:
+    line = " ".join(printable(text, 4 * SHOWN_CHARACTERS).split())
+    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "…"
 
 
-def _not_openai(what, reply):
+def _not_openai(what: str, reply: _Reply) -> ServerNotReachableError:
     return ServerNotReachableError(
         f"{what} gave no answer of an OpenAI-compatible server, but: {_shortened(reply.text)!r}. Check the URL; it "
         "usually ends in /v1."

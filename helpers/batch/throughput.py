@@ -4,10 +4,13 @@ import ctypes
 import gc
 import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
-from helpers.batch.engines import GenerationSettings, TransformersEngine, as_prompt
+from helpers import checks
+from helpers.batch.engines import GenerationSettings, Prompt, TransformersEngine, as_prompt
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,12 @@ class BatchMeasure:
     batch_size: int
     prompts_per_second: float
     peak_bytes: int
-    answers: list
+    answers: list[str]
 
 
-def measure_batch_sizes(model, tokenizer, prompts, sizes, *, rounds=3, **generation):
+def measure_batch_sizes(
+    model: Any, tokenizer: Any, prompts: Iterable[Any], sizes: Sequence[int], *, rounds: int = 3, **generation: Any
+) -> list[BatchMeasure]:
     """A `BatchMeasure` for each of `sizes`, the same prompts and settings each time, after one to warm up.
 
     All sizes take turns, `rounds` times, and the fastest time of each counts: what else the machine does makes a
@@ -29,6 +34,7 @@ def measure_batch_sizes(model, tokenizer, prompts, sizes, *, rounds=3, **generat
     `run_batch`. Raises what a prompt that fails fails with.
     """
     settings = GenerationSettings(**generation)
+    checks.whole_number("rounds", rounds, least=1)
     prompts = [as_prompt(index, prompt, tokenizer) for index, prompt in enumerate(prompts)]
     list(TransformersEngine(model, tokenizer).generate(prompts[:1], settings))
     runs = {size: [] for size in sizes}
@@ -46,16 +52,20 @@ def measure_batch_sizes(model, tokenizer, prompts, sizes, *, rounds=3, **generat
     ]
 
 
-def _measure(engine, prompts, settings):
+def _measure(
+    engine: TransformersEngine, prompts: Sequence[Prompt], settings: GenerationSettings
+) -> tuple[float, int, list[str]]:
     """(seconds, peak of memory in bytes, answers in the prompts' order) of one run."""
     with peak_memory(engine.model.device) as peak:
         started = time.perf_counter()
         answers = dict(engine.generate(iter(prompts), settings))
         seconds = time.perf_counter() - started
-    in_order = [answers[prompt.index] for prompt in prompts]
-    for answer in in_order:
+    in_order = []
+    for prompt in prompts:
+        answer = answers[prompt.index]
         if isinstance(answer, BaseException):
             raise answer
+        in_order.append(answer)
     return seconds, peak.bytes, in_order
 
 
@@ -64,8 +74,13 @@ class _Peak:
 
 
 @contextmanager
-def peak_memory(device="cpu", *, every=0.02):
+def peak_memory(device: Any = "cpu", *, every: float = 0.02) -> Iterator["_Peak"]:
     """Watch the memory in use: `peak.bytes` is how far it rose above what it was at the start.
+
+    >>> with peak_memory() as peak:
+    ...     values = bytearray(1000)
+    >>> peak.bytes >= 0
+    True
 
     On a GPU PyTorch counts; else the process is looked at every `every` seconds.
     """
@@ -86,7 +101,7 @@ def peak_memory(device="cpu", *, every=0.02):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = process.memory_info().rss
 
-    def look():
+    def look() -> None:
         while not done.wait(every):
             peak.bytes = max(peak.bytes, process.memory_info().rss - before)
 

@@ -8,10 +8,14 @@ and answers are cut and decoded as those of the other engines: no engine applies
 import contextlib
 import importlib.util
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from helpers.batch.engines import answer_text, prompt_token_ids
+from helpers import checks
+from helpers.batch.engines import GenerationSettings, Prompt, answer_text, prompt_token_ids
+from helpers.batch.identity import folder_sha256, tokenizer_sha256
 from helpers.errors import BadInputError, DoesNotFitError, HelpersError
 from helpers.models import locate
 from helpers.models.memory import pick_dtype
@@ -34,25 +38,44 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, name, *, gpus=None, dtype="auto", context=None, at_once=16, tokenizer=None, cache_gb=2):
+    def __init__(
+        self,
+        name: str,
+        *,
+        gpus: Any = None,
+        dtype: str = "auto",
+        context: int | None = None,
+        at_once: int = 16,
+        tokenizer: str | None = None,
+        cache_gb: float = 2,
+    ) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise BadInputError(
                 "vLLM is not installed here, since it needs an older transformers than the course: `make engines` "
                 "builds an environment for it, and `.engines/bin/python -m helpers.batch --use_vllm …` runs it."
             )
-        if at_once < 1:
-            raise BadInputError(f"at_once is how many prompts run together, at least 1, not {at_once!r}.")
+        self.at_once = checks.whole_number("at_once", at_once, least=1)
         gpus = gpu_numbers(gpus)
         folder = locate.model_folder(name)
         self.tokenizer = load_tokenizer(tokenizer or name)
         self.terminators = terminator_ids(self.tokenizer, SimpleNamespace(generation_config=_generation_config(folder)))
-        self.at_once = at_once
         self.llm = _start(folder, gpus, dtype, context, at_once, cache_gb)
+        self._folder = Path(folder)
         config = self.llm.llm_engine.vllm_config.model_config
         self.context = config.max_model_len
         self.model_name = f"{Path(folder).name} in {str(config.dtype).removeprefix('torch.')}"
 
-    def generate(self, prompts, settings):
+    def identity(self) -> dict[str, str]:
+        """A SHA-256 of the model's files and dtype and one of the tokenizer (see `helpers.batch.identity`)."""
+        dtype = self.model_name.rpartition(" in ")[2]
+        return {
+            "model_sha256": f"{folder_sha256(self._folder)} in {dtype}",
+            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
+        }
+
+    def generate(
+        self, prompts: Iterable[Prompt], settings: GenerationSettings
+    ) -> Iterator[tuple[int, str | BaseException]]:
         """An iterator of (index, text or exception), in the order in which they are done."""
         engine, prompts = self.llm.llm_engine, iter(prompts)
         parameters = sampling_parameters(settings, self.terminators)
@@ -84,14 +107,17 @@ class VllmEngine:
             if running:  # whoever asked has stopped listening
                 engine.abort_request(list(running))
 
-    def _ids(self, prompt, settings):
+    def _ids(self, prompt: Prompt, settings: GenerationSettings) -> list[int]:
         if prompt.image is not None:
-            raise BadInputError("Pictures are for the transformers engine: leave --use_vllm away.")
+            raise BadInputError("Pictures are for the transformers engine: omit --use_vllm.")
         return prompt_token_ids(self.tokenizer, prompt, context=self.context, max_new_tokens=settings.max_new_tokens)
 
 
-def gpu_numbers(gpus):
+def gpu_numbers(gpus: Any) -> list[int]:
     """The GPUs of a setting such as "0,1" or [0, 1], as a list of int; None is an empty list.
+
+    >>> gpu_numbers("0,2")
+    [0, 2]
 
     Raises `BadInputError` for what is no list of different numbers.
     """
@@ -107,7 +133,7 @@ def gpu_numbers(gpus):
     return numbers
 
 
-def sampling_parameters(settings, terminators):
+def sampling_parameters(settings: GenerationSettings, terminators: list[int]) -> Any:
     """vLLM's `SamplingParams` for `GenerationSettings`: temperature 0 is vLLM's name for the likeliest token."""
     from vllm import SamplingParams
 
@@ -123,14 +149,14 @@ def sampling_parameters(settings, terminators):
     )
 
 
-def _generation_config(folder):
+def _generation_config(folder: Any) -> Any:
     from transformers import GenerationConfig
 
     with contextlib.suppress(OSError):
         return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
-def _start(folder, gpus, dtype, context, at_once, cache_gb):
+def _start(folder: Any, gpus: list[int], dtype: str, context: int | None, at_once: int, cache_gb: float) -> Any:
     """A `vllm.LLM` for the folder; what it says while it starts goes away unless it fails."""
     for variable, value in _environment(gpus, cache_gb).items():
         os.environ.setdefault(variable, value)
@@ -141,12 +167,12 @@ def _start(folder, gpus, dtype, context, at_once, cache_gb):
 
     device = "cpu" if current_platform.is_cpu() else "cuda"
     if gpus and device == "cpu":
-        raise BadInputError(f"gpus {','.join(map(str, gpus))}: this vLLM is one for CPUs. Leave --gpus away.")
+        raise BadInputError(f"gpus {','.join(map(str, gpus))}: this vLLM is one for CPUs. Omit --gpus.")
     if dtype == "auto" and device == "cuda":  # asked of vLLM's platform: CUDA must not begin in this process
         dtype = "bfloat16" if current_platform.has_device_capability(80) else "float16"
     dtype = pick_dtype(dtype, "cpu")
     longest = getattr(load_config(folder).get_text_config(), "max_position_embeddings", None)
-    if context is not None and (context < 2 or (longest and context > longest)):
+    if context is not None and (checks.whole_number("context", context) < 2 or (longest and context > longest)):
         raise BadInputError(f"context is from 2 to the model's {longest} positions, not {context!r}.")
     try:
         return LLM(
@@ -169,13 +195,13 @@ def _start(folder, gpus, dtype, context, at_once, cache_gb):
         raise BadInputError(f"vLLM cannot run {Path(folder).name}: {reason}") from error
 
 
-def _last_line(error):
+def _last_line(error: Exception) -> str:
     """What an error says in the end, which is where vLLM names the reason; not pydantic's link after it."""
     lines = [line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line and line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
-def _environment(gpus, cache_gb):
+def _environment(gpus: list[int], cache_gb: float) -> dict[str, str]:
     """What vLLM reads while it is imported: be quiet, report to nobody, one process where one is enough."""
     return {
         "VLLM_NO_USAGE_STATS": "1",

@@ -30,7 +30,7 @@ from transformers.cache_utils import StaticLayer, StaticSlidingWindowLayer
 from transformers.utils.generic import is_flash_attention_requested
 
 from helpers import checks
-from helpers.errors import BadInputError, PromptTooLongError
+from helpers.errors import BadInputError, NotANumberError, PromptTooLongError, Setting
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.when_read import WhenRead
 from helpers.text.prompts import prompt_ids
@@ -212,13 +212,13 @@ def _steps(
         # Scores to probabilities, probabilities to a token. It is read from the device once: each time is a wait.
         probabilities = scores.softmax(dim=-1)
         if do_sample:
-            _check_numbers(probabilities)
+            _check_numbers(probabilities, logits)
             chosen = torch.multinomial(probabilities, num_samples=1, generator=generator)
         else:
             chosen = scores.argmax(dim=-1, keepdim=True)
         if index < len(forced_ids):
             chosen = torch.full_like(chosen, forced_ids[index])
-        ids.append(_read(chosen, probabilities))
+        ids.append(_read(chosen, probabilities, logits))
         input_ids = torch.cat([input_ids, chosen], dim=-1)
         # Stop?
         stopped_by = "max_new_tokens" if index + 1 == max_new_tokens else None
@@ -241,11 +241,11 @@ def _steps(
             return
 
 
-def _read(chosen, probabilities):
+def _read(chosen, probabilities, logits):
     """The chosen token's id. Where one score is no number, no probability is one: then `BadInputError`."""
     token_id, probability = torch.cat([chosen.double(), probabilities.gather(-1, chosen).double()]).flatten().tolist()
     if math.isnan(probability):
-        _check_numbers(probabilities)
+        _check_numbers(probabilities, logits)
     return int(token_id)
 
 
@@ -384,7 +384,9 @@ def check_settings(
     if not _is_number(temperature) or temperature < SMALLEST_TEMPERATURE:
         raise BadInputError(
             f"temperature divides the logits, so it has to be above 0 (at least {SMALLEST_TEMPERATURE:g}), "
-            f"not {checks.shown(temperature)}. For the most likely token every time use do_sample=False."
+            f"not {checks.shown(temperature)}. For the most likely token every time use ",
+            Setting("do_sample", False),
+            ".",
         )
     if not _is_whole(top_k) or top_k < 0:
         raise BadInputError(f"top_k is how many tokens to keep, 0 for all; it cannot be {checks.shown(top_k)}.")
@@ -453,9 +455,26 @@ def _room_in(cache: Any) -> int | None:
     )
 
 
-def _check_numbers(probabilities):
+def _check_numbers(probabilities, logits):
     if probabilities.isnan().any():
+        check_scores(logits)
         raise BadInputError(
-            "The scores of the next token are no longer numbers. A temperature or repetition_penalty far "
-            "from 1 can do that, and so can float16: go nearer to 1, or load the model with dtype='float32'."
+            "The scores of the next token are no longer numbers once they are processed. A temperature or "
+            "repetition_penalty far from 1 can do that: go nearer to 1."
+        )
+
+
+def check_scores(logits: torch.Tensor) -> None:
+    """`NotANumberError` for scores of a model that are NaN or infinite, before anything is made of them.
+
+    >>> check_scores(torch.tensor([0.5, -torch.inf]))  # a token that is ruled out is no fault
+    """
+    if (logits.isnan() | logits.isposinf()).any():
+        raise NotANumberError(
+            "The model's own scores for the next token are no longer numbers (NaN or infinite). Its weights are "
+            "damaged, or large values overflow, as they do in float16: get its files again, or load it with ",
+            Setting("dtype", "bfloat16"),
+            " or ",
+            Setting("dtype", "float32"),
+            ".",
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.checks import one_of, shown
-from helpers.errors import BadInputError, DoesNotFitError
+from helpers.errors import BadInputError, DoesNotFitError, Setting
 from helpers.models import catalog
 from helpers.models.locate import check_source, find_files
 from helpers.models.memory import MemoryPlan, memory_plan
@@ -69,7 +69,8 @@ def load_model(
     quantizer = _quantization_config(quantization, plan) if quantization else None
     if not plan.fits:
         raise DoesNotFitError(
-            f"{name} does not fit. {plan.advice}",
+            f"{name} does not fit. ",
+            *plan.advice_parts,
             needed_bytes=plan.total_bytes,
             available_bytes=plan.available_bytes,
         )
@@ -111,11 +112,12 @@ def _check_machine(name: str, plan: MemoryPlan) -> None:
     if importlib.util.find_spec("flash_attn") is None:
         lacks.append("the package flash-attn (pip install flash-attn)")
     if plan.dtype == "float32":
-        lacks.append('dtype="bfloat16" or "float16" (the dtype is float32)')
+        lacks.append("weights in bfloat16 or float16 (these are in float32)")
     if lacks:
         raise BadInputError(
-            f'flash_attention_2 needs {"; and ".join(lacks)}. Take attn_implementation="sdpa": it computes the same, '
-            f"and takes PyTorch's own fast kernels where there are any."
+            f"flash_attention_2 needs {'; and '.join(lacks)}. Take ",
+            Setting("attn_implementation", "sdpa"),
+            ": it computes the same, and takes PyTorch's own fast kernels where there are any.",
         )
 
 
@@ -153,8 +155,10 @@ def _choose_unpacking(config: Any, quantization: str | None) -> None:
 def _quantization_config(quantization: str, plan: MemoryPlan) -> Any:
     if plan.device == "mps":
         raise BadInputError(
-            f'quantization="{quantization}" is by bitsandbytes, which has no kernels for Apple GPUs. Take '
-            f'device="cpu", or leave quantization out.'
+            Setting("quantization", quantization),
+            " is by bitsandbytes, which has no kernels for Apple GPUs. Take ",
+            Setting("device", "cpu"),
+            ", or leave quantization out.",
         )
     import torch
     from transformers import BitsAndBytesConfig
@@ -163,7 +167,9 @@ def _quantization_config(quantization: str, plan: MemoryPlan) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
-        raise BadInputError(f'quantization="{quantization}" needs bitsandbytes: pip install bitsandbytes.') from None
+        raise BadInputError(
+            Setting("quantization", quantization), " needs bitsandbytes: pip install bitsandbytes."
+        ) from None
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

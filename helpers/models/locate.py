@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 
 from helpers.checks import file_path, one_of
-from helpers.errors import ModelNotFoundError
+from helpers.errors import ModelNotFoundError, Setting
 from helpers.models import catalog, hubs, store
 from helpers.models.folder import checked_folder
 from helpers.models.store import say
@@ -39,15 +39,22 @@ def model_folder(name: str | Path) -> Path:
             f"Get the course's files again (git checkout {card.sources['repository']})."
         )
     if card:
-        ids = " or ".join(f'source="{source}" ({id_})' for source, id_ in card.sources.items())
+        ways = [
+            part for source, id_ in card.sources.items() for part in (" or ", Setting("source", source), f" ({id_})")
+        ]
         raise ModelNotFoundError(
-            f"{card.name} ({card.bytes_on_disk / 1e9:.1f} GB) is not on this machine. To download it, pass {ids}; "
-            f"or pass a folder that holds it in place of the name."
+            f"{card.name} ({card.bytes_on_disk / 1e9:.1f} GB) is not on this machine. To download it, pass ",
+            *ways[1:],
+            "; or pass a folder that holds it in place of the name.",
         )
     if hubs.REPO_ID.fullmatch(str(name)):
         raise ModelNotFoundError(
             f"{name} is not on this machine: no folder here, and not downloaded yet. If it is an id on a hub, say "
-            f'which: source="modelscope" or source="huggingface".'
+            "which: ",
+            Setting("source", "modelscope"),
+            " or ",
+            Setting("source", "huggingface"),
+            ".",
         )
     raise ModelNotFoundError(unknown_name(name))
 

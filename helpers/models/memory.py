@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.checks import one_of, shown, whole_number
-from helpers.errors import BadInputError
+from helpers.errors import BadInputError, Setting
 from helpers.models import catalog
 from helpers.models.cache_size import kv_cache_bytes
 from helpers.models.locate import find_files
@@ -28,6 +28,7 @@ class MemoryPlan:
     """What a model will need and what there is, in bytes; `advice` says so in words.
 
     `cure` is the part of the advice that says what would fit; it is empty where the model fits as it is.
+    `advice_parts` is the advice with its `Setting`s apart, for an error to be made of.
 
     total_bytes is weights_bytes + kv_cache_bytes + working_bytes + overhead_bytes: working_bytes is what a forward
     pass over the whole context holds at its widest moment, overhead_bytes what a model takes beside its tensors (see
@@ -47,6 +48,7 @@ class MemoryPlan:
     fits: bool
     advice: str
     cure: str = ""
+    advice_parts: tuple[str | Setting, ...] = ()
 
 
 def pick_device(device: Any = "auto") -> str:
@@ -193,8 +195,9 @@ def memory_plan(
     options = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")]
     smaller = [option for option in options if sum(needs(*option)) <= available and needs(*option)[0] < weights]
     fits = total <= available
-    cure = "" if fits else _cure(smaller, sum(needs(*options[-1])))
     need = f"It needs {total / 1e9:.1f} GB and {available / 1e9:.1f} GB are free on {', '.join(devices)}"
+    cure = () if fits else _cure(smaller, sum(needs(*options[-1])))
+    advice = (f"{need}: it fits." if fits else f"{need}: it does not fit. ", *cure)
     return MemoryPlan(
         name=str(name),
         device=", ".join(devices),
@@ -207,8 +210,9 @@ def memory_plan(
         total_bytes=total,
         available_bytes=available,
         fits=fits,
-        advice=f"{need}: it fits." if fits else f"{need}: it does not fit. {cure}",
-        cure=cure,
+        advice="".join(map(str, advice)),
+        cure="".join(map(str, cure)),
+        advice_parts=advice,
     )
 
 
@@ -222,13 +226,13 @@ def _working_bytes(config: Any, positions: int, width: float) -> int:
     return int(positions * (3 * max(inner, experts) + 4 * text.hidden_size) * width)
 
 
-def _cure(smaller: list[tuple[str, str | None]], least: int) -> str:
-    """What a reader can do who has not enough memory, as a sentence."""
+def _cure(smaller: list[tuple[str, str | None]], least: int) -> tuple[str | Setting, ...]:
+    """What a reader can do who has not enough memory, as the parts of a sentence."""
     if smaller:
         dtype, quantization = smaller[0]
-        how = f'dtype="{dtype}"' + (f', quantization="{quantization}"' if quantization else "")
-        return f"It would fit with {how}."
-    return f"Even in 4 bits it needs {least / 1e9:.1f} GB. Take a smaller model."
+        packed = (", ", Setting("quantization", quantization)) if quantization else ()
+        return "It would fit with ", Setting("dtype", dtype), *packed, "."
+    return (f"Even in 4 bits it needs {least / 1e9:.1f} GB. Take a smaller model.",)
 
 
 def _pick_devices(device: Any, device_map: Any) -> list[str]:

@@ -20,7 +20,14 @@ from helpers.batch.engines import (
 )
 from helpers.batch.throughput import measure_batch_sizes
 from helpers.conversation import Conversation
-from helpers.errors import BadImageError, BadInputError, PromptTooLongError
+from helpers.errors import (
+    BadImageError,
+    BadInputError,
+    DamagedFilesError,
+    DoesNotFitError,
+    NotANumberError,
+    PromptTooLongError,
+)
 from helpers.inside.generation import generate_steps
 from helpers.models.pretrained import PictureProcessor
 from helpers.text.prompts import load_prompts, render_chat
@@ -184,6 +191,40 @@ def test_sampling_takes_all_settings_from_here_and_none_from_the_model(tiny):
     assert tiny.generation_config.to_dict() == before
 
 
+ITS_OWN_SETTINGS = [
+    *({"stop_strings": ["1"]}, {"return_dict_in_generate": True, "output_scores": True}, {"num_return_sequences": 2}),
+    *({"max_time": 1e-9}, {"forced_eos_token_id": 7}, {"forced_bos_token_id": 7}, {"guidance_scale": 1.5}),
+    *({"exponential_decay_length_penalty": (1, 9.0)}, {"no_repeat_ngram_size": 1}, {"suppress_tokens": [*range(32)]}),
+    *({"begin_suppress_tokens": [*range(32)]}, {"bad_words_ids": [[n] for n in range(32)]}, {"min_new_tokens": 9}),
+    *({"sequence_bias": [[[n], 99.0] for n in range(5)]}, {"num_beams": 3}, {"eos_token_id": [*range(64)]}),
+    *({"encoder_repetition_penalty": 3.0}, {"cache_implementation": "static"}, {"use_cache": False}),
+    *({"min_p": 0.9}, {"typical_p": 0.1}, {"top_h": 0.1}, {"epsilon_cutoff": 0.5}, {"eta_cutoff": 0.5}),
+    *({"renormalize_logits": True}, {"remove_invalid_values": True}, {"pad_token_id": 5}, {"max_length": 3}),
+    *({"prompt_lookup_num_tokens": 3}, {"penalty_alpha": 0.6}, {"output_attentions": True}),
+]
+
+
+@pytest.mark.parametrize("its_own", ITS_OWN_SETTINGS, ids=lambda settings: next(iter(settings)))
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_nothing_in_a_models_generation_config_changes_an_answer(new_tiny, its_own, do_sample):
+    def answers(model, terminators):
+        engine = TransformersEngine(model, Numbers())
+        engine.terminators = terminators
+        torch.manual_seed(3)
+        prompts = [Prompt(0, "", input_ids=[5, 6, 7]), Prompt(1, "", input_ids=[9])]
+        return dict(engine.generate(iter(prompts), settings))
+
+    settings = GenerationSettings(max_new_tokens=8, do_sample=do_sample, temperature=1.5)
+    model = new_tiny("Llama")
+    plain = answers(model, [63])
+    for name, value in its_own.items():
+        setattr(model.generation_config, name, value)
+    before = model.generation_config
+    assert answers(model, [63]) == plain
+    assert all(isinstance(answer, str) for answer in plain.values())
+    assert model.generation_config is before and all(getattr(before, k) == v for k, v in its_own.items())
+
+
 def test_an_engine_reads_no_further_ahead_than_its_window(tiny):
     taken = []
     prompts = (taken.append(i) or Prompt(i, "", input_ids=[5]) for i in count())
@@ -213,6 +254,105 @@ def test_a_prompt_that_fails_within_a_batch_leaves_the_others_alone(tiny, monkey
     assert sizes == [4, 1, 1, 1, 1]
     assert [isinstance(answers[i], str) for i in range(4)] == [True, True, False, True]
     assert str(answers[2]) == "out of memory"
+
+
+class Room:
+    """Memory for so many rows at once: `torch.OutOfMemoryError` in the model's forward for more."""
+
+    def __init__(self, model, monkeypatch, rows):
+        self.rows, self.sizes, self.forward = rows, [], model.forward
+        monkeypatch.setattr(model, "forward", self)
+
+    def __call__(self, *, input_ids, **inputs):
+        if inputs["past_key_values"].get_seq_length() == 0:
+            self.sizes.append(len(input_ids))
+        if len(input_ids) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return self.forward(input_ids=input_ids, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes", "halvings"),
+    [(8, [8, 8, 3], 0), (5, [8, 4, 4, 4, 4, 3], 1), (3, [8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1], 2)],
+)
+def test_where_memory_ends_the_batch_is_halved_and_the_run_goes_on(
+    new_tiny, monkeypatch, capsys, rows, sizes, halvings
+):
+    model = new_tiny("Llama")
+    prompts = [Prompt(i, "", input_ids=[5, 6 + i]) for i in range(19)]
+    alone = dict(TransformersEngine(model, Numbers(), batch_size=1).generate(iter(prompts), GREEDY))
+    room = Room(model, monkeypatch, rows)
+    assert dict(TransformersEngine(model, Numbers(), batch_size=8).generate(iter(prompts), GREEDY)) == alone
+    assert room.sizes == sizes
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == halvings
+    assert all("does not fit in memory: going on with" in line for line in said)
+
+
+def test_a_prompt_that_does_not_fit_alone_fails_alone_and_says_so(new_tiny, monkeypatch):
+    model = new_tiny("Llama")
+    room = Room(model, monkeypatch, 0)
+    answers = dict(TransformersEngine(model, Numbers(), batch_size=4).generate([Prompt(0, "", input_ids=[5])], GREEDY))
+    assert room.sizes == [1]
+    assert isinstance(answers[0], DoesNotFitError)
+    assert "This prompt ran out of memory on cpu" in str(answers[0])
+
+
+@pytest.mark.parametrize("settings", [GREEDY, GenerationSettings(max_new_tokens=3, temperature=0.7)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_end_the_run_and_are_named(new_tiny, settings, value):
+    model = new_tiny("Llama")
+    model.model.layers[1].mlp.down_proj.weight[0, 0] = value
+    prompts = [Prompt(i, "", input_ids=[5 + i]) for i in range(4)]
+    with pytest.raises(
+        DamagedFilesError, match=r"weights of .* not all numbers: .*layers\.1\.mlp\.down_proj"
+    ) as caught:
+        list(TransformersEngine(model, Numbers(), batch_size=2).generate(iter(prompts), settings))
+    assert "temperature" not in str(caught.value)
+
+
+def test_scores_that_overflow_for_one_prompt_fail_it_alone(new_tiny):
+    model = new_tiny("Llama")
+
+    def overflow(module, args, inputs, outputs):
+        outputs.logits.masked_fill_((inputs["input_ids"] == 13).any(), torch.inf)
+
+    model.register_forward_hook(overflow, with_kwargs=True)
+    prompts = [Prompt(i, "", input_ids=[5, 13 if i == 1 else 6]) for i in range(3)]
+    answers = dict(TransformersEngine(model, Numbers()).generate(iter(prompts), GenerationSettings(max_new_tokens=1)))
+    assert isinstance(answers[1], NotANumberError) and "temperature" not in str(answers[1])
+    assert isinstance(answers[0], str) and isinstance(answers[2], str)
+
+
+def test_ids_that_the_model_has_no_embedding_for_fail_alone(new_tiny):
+    class More(Numbers):
+        def __len__(self):
+            return 100
+
+    prompts = [Prompt(0, "", input_ids=[5, 90]), Prompt(1, "", input_ids=[5])]
+    answers = dict(TransformersEngine(new_tiny("Llama"), More()).generate(iter(prompts), GREEDY))
+    assert isinstance(answers[0], BadInputError) and "Token id 90" in str(answers[0])
+    assert isinstance(answers[1], str)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": "x"}, {"batch_size": 2.5}, {"batch_size": True}, {"window": None}, {"batch_size": -1}]
+)
+def test_sizes_that_are_none_are_refused(tiny, wrong):
+    with pytest.raises(BadInputError, match=f"{next(iter(wrong))} is a whole number of at least 1"):
+        TransformersEngine(tiny, Numbers(), **wrong)
+
+
+@pytest.mark.parametrize(("model", "tokenizer"), [(None, Numbers()), ("smollm2-135m", Numbers()), (5, None)])
+def test_what_is_no_model_is_refused(model, tokenizer):
+    with pytest.raises(BadInputError, match="model is what load_model gives"):
+        TransformersEngine(model, tokenizer)
+
+
+def test_what_is_no_tokenizer_is_refused(tiny):
+    for wrong in (None, 5, "smollm2-135m", tiny):
+        with pytest.raises(BadInputError, match="tokenizer is what load_tokenizer or load_processor gives"):
+            TransformersEngine(tiny, wrong)
 
 
 def test_a_prompt_that_cannot_be_tokenized_or_is_too_long_is_an_answer(tiny):

@@ -47,7 +47,7 @@ def test_where_ray_is_not_installed_one_sentence_says_how_to_get_it(monkeypatch)
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"batch_size": 0}, {"window": 0}])
 def test_settings_that_cannot_work_are_refused(monkeypatch, wrong):
     monkeypatch.setattr(ray_engine, "importlib", _packages("here"))
-    with pytest.raises(BadInputError, match="are at least 1"):
+    with pytest.raises(BadInputError, match="is a whole number of at least 1"):
         RayEngine("smollm2-135m", **wrong)
 
 

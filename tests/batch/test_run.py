@@ -120,6 +120,83 @@ def test_a_data_file_that_is_not_there(tmp_path):
         PromptFile(tmp_path / "nothing.txt")
 
 
+UTF16 = "一条\nHello\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        UTF16.encode("utf-16"),
+        b"\xfe\xff" + UTF16.encode("utf-16-be"),
+        UTF16.encode("utf-16-le"),
+        UTF16.encode("utf-32"),
+    ],
+    ids=["utf-16", "utf-16 the other way round", "without a mark", "utf-32"],
+)
+@pytest.mark.parametrize("name", ["d.txt", "d.tsv", "d.jsonl"])
+def test_a_file_in_another_encoding_is_said_and_not_sent(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadInputError, match=r"is not UTF-8, but UTF-(16|32)"):
+        PromptFile(tmp_path / name)
+
+
+def test_a_null_far_down_fails_its_line_alone(tmp_path):
+    (tmp_path / "d.txt").write_bytes(b"fine\n" * 20_000 + b"n\0u\0l\0l\nfine\n")
+    prompts = list(PromptFile(tmp_path / "d.txt"))
+    assert [p.index for p in prompts if p.problem] == [20_000]
+    assert "Line 20001 of the data file cannot be read: it holds a null character" in prompts[20_000].problem
+    assert prompts[20_001].text == "fine"
+
+
+def test_lines_nested_too_deeply_or_too_long_fail_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.batch.run.LONGEST_LINE", 500_000)
+    deep = "[" * 200_000
+    text = f'{{"Input": "a"}}\n{deep}\n{"x" * 900_000}\n{{"Input": "b"}}\n{"y" * 2_000_000}'
+    (tmp_path / "d.jsonl").write_text(text)
+    assert run(PromptFile(tmp_path / "d.jsonl"), tmp_path / "p.json").failed == 3
+    problems = {line["index"]: line["error"] for line in lines(tmp_path / "p.jsonl") if "error" in line}
+    assert "nested too deeply" in problems[1] and "longer than 500,000 bytes" in problems[2] and "longer" in problems[4]
+    assert [output for _, output in pairs(tmp_path / "p.json")] == ["A", None, None, "B", None]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices are POSIX's")
+@pytest.mark.parametrize("name", ["pipe", ".", "/dev/zero", "/dev/null"])
+def test_what_cannot_be_read_twice_is_no_data_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(BadInputError, match="not a file that can be read twice"):
+        PromptFile(name)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"d.txt", "", "a\0b", "x" * 5000, ["d.txt"]])
+def test_what_is_no_name_of_a_data_file(wrong):
+    with pytest.raises(BadInputError):
+        PromptFile(wrong)
+
+
+@pytest.mark.parametrize("prompts", [None, 5, b"a", [5.5], [None], [[{"role": "user"}, 5]]])
+def test_what_are_no_prompts(tmp_path, prompts):
+    with pytest.raises(BadInputError):
+        run(prompts, tmp_path / "p.json")
+
+
+@pytest.mark.parametrize("engine", [5, "vllm", object()])
+def test_what_is_no_engine(tmp_path, engine):
+    with pytest.raises(BadInputError, match="engine is an engine of helpers"):
+        run(["a"], tmp_path / "p.json", engine=engine)
+
+
+def test_messages_with_a_picture_that_is_none_do_not_stop_a_run(tmp_path):
+    prompts = [[{"role": "user", "content": "?", "image": image}] for image in (5, "a\0b.png", object(), None)]
+    assert run(prompts, tmp_path / "p.json").total == 4
+
+
+def test_an_address_in_place_of_a_picture_is_left_as_it_is(tmp_path):
+    addresses = ["https://example.com/cat.png", "data:image/png;base64,AAAA", "cat.png"]
+    (tmp_path / "d.tsv").write_text("".join(f"?\t{address}\n" for address in addresses))
+    assert [p.image for p in PromptFile(tmp_path / "d.tsv")] == [*addresses[:2], str(tmp_path / "cat.png")]
+
+
 # --- what is written
 
 
@@ -362,6 +439,25 @@ def test_a_picture_is_part_of_a_prompt_and_its_folder_is_not(tmp_path):
         run(PromptFile(tmp_path / "z" / "d.tsv"), tmp_path / "p.json")
 
 
+def test_a_picture_that_shows_something_else_now_is_another_prompt(tmp_path):
+    (tmp_path / "d.tsv").write_text("What?\tcat.png\n", encoding="utf-8")
+    (tmp_path / "cat.png").write_bytes(b"a cat")
+    run(PromptFile(tmp_path / "d.tsv"), tmp_path / "p.json")
+    (tmp_path / "cat.png").write_bytes(b"a dog")
+    with pytest.raises(BadInputError, match="other prompts"):
+        run(PromptFile(tmp_path / "d.tsv"), tmp_path / "p.json")
+
+
+def test_whatever_a_message_holds_is_part_of_the_prompt(tmp_path):
+    def chat(**more):
+        return [[{"role": "user", "content": "Hello", **more}]]
+
+    run(chat(tool_calls=[1]), tmp_path / "p.json")
+    assert run(chat(tool_calls=[1]), tmp_path / "p.json").kept == 1
+    with pytest.raises(BadInputError, match="other prompts"):
+        run(chat(tool_calls=[2]), tmp_path / "p.json")
+
+
 @pytest.mark.parametrize("name", ["p.json", "p.jsonl"])
 def test_files_of_somebody_else_are_not_written_over(tmp_path, name):
     (tmp_path / name).write_text("mine")
@@ -513,8 +609,8 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path, folder, m
         (["--use_vllm", "--server", "http://127.0.0.1:1"], "one engine at a time"),
         (["--use_vllm", "--load_in_4bit"], "--load_in_4bit is for transformers"),
         (["--repetition_penalty", "-1"], "repetition_penalty"),
-        (["--use_vllm", "--batch_size", "0"], "--batch_size is at least 1, not 0"),
-        (["--ray", "0"], "--ray is at least 1, not 0"),
+        (["--use_vllm", "--batch_size", "0"], "--batch_size is a whole number of at least 1, not 0"),
+        (["--ray", "0"], "--ray is a whole number of at least 1, not 0"),
         (["--server", "http://127.0.0.1:1", "--dtype", "bfloat16"], "--dtype is for transformers and vLLM"),
         (["--gpus", "abc"], '"0" or "0,1", not \'abc\''),
         (["--gpus", "0,zz"], "not '0,zz'"),
@@ -529,7 +625,7 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path, folder, m
     ("options", "says", "python"),
     [
         (["--temperature", "0"], "every time use --greedy", "do_sample"),
-        (["--use_flash_attention_2"], "Leave --use_flash_attention_2 away: sdpa", 'dtype="'),
+        (["--use_flash_attention_2"], "Take sdpa (omit --use_flash_attention_2): it computes the same", 'dtype="'),
         (["--base_model", "ZhipuAI/glm-4-9b-chat"], "pass --source modelscope (ZhipuAI/glm-4-9b-chat)", 'source="'),
         (["--predictions_file", "old.json"], "or --no_resume to write over it", "resume=False"),
     ],
@@ -551,7 +647,7 @@ def test_gpus_that_are_not_there_are_said_before_the_model_is_loaded(tmp_path, f
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr("helpers.models.loading.load_model", None)  # calling it would fail
     assert main(["--base_model", str(folder), "--gpus", "0,1"]) == 2
-    assert "--gpus 0,1: of these this machine has 1. Leave --gpus away." in capsys.readouterr().err
+    assert "--gpus 0,1: of these this machine has 1. Omit --gpus." in capsys.readouterr().err
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
@@ -585,6 +681,26 @@ def test_a_source_and_a_dtype_reach_what_loads(tmp_path, folder, monkeypatch):
     given.clear()
     assert main([*options, "--tokenizer_path", str(folder), "--no_resume"]) == 0
     assert given[0] == (str(folder), {"source": None})
+
+
+@pytest.mark.parametrize("option", ["server", "data_file", "predictions_file", "base_model", "tokenizer_path", "gpus"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_option_is_a_variable_that_is_not_set(tmp_path, monkeypatch, capsys, option, value):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.models.loading.load_model", None)
+    assert main([f"--{option}", value]) == 2
+    assert f"--{option} is empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_are_shown_without_control_characters_and_not_at_any_length(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.batch.__main__._engine", lambda options: Echo())
+    address = "data:image/png;base64," + "A" * 100_000
+    Path("d.tsv").write_text(f"red \x1b[31m\tcat.png\n{'long ' * 10_000}\n?\t{address}\n", encoding="utf-8")
+    assert main(["--data_file", "d.tsv"]) == 0
+    shown = capsys.readouterr().out
+    assert "red \\x1b[31m" in shown and "\x1b" not in shown and len(shown) < 2000
 
 
 def test_any_character_reaches_any_terminal(tmp_path):
@@ -684,6 +800,12 @@ def test_an_engine_is_given_the_whole_conversation(capsys):
     )
     answers = capsys.readouterr().out.strip().splitlines()[1:]
     assert answers == ["a", "a | a | bcat.png", "a | a | bcat.png | a | a | bcat.png | c"]
+
+
+def test_no_control_character_of_an_answer_reaches_the_terminal(capsys):
+    talk(lambda: EngineConversation(Echo(), GenerationSettings()), typed("\x1b]0;title\x07" + "x" * 5000))
+    shown = capsys.readouterr().out
+    assert "\\x1b]0;TITLE\\x07" in shown and "X" * 5000 in shown and "\x1b" not in shown
 
 
 def test_a_question_that_fails_is_said_and_forgotten(capsys):

@@ -1,0 +1,117 @@
+"""What makes a model and a tokenizer the same ones: what they hold, and not what they are called.
+
+A training run leaves `a/checkpoint-1000` and `b/checkpoint-1000`, and a folder's weights are replaced by newer ones:
+answers of one must not be taken for answers of the other. So `run_batch` records a SHA-256 of each.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from helpers.models import store
+
+# Of a config: where it was loaded from and how it is computed, which change no answer.
+NOT_COUNTED = ("_name_or_path", "name_or_path", "transformers_version", "_attn_implementation", "attn_implementation")
+RULES = ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder")  # of a tokenizer.json
+WORDS_AT_ONCE = 2**20  # of eight bytes
+SEED = 20_24  # of the numbers that weights are multiplied with
+
+
+def model_sha256(model: Any) -> str:
+    """A SHA-256 of a model: its class, its config, and every weight and buffer as it is in memory now.
+
+    A quantized model is known by its folder's files, since its kernels may arrange packed weights anew when they are
+    first used.
+    """
+    config = {name: value for name, value in model.config.to_diff_dict().items() if name not in NOT_COUNTED}
+    digest = hashlib.sha256(_as_text([type(model).__name__, config]))
+    folder = getattr(model, "name_or_path", None)
+    if getattr(model, "is_quantized", False) and folder and Path(folder).is_dir():
+        digest.update(folder_sha256(Path(folder)).encode())
+        return digest.hexdigest()
+    seen = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        if place in seen:  # weights that are tied
+            continue
+        seen.add(place)
+        digest.update(_as_text([name, list(tensor.shape), str(tensor.dtype), *_checksums(tensor)]))
+    return digest.hexdigest()
+
+
+def _checksums(tensor: Any) -> list[int]:
+    """Numbers that any change of a tensor's bytes changes: sums of its words, each times an odd number of its own,
+    computed where the tensor is (exact whole numbers, so they are the same on every device)."""
+    import torch
+
+    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    if raw.device.type not in ("cpu", "cuda"):
+        raw = raw.cpu()
+    if raw.data_ptr() % 8 or raw.storage_offset() % 8:  # words begin at whole words
+        raw = raw.clone()
+    factors = _odd_numbers(raw.device)
+    whole = raw.numel() // 8 * 8
+    words = raw[:whole].view(torch.int64) if whole else raw.new_zeros(0, dtype=torch.int64)
+    sums = [(part * factors[: len(part)]).sum() for part in words.split(WORDS_AT_ONCE)]
+    return [*map(int, sums), *raw[whole:].tolist()]
+
+
+@functools.lru_cache(maxsize=8)
+def _odd_numbers(device: Any) -> Any:
+    """Random odd numbers `[WORDS_AT_ONCE]` (int64), the same on every device."""
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randint(-(2**62), 2**62, (WORDS_AT_ONCE,), generator=generator).mul_(2).add_(1).to(device)
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """A SHA-256 of what a tokenizer (or a processor's) makes of a text and of a chat: its vocabulary and rules, its
+    special tokens and its chat template."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    parts = [
+        type(tokenizer).__name__,
+        getattr(tokenizer, "chat_template", None),
+        getattr(tokenizer, "special_tokens_map", None),
+        {str(token): str(kind) for token, kind in getattr(tokenizer, "added_tokens_decoder", {}).items()},
+        [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")],
+    ]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if hasattr(backend, "to_str"):  # vocabulary and rules; truncation and padding are set by each call
+        rules = json.loads(backend.to_str())
+        parts.append(
+            [rules.get(name) for name in ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder")]
+        )
+    else:
+        parts.append(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(_as_text(parts)).hexdigest()
+
+
+def folder_sha256(folder: Path, *, weights: bool = True) -> str:
+    """A SHA-256 of the files of a model's folder; without `weights`, of the small ones alone.
+
+    What the folder's manifest says of a file that has not changed since is taken from there.
+    """
+    digest = hashlib.sha256()
+    known = _known_files(folder)
+    for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        if file.name == store.MANIFEST or file.suffix == ".md" or (file.suffix == ".safetensors" and not weights):
+            continue
+        digest.update(_as_text([file.name, known.get(file.name) or store.sha256(file)]))
+    return digest.hexdigest()
+
+
+def _known_files(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the files that are as the manifest has them."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = store.read_manifest(folder)
+        changed = store.damaged_files(folder, manifest)
+        return {name: file["sha256"] for name, file in manifest["files"].items() if name not in changed}
+    return {}
+
+
+def _as_text(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str).encode("utf-8", "backslashreplace")
