@@ -17,6 +17,7 @@ class Letters:
     """A tokenizer whose texts are the ids themselves."""
 
     eos_token_id = 63
+    added_tokens_decoder = {}
 
     def __init__(self, template=None):
         self.chat_template = template
