@@ -172,8 +172,6 @@ class TransformersEngine:
         self.batch_size = checks.whole_number("batch_size", batch_size, least=1)
         self.window = checks.whole_number("window", window, least=1)
         self.model, self.tokenizer = checks.language_model("model", model), tokenizer
-        if not hasattr(getattr(tokenizer, "tokenizer", tokenizer), "decode"):
-            checks.tokenizer("tokenizer", tokenizer)
         self.model_name = f"{Path(model.name_or_path).name or type(model).__name__} in {_numbers_of(model)}"
         self.terminators = terminator_ids(tokenizer, model)
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.models import store
+from helpers.text.encoding import text_tokenizer
 
 # Of a config: where it was loaded from and how it is computed, which change no answer.
 NOT_COUNTED = ("_name_or_path", "name_or_path", "transformers_version", "_attn_implementation", "attn_implementation")
@@ -71,7 +72,7 @@ def _odd_numbers(device: Any) -> Any:
 def tokenizer_sha256(tokenizer: Any) -> str:
     """A SHA-256 of what a tokenizer (or a processor's) makes of a text and of a chat: its vocabulary and rules, its
     special tokens and its chat template."""
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    tokenizer = text_tokenizer(tokenizer)
     parts = [
         type(tokenizer).__name__,
         getattr(tokenizer, "chat_template", None),

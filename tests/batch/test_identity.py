@@ -17,7 +17,8 @@ class Letters:
     """A tokenizer whose texts are the ids themselves."""
 
     eos_token_id = 63
-    added_tokens_decoder = {}
+    added_tokens_decoder, special_tokens_map = {}, {}
+    all_special_ids, all_special_tokens = (), ()
 
     def __init__(self, template=None):
         self.chat_template = template

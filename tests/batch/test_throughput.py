@@ -9,6 +9,8 @@ from helpers.errors import PromptTooLongError
 
 class Numbers:
     eos_token_id = 63
+    added_tokens_decoder, special_tokens_map = {}, {}
+    all_special_ids, all_special_tokens = (), ()
 
     def __len__(self):
         return 64
