@@ -138,7 +138,8 @@ def check_attentions(trace: Trace) -> None:
 
 
 def attention_rollout(attentions: Tensor, *, residual: float = 0.5) -> Tensor:
-    """Attention traced back through all layers to the input: `[layer, query, key]`, float32, rows of sum 1.
+    """Attention traced back through all layers to the input: `[layer, query, key]`, float32, rows of sum 1
+    (or less, where a sink takes a part of the attention).
 
     `attentions [layer, head, query, key]` are those of all layers from the first on, as in `Trace`. In each
     layer heads are averaged, and mixed with the identity, which stands for the residual connection: `residual`
