@@ -62,7 +62,7 @@ def token_table(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Tensor)
 def _as_ids(ids: Any) -> list[int]:
     values: Any = ids.reshape(-1).tolist() if hasattr(ids, "reshape") else ids
     whole = isinstance(values, Iterable) and not isinstance(values, str | bytes | dict)
-    values = [*values] if whole else [None]
+    values = [i.item() if getattr(i, "ndim", None) == 0 else i for i in values] if whole else [None]  # tensor(7) is 7
     if not all(isinstance(i, Integral) and not isinstance(i, bool) and 0 <= int(i) < 2**31 for i in values):
         raise BadInputError(f"Token ids are whole numbers, as a tokenizer gives them, not {checks.shown(ids)}.")
     return [int(i) for i in values]

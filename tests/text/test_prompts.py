@@ -172,6 +172,13 @@ def test_bytes_of_the_tokens_are_the_bytes_of_the_text(any_tokenizer, text):
     assert b"".join(token_bytes(any_tokenizer, i) for i in ids) == text.encode()
 
 
+def test_ids_may_be_a_tensor_or_a_list_of_them(tokenizer):
+    for ids in ([7042], torch.tensor([7042]), [torch.tensor(7042)], [torch.tensor([1, 7042]).argmax() + 7041]):
+        assert token_table(tokenizer, ids)[0].label == "·Paris"
+    with pytest.raises(BadInputError, match="Token ids are whole numbers"):
+        token_table(tokenizer, [torch.tensor(1.5)])
+
+
 def test_parts_of_a_character_are_labelled_as_such(tokenizer):
     labels = [row.label for row in token_table(tokenizer, prompt_ids(tokenizer, "你 好"))]
     assert labels[:2] == ["你 1/2", "你 2/2"]
