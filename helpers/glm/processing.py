@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, ImageProcessingMixin, ProcessorMixin
 
+from helpers.checks import whole_number
 from helpers.errors import BadInputError
 from helpers.glm.tokenization import ChatGLM4Tokenizer
 from helpers.text.pictures import as_opened
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in CLIP's training pictures
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+LARGEST_SIDE = 8192  # pixels of a picture's side; GLM-4V's has 1120
 
 
 class ChatGLMImageProcessor(ImageProcessingMixin):
@@ -34,7 +38,7 @@ class ChatGLMImageProcessor(ImageProcessingMixin):
 
     def __init__(self, image_size: int = 1120, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.image_size = image_size
+        self.image_size = whole_number("image_size", image_size, least=1, most=LARGEST_SIDE)
 
     def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
         """`images`: what `open_picture` takes, one or a list. Raises `BadImageError`."""

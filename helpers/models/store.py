@@ -209,14 +209,16 @@ def sha256(file: Path) -> str:
 
 @contextlib.contextmanager
 def quiet_progress() -> Iterator[None]:
-    """transformers shows a bar for each file it reads and writes; one line of ours says enough."""
+    """transformers shows a bar for each file it reads and a table of weights that do not fit; our sentences say it."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

@@ -421,3 +421,27 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_anything_runs(new_t
     ):
         with pytest.raises(BadInputError, match="outside this model's vocabulary"):
             run()
+
+
+def test_nothing_of_the_librarys_own_tables_is_shown(folder, capfd):
+    change(folder / "config.json", vocab_size=100)
+    with pytest.raises(DamagedFilesError):
+        load_model(folder)
+    assert "MISMATCH" not in "".join(capfd.readouterr())
+
+
+def test_a_batch_says_which_id_the_model_does_not_know(new_tiny, tokenizer, tmp_path):
+    from helpers.batch import run_batch
+
+    run_batch(new_tiny("Llama"), tokenizer, ["The capital of France"], tmp_path / "p.json")
+    assert "outside this model's vocabulary" in (tmp_path / "p.jsonl").read_text()
+
+
+@pytest.mark.parametrize("size", ["x", -1, 0, 10**9, 1.5, [], True])
+def test_the_side_of_a_picture_is_a_number_that_can_be(tmp_path, size):
+    import shutil
+
+    shutil.copytree(store.SHIPPED / "tiny-glm4v", tmp_path / "glm")
+    change(tmp_path / "glm" / "tokenizer_config.json", image_size=size)
+    with pytest.raises(BadInputError, match="image_size is a whole number"):
+        load_processor(tmp_path / "glm")
