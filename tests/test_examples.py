@@ -15,7 +15,6 @@ from matplotlib import pyplot
 from test_rooms import HANDED_ON, MODULES
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-UNTYPED = ("helpers.batch.",)
 ELSEWHERE = ("ray_engine", "vllm_engine")  # their examples need Ray or vLLM
 
 
@@ -32,8 +31,7 @@ def _examples():
 
 def _public():
     """(name on a face, the module that it is from), each once."""
-    public = {(name.rpartition(".")[2], module) for name, module in HANDED_ON.items()}
-    return sorted((name, module) for name, module in public if not module.startswith(UNTYPED))
+    return sorted({(name.rpartition(".")[2], module) for name, module in HANDED_ON.items()})
 
 
 def _object(name, module):

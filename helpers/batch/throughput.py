@@ -32,6 +32,10 @@ def measure_batch_sizes(
     All sizes take turns, `rounds` times, and the fastest time of each counts: what else the machine does makes a
     time longer, never shorter. The memory is the most of all rounds. `prompts` and `generation` are those of
     `run_batch`. Raises what a prompt that fails fails with.
+
+    >>> one, two = measure_batch_sizes(model, tokenizer, ["The sky is", "Hello"], (1, 2), rounds=1, max_new_tokens=2)
+    >>> two.batch_size, one.answers == two.answers
+    (2, True)
     """
     settings = GenerationSettings(**generation)
     checks.whole_number("rounds", rounds, least=1)
