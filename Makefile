@@ -11,18 +11,21 @@ ROUNDS ?= 7
 ONLY ?=
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BENCH := .bench
+JS := .javascript
+JS_TOOLS := tests/javascript/node_modules/.package-lock.json
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
 ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requirements.txt)
 # Tests run JOBS at a time, with one thread each: that is faster than one after the other with two. Whoever has
 # nothing left to do takes over half of what the slowest still has to do.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
+NPM = PATH="$(CURDIR)/$(JS)/$(notdir $(BIN)):$$PATH" npm --prefix tests/javascript
 NOT_HERE := --ignore=tests/measured --ignore=tests/engines  # these have targets of their own
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 READERS_OFFLINE := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit test-notebooks test-measured test-browser test-gpu lint notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu clean
+.PHONY: help setup lab test unit test-notebooks test-measured test-browser test-gpu lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +61,14 @@ lint: setup  ## Style, spelling and types, in modules and notebooks
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+# Node comes from PyPI, the tools from npm's registry. Nobody needs them but those who change a widget's page.
+lint-js: $(JS_TOOLS)  ## Style and types of the widgets' pages (FIX=1 mends their style)
+	$(NPM) run $(if $(FIX),format,lint)
+	$(NPM) run types
+
+test-js: $(JS_TOOLS)  ## Unit tests of the widgets' pages
+	$(NPM) test
 
 notebooks: setup  ## Run notebooks and write their outputs (NAME=03 picks one)
 	$(BIN)/python tests/notebooks/execute.py $(filter notebooks/$(NAME)%,$(NOTEBOOKS))
@@ -100,9 +111,16 @@ bench-gpu: setup  ## Time and memory on a GPU beside plain transformers, into do
 $(BENCH)/.installed: tests/benchmarks/peers.txt
 	@$(PYTHON) .ci/environment.py $(BENCH) tests/benchmarks/peers.txt
 
+$(JS)/.installed: tests/javascript/requirements.txt
+	@$(PYTHON) .ci/environment.py $(JS) tests/javascript/requirements.txt
+
+$(JS_TOOLS): tests/javascript/package-lock.json $(JS)/.installed
+	$(NPM) ci --no-audit --no-fund
+	@touch $@
+
 clean:  ## Remove the environments and the prepared models, but no file that the course did not write
 	-$(BIN)/python -m helpers.models --remove
-	rm -rf $(VENV) $(BENCH) $(ENGINES)
+	rm -rf $(VENV) $(BENCH) $(ENGINES) $(JS) tests/javascript/node_modules
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 lab")'

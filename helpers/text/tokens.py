@@ -114,14 +114,16 @@ def byte_alphabet() -> dict[str, int]:
 
 def visible(text: str) -> str:
     """What prints as nothing, made visible: `·` for a space, `⏎` for a newline, `⇥` for a tab, and the
-    code point of other white space, control and format characters, such as `<U+200B>`.
+    code point of other white space, control and format characters, such as `<U+200B>`, and of what
+    no XML can hold.
 
     >>> visible("a b\\n")
     'a·b⏎'
     """
     signs = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
-    invisible = ("Cc", "Cf", "Zl", "Zp", "Zs")
-    return "".join(signs.get(c) or (f"<U+{ord(c):04X}>" if unicodedata.category(c) in invisible else c) for c in text)
+    invisible = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")
+    hidden = {c for c in set(text) if unicodedata.category(c) in invisible or c in "\ufffe\uffff"}
+    return "".join(signs.get(c) or (f"<U+{ord(c):04X}>" if c in hidden else c) for c in text)
 
 
 def byte_labels(raws: Sequence[bytes], special: Sequence[bool]) -> list[str]:

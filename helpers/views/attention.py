@@ -8,7 +8,9 @@ the mean over heads, which the page takes itself.
 from __future__ import annotations
 
 import io
+import math
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +19,10 @@ from torch.nn.functional import adaptive_max_pool2d
 from helpers.errors import BadInputError
 from helpers.inside.heads import attention_rollout, check_attentions
 from helpers.views.heads import plot_attention_on_picture
+from helpers.views.modules import front
 from helpers.views.plots import MOST_LABELS, numbered
 from helpers.views.style import INK, MUTED, OKABE_ITO, WEIGHTS_COLORMAP, drawable
-from helpers.views.widget import HERE, Commands, CourseWidget, front
+from helpers.views.widget import HERE, Commands, CourseWidget, in_words
 
 if TYPE_CHECKING:
     from helpers.inside.tracing import Trace
@@ -40,7 +43,8 @@ class AttentionMap(Commands):
 
     def __init__(self, trace, *, layer=None, head=None, picture=None):
         check_attentions(trace)
-        self.trace = trace
+        kept = replace(trace, hidden_states=None, logits=None, last_residual=None, outputs={}, inputs={})
+        self.trace = trace = kept.to("cpu")
         self.layers = trace.attention_layers
         heads = trace.attentions.shape[1]
         whole = self.layers == tuple(range(len(self.layers))) and trace.positions == tuple(range(len(trace.tokens)))
@@ -49,6 +53,7 @@ class AttentionMap(Commands):
         self._is_small = max(trace.attentions.shape[-2:]) <= GLANCE  # then the small pictures are all there is
         self.start = self._start(layer, head)
         self.picture = None if picture is None else _square(picture)
+        self.grid = _grid(trace)
         if picture is not None and trace.patch_index is None:
             raise BadInputError("There was no picture in this prompt: leave picture out, or trace with pixel_values.")
 
@@ -98,7 +103,8 @@ class AttentionMap(Commands):
             "row": self.start[0],
             "plane": self.start[1],
             "first": b"" if self._is_small else self.layer(self.start[0])[1],
-            "patches": None if trace.patch_index is None else trace.patch_index.tolist(),
+            "patches": trace.patch_index.tolist() if self.grid else None,
+            "grid": self.grid,
             "picture": self.picture,
             "colors": colors(),
         }
@@ -142,6 +148,13 @@ def colors():
 def _span(numbers):
     whole = numbers == tuple(range(numbers[0], numbers[-1] + 1))
     return f"{numbers[0]} to {numbers[-1]}" if whole and len(numbers) > 2 else ", ".join(map(str, numbers))
+
+
+def _grid(trace):
+    """The rows and columns of the patches of a picture; None without one, or where they make no square."""
+    patches = 0 if trace.patch_index is None else int((trace.patch_index >= 0).sum())
+    side = math.isqrt(patches)
+    return [side, side] if patches and side * side == patches else None
 
 
 def _name(plane):
@@ -225,22 +238,22 @@ def _plot_on_picture(ax, attention_map, row, plane):
     weights = attention_map.weights(row)[plane, -1]
     order = trace.patch_index[trace.patch_index >= 0].argsort()
     picture = Image.open(io.BytesIO(attention_map.picture)).convert("RGB").resize((STILL_SIDE, STILL_SIDE))
-    label = drawable(trace.tokens[trace.positions[-1]][:14])
+    label = trace.tokens[trace.positions[-1]][:14]
     plot_attention_on_picture(weights[trace.patch_index >= 0][order], picture, title=f"query: {label}", ax=ax)
 
 
 class AttentionWidget(CourseWidget):
     """The live front of `attention_explorer`, drawn by `attention.js`."""
 
-    _esm = front("pens.js", "attention.js")
+    _esm = front("attention.js")
     _css = CourseWidget._css + (HERE / "attention.css").read_text(encoding="utf-8")
 
     def _answer(self, _widget, wish, _buffers):
         """A layer goes to the page by itself, as bytes; the rest of the view stays as it is."""
         try:
-            about, packed = self.state.do(**wish)
-        except (BadInputError, TypeError) as error:
-            self.send({"error": str(error), "row": wish.get("row")})
+            about, packed = self.state.do(**{"command": "", **wish})
+        except Exception as error:  # nobody else would tell the reader of the page
+            self.send({"error": in_words(error), "row": wish.get("row")})
         else:
             self.send(about, [packed])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
-from helpers.views.style import HTML_THEME, INK, MUTED, OKABE_ITO, RULE
+from helpers.views.style import HTML_THEME, INK, MUTED, OKABE_ITO, RULE, drawable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def plot_padding(
         _, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), sharex=True, sharey=True)
     for ax, title, order in zip(axes, titles, (list(lengths), sorted(lengths, reverse=True)), strict=True):
         padded = _draw_batches(ax, order, batch_size)
-        ax.set(title=f"{title}: {padded / (padded + sum(order)):.0%} padding", xlabel="tokens before the end")
+        ax.set(title=f"{drawable(title)}: {padded / (padded + sum(order)):.0%} padding", xlabel="tokens before the end")
         ax.xaxis.set_major_formatter(lambda place, _: f"{abs(place):.0f}")
         ax.set_xlim(-max(lengths) * 1.01, 0)
         ax.set_ylim(len(order) + len(order) // batch_size, -1)
@@ -202,5 +202,6 @@ def _row(index: int, item: dict[str, Any], error: str | None) -> str:
     )
 
 
-def _short(text: str) -> str:
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
     return html.escape(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " …")

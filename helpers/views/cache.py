@@ -14,9 +14,10 @@ from helpers.inside.kv_cache import KVCacheNorms, kv_cache_norms
 from helpers.models.cache_size import kv_cache_bytes, layer_caches
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
+from helpers.views.modules import front
 from helpers.views.plots import MOST_LABELS
 from helpers.views.style import INK, MUTED, WEIGHTS_COLORMAP, colormap, drawable, new_axes
-from helpers.views.widget import HERE, CourseWidget, StepByStep, front
+from helpers.views.widget import HERE, CourseWidget, StepByStep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -328,10 +328,10 @@ def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: st
     width = 0.84 / len(values)
     for n, ((name, series), color) in enumerate(zip(values.items(), cycle(["blue", "orange", "green"]), strict=False)):
         left = [layer - 0.42 + n * width for layer in range(len(series))]
-        ax.bar(left, series, width, align="edge", color=OKABE_ITO[color], label=name)
+        ax.bar(left, series, width, align="edge", color=OKABE_ITO[color], label=drawable(name))
     if before is not None:
         ax.axhline(before, color=INK, lw=1, label="before")
-    ax.set(xlim=(-0.7, lengths.pop() - 0.3), xlabel="layer", ylabel=label, title=title)
+    ax.set(xlim=(-0.7, lengths.pop() - 0.3), xlabel="layer", ylabel=drawable(label), title=drawable(title))
     ax.legend(ncols=len(values) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=8.5)
     return ax
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helpers.errors import BadInputError
-from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP, new_axes
+from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP, drawable, new_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +50,8 @@ def plot_head_scores(
     ax.set_yticks(range(heads), range(heads), fontsize=8)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="layer", ylabel="head", title=title)
-    ax.figure.colorbar(picture, ax=ax, pad=0.015, label=label).outline.set_visible(False)
+    ax.set(xlabel="layer", ylabel="head", title=drawable(title))
+    ax.figure.colorbar(picture, ax=ax, pad=0.015, label=drawable(label)).outline.set_visible(False)
     return ax
 
 
@@ -82,7 +82,7 @@ def plot_attention_on_picture(weights: Tensor, picture: Any, *, title: str = "",
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
-    ax.set_title(title, fontsize=9)
+    ax.set_title(drawable(title), fontsize=9)
     return ax
 
 

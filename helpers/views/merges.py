@@ -47,7 +47,7 @@ def plot_merges(
     ax.set_xticks(range(width + 1), [])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set(xlim=(-0.1, width + 0.1), ylim=(len(steps) - 0.45, -0.55), title=title)
+    ax.set(xlim=(-0.1, width + 0.1), ylim=(len(steps) - 0.45, -0.55), title=drawable(title))
     ax.set_xlabel(f"{width} bytes")
     return ax
 

@@ -62,7 +62,7 @@ def plot_parts(
     equal = max(left) - min(left) < 1e-3 * widest and len(rows) > 1  # shares of a whole: 100 says nothing
     for y, total in enumerate([] if equal else left):
         ax.annotate(
-            f"{_number(total)} {unit}".rstrip(),
+            f"{_number(total)} {drawable(unit)}".rstrip(),
             (total, y),
             xytext=(5, 0),
             textcoords="offset points",
@@ -85,7 +85,7 @@ def plot_parts(
     ax.set_yticks(range(len(rows)), [drawable(name) for name in rows])
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, widest * (1.03 if equal else 1.14)), xlabel=unit, title=title)
+    ax.set(xlim=(0, widest * (1.03 if equal else 1.14)), xlabel=drawable(unit), title=drawable(title))
     ax.figure.legend(
         *ax.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names), 5), fontsize=8.5
     )

@@ -101,7 +101,7 @@ def plot_patches(picture: Any, grid: int, *, title: str = "", ax: Axes | None = 
     ax.set_yticks(places, names, fontsize=7.5)
     ax.tick_params(length=0, labelcolor=MUTED)
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="column", ylabel="row", title=title)
+    ax.set(xlabel="column", ylabel="row", title=drawable(title))
     return ax
 
 

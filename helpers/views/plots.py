@@ -196,7 +196,7 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
             places,
             lengths,
             height=height * 0.9,
-            label=name,
+            label=drawable(name),
             color=colors[n % len(colors)],
             hatch=hatches[n % len(hatches)],
             edgecolor="white",
@@ -206,7 +206,7 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
     ax.set_yticks(range(len(groups)), [drawable(name) for name in groups])
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.set(xlabel=unit, title=title)
+    ax.set(xlabel=drawable(unit), title=drawable(title))
     ax.margins(x=0.1)
     if len(series) > 1:
         ax.legend(loc="best", fontsize=8.5)
@@ -306,7 +306,7 @@ def plot_attention(
     ax.set_xticks(range(0, len(tokens), every), labels[::every], rotation=90, fontsize=size, color=INK)
     ax.set_yticks(range(0, len(tokens), every), labels[::every], fontsize=size)
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="key (attended to)", ylabel="query (attends)", title=title)
+    ax.set(xlabel="key (attended to)", ylabel="query (attends)", title=drawable(title))
     ax.figure.colorbar(picture, ax=ax, shrink=0.7, label="attention weight").outline.set_visible(False)
     return ax
 

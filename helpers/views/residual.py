@@ -44,7 +44,8 @@ def plot_patching(sweep: PatchingSweep, *, title: str = "", ax: Axes | None = No
     ax.set_yticks(ticks, [str(sweep.layers[row]) for row in ticks], fontsize=8)
     what = {"hidden_states": "hidden state", "attention": "attention's output", "mlp": "MLP's output"}[sweep.part]
     rows_are = "row (after so many layers)" if sweep.part == "hidden_states" else "layer"
-    ax.set(xlabel="position", ylabel=rows_are, title=title or f"Patching one {what}: how far the answer moves over")
+    title = title or f"Patching one {what}: how far the answer moves over"
+    ax.set(xlabel="position", ylabel=rows_are, title=drawable(title))
     ax.figure.colorbar(picture, ax=ax, shrink=0.75, label="moved").outline.set_visible(False)
     return ax
 
@@ -83,8 +84,8 @@ def plot_heads(
     ax.set_xlim(-0.5, count - 0.5 if mlp is None else count + 0.9)
     ax.set_xticks(places, names, fontsize=8, color=INK)
     ax.set_yticks(range(0, layers, 5), [str(layer) for layer in range(0, layers, 5)], fontsize=8)
-    ax.set(xlabel="head", ylabel="layer", title=title)
-    ax.figure.colorbar(picture, ax=ax, shrink=0.75, label=label).outline.set_visible(False)
+    ax.set(xlabel="head", ylabel="layer", title=drawable(title))
+    ax.figure.colorbar(picture, ax=ax, shrink=0.75, label=drawable(label)).outline.set_visible(False)
     return ax
 
 
@@ -123,7 +124,7 @@ def plot_against_controls(
     ax.set_yticks(range(len(rows)), [drawable(name) for name in rows])
     ax.set_ylim(len(rows) - 0.5, -0.6)
     ax.tick_params(axis="y", length=0)
-    ax.set(xlabel=label, title=title)
+    ax.set(xlabel=drawable(label), title=drawable(title))
     return ax
 
 

@@ -11,9 +11,10 @@ from helpers.inside.heads import head_temperature
 from helpers.inside.tracing import trace
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
+from helpers.views.modules import front
 from helpers.views.plots import percent
 from helpers.views.style import OKABE_ITO, drawable
-from helpers.views.widget import Commands, CourseWidget, front
+from helpers.views.widget import Commands, CourseWidget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ class SharpenedHeads(Commands):
             logits = trace(self.model, self.tokenizer, self.ids, attentions=False, hidden_states=False, positions=[-1])
         return run.attentions[0, head, 0].float(), logits.logits[0].float().softmax(-1)
 
-    def change(self, temperature: float) -> None:
+    def change(self, temperature: Any) -> None:
         """Another temperature, above 0."""
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
             raise BadInputError(f"temperature is a number above 0, not {temperature!r}.")

@@ -74,7 +74,7 @@ class Stepper(StepByStep):
             raise BadInputError("There is nothing typed: write what the model should have said.")
         self._choose(ids)
 
-    def change(self, **settings: Any) -> None:
+    def change(self, **settings: float) -> None:
         """Take other settings (temperature, …): the tokens before this step stay, this one is chosen anew."""
         before = self.settings
         unknown = [name for name in settings if name not in before]

@@ -28,6 +28,7 @@ OKABE_ITO = {
 }
 INK, MUTED, RULE = "#1f2328", "#59636e", "#d0d7de"
 WEIGHTS_COLORMAP = "cividis"  # weights in [0, 1]: draw with vmin=0, vmax=1
+VEIL = (0.82, 0.52)  # how much of a picture colour hides where the weight is 0, and how much less where it is 1
 DIFFERENCES_COLORMAP = "RdBu_r"  # differences: draw with vmin=-limit, vmax=limit, so that 0 is white
 
 CJK_FONTS = (
@@ -160,12 +161,19 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def drawable(text: str) -> str:
-    """`text` as matplotlib can draw it now: characters that its fonts lack (emoji, rare scripts) become
-    their code point, such as `U+1F600`, and `$` stays a dollar sign instead of opening a formula."""
+    """`text` as matplotlib can draw it now: characters that its fonts lack (emoji, rare scripts, control characters)
+    become their code point, such as `U+1F600`, and `$` stays a dollar sign instead of opening a formula. Line breaks
+    stay. Whatever a caller, a model or a file brings goes through it on its way into a figure, once.
+
+    >>> drawable("$5 and \\x07")
+    '\\\\$5 and U+0007'
+    """
     import matplotlib
 
     families = tuple(matplotlib.rcParams["font.family"])
-    return "".join(c if _has_glyph(c, families) else f"U+{ord(c):04X}" for c in text).replace("$", r"\$")
+    return "".join(c if c == "\n" or _has_glyph(c, families) else f"U+{ord(c):04X}" for c in str(text)).replace(
+        "$", r"\$"
+    )
 
 
 @cache
@@ -178,7 +186,7 @@ def _has_glyph(character: str, families: tuple[str, ...]) -> bool:
 
 def veil(shown: Any) -> Any:
     """How much of the picture the colour hides, by weight from 0 to 1: least where it was looked at."""
-    return 0.82 - 0.52 * shown
+    return VEIL[0] - VEIL[1] * shown
 
 
 def columns(text: str) -> int:

@@ -6,24 +6,26 @@ a picture with a text, then the widget. Once the widget lives, its style sheet h
 
 from __future__ import annotations
 
+import inspect
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import anywidget
 import traitlets
 
+from helpers.checks import shown
 from helpers.errors import BadInputError, HelpersError
+from helpers.views.modules import front
 from helpers.views.style import HTML_THEME, MUTED, png_bytes
 
 if TYPE_CHECKING:
     from helpers.inside.generation import GenerationStep
 
 HERE = Path(__file__).parent
-
-
-def front(*names: str) -> str:
-    """A widget's page side: what all share (`page.js`), then its own scripts."""
-    return "".join((HERE / file).read_text(encoding="utf-8") for file in ("page.js", *names))
+CLOSED = "this widget is closed: run the cell that made it, or use the one that its last run made."
+TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 
 
 class CourseWidget(anywidget.AnyWidget):
@@ -32,6 +34,9 @@ class CourseWidget(anywidget.AnyWidget):
     `state` holds everything and knows nothing of widgets. It offers `commands` (the names of its
     methods that the front may call), `view()` (what the front draws, a dict of plain values),
     `figure()` (the still picture, a matplotlib Axes) and `describe()` (the same in words).
+
+    Running a cell again closes the widgets that its last run made. A closed widget lets go of its state, and with
+    it of the memory: IPython's `Out` and ipywidgets' own list keep the widget itself alive for as long as the kernel.
     """
 
     _esm = front("explorer.js")
@@ -39,27 +44,48 @@ class CourseWidget(anywidget.AnyWidget):
 
     view = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, state: Any) -> None:
-        self.state = state
-        super().__init__(view={**state.view(), "turn": 0, "message": ""})
+    def __init__(self, state: Any, **traits: Any) -> None:
+        self._state = state
+        super().__init__(view={**state.view(), "turn": 0, "message": ""}, **traits)
         self.on_msg(self._answer)
+        _close_what_the_last_run_made(self)
 
-    def _answer(self, _widget: Any, wish: Any, _buffers: Any) -> None:
+    @property
+    def state(self) -> Any:
+        """What the widget shows. Raises `BadInputError` once the widget is closed."""
+        if self._state is None:
+            raise BadInputError(CLOSED)
+        return self._state
+
+    def close(self) -> None:
+        """End the widget: its page goes away, and its state is let go. Closing it again does nothing."""
+        super().close()  # first, so that what follows does not go to the page
+        self._state = None
+        self.view = {}
+
+    def _answer(self, _widget: Any, wish: dict[str, Any], _buffers: list[memoryview]) -> None:
         """Carry out what the reader did in the page. Each answer has a new `turn`, so the page sees it."""
         message = ""
         try:
-            self.state.do(**wish)
-        except (HelpersError, TypeError) as error:  # a wish with a part missing is a TypeError
-            message = str(error)
+            self.state.do(**{"command": "", **wish})
+        except Exception as error:  # nobody else would tell the reader of the page
+            message = in_words(error)
+        self._show(message)
+
+    def _show(self, message: str = "") -> None:
+        """Send the page a new view."""
         self.view = {**self.state.view(), "turn": self.view["turn"] + 1, "message": message}
 
     def __repr__(self) -> str:
-        return self.state.describe()
+        return f"{type(self).__name__}: {CLOSED}" if self._state is None else self._state.describe()
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        live, metadata = self._repr_mimebundle_()
+        if self._state is None:
+            display({"text/plain": repr(self)}, raw=True)
+            return
+        live, metadata = self._repr_mimebundle_() or ({}, {})
         display({"image/png": self.picture(), "text/plain": self.state.describe()}, raw=True)
         display({**live, "text/plain": "(live while a kernel runs this cell)"}, metadata=metadata, raw=True)
 
@@ -70,17 +96,78 @@ class CourseWidget(anywidget.AnyWidget):
         return png_bytes(figure)
 
 
+_made: dict[str, tuple[str, list[weakref.ref]]] = {}  # cell -> its last run, and the widgets made in it
+
+
+def _close_what_the_last_run_made(widget: CourseWidget) -> None:
+    """Note that the cell which is running made `widget`, and close those that an earlier run of it made."""
+    cell, run = _running_cell()
+    if not cell:
+        return
+    last_run, widgets = _made.get(cell, (run, []))
+    if last_run != run:
+        for old in filter(None, (reference() for reference in widgets)):
+            old.close()
+        widgets = []
+    _made[cell] = (run, [*widgets, weakref.ref(widget)])
+
+
+def _running_cell() -> tuple[str, str]:
+    """Which cell of a notebook is running and which run of it this is; empty outside a notebook.
+
+    A page tells a kernel its cell's id (JupyterLab does); a cell without one is known by its code.
+    """
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    request = kernel.get_parent("shell") if kernel else {}
+    code = request.get("content", {}).get("code", "")
+    return request.get("metadata", {}).get("cellId", code), request.get("header", {}).get("msg_id", "")
+
+
 class Commands:
-    """Base of the states behind widgets: only the methods named in `commands` can be called from a page."""
+    """Base of the states behind widgets: only the methods named in `commands` can be called from a page.
+
+    What a page sends is checked against the method's type hints before the method runs.
+    """
 
     commands: tuple[str, ...] = ()
 
     def do(self, command: str, **arguments: Any) -> Any:
-        """Call the method `command`. Raises `BadInputError` when there is none of that name for pages."""
+        """Call the method `command`.
+
+        Raises `BadInputError` when there is none of that name for pages, an argument is missing or unknown, or has
+        another type than the method takes.
+        """
         if command not in self.commands:
             known = ", ".join(self.commands)
-            raise BadInputError(f"There is no command {command!r} here; there are: {known}.")
-        return getattr(self, command)(**arguments)
+            raise BadInputError(f"There is no command {shown(command)} here; there are: {known}.")
+        method = getattr(self, command)
+        try:
+            bound = inspect.signature(method).bind(**arguments)
+        except TypeError as error:
+            raise BadInputError(f"The command {command!r} was not carried out: {error}.") from None
+        hints = get_type_hints(method)
+        for name, value in bound.arguments.items():
+            if name in arguments:
+                _check_type(name, value, hints.get(name))
+            else:  # the arguments that have no name of their own
+                for extra, extra_value in value.items():
+                    _check_type(extra, extra_value, hints.get(name))
+        return method(**arguments)
+
+
+def in_words(error: Exception, what: str = "This did not work:") -> str:
+    """An error for the page: the sentence of one of ours; `what`, the kind and the message of any other."""
+    return str(error) if isinstance(error, HelpersError) else f"{what} {type(error).__name__}: {error}"
+
+
+def _check_type(name: str, value: Any, expected: Any) -> None:
+    allowed = get_args(expected) or (expected,)
+    if expected in (None, Any) or isinstance(value, allowed) or (float in allowed and isinstance(value, int)):
+        return
+    kinds = " or ".join(TYPE_WORDS.get(kind, kind.__name__) for kind in allowed)
+    raise BadInputError(f"There is no {name} {shown(value)}: {name} is {kinds}.")
 
 
 class StepByStep(Commands):

@@ -536,8 +536,8 @@ def test_glm41_answers_in_the_picture_chat_where_no_word_can_be_picked(glm41):
     chat = ImageChat(*glm41, picture=str(FOLDER / VISION / "images" / "rgb_wide.png"), pictures={}, max_new_tokens=4)
     with one_thread():
         chat.ask("What is this?")
-        assert "".join(chat.answer()) and not chat.trouble
-    assert chat.turns[-1].words and not any(word["pick"] for word in chat.view()["turns"][-1]["words"])
+        assert "".join(chat.answer()) and not chat.talk.trouble
+    assert chat.talk.turns[-1].words and not any(word["pick"] for word in chat.view()["turns"][-1]["words"])
     with pytest.raises(BadInputError):
         chat.pick(0, 0)
 

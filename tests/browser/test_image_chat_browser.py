@@ -168,7 +168,7 @@ def test_a_reader_chats_about_pictures(lab, page, tmp_path):
 def test_a_saved_notebook_shows_the_still_pictures(lab, page):
     lab.trust("chat.ipynb")
     open_notebook(page, lab, "chat.ipynb", kernel=False)
-    page.wait_for_selector(".jp-RenderedImage:visible img")
+    page.wait_for_function("document.querySelectorAll('.jp-RenderedImage img').length === 2")
     assert page.locator(".jp-RenderedImage:visible").count() == 2
     assert page.locator(".hx").count() == 0
     page.screenshot(path=lab.folder / "still.png")

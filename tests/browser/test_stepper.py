@@ -112,7 +112,7 @@ def test_a_reader_steps_branches_and_reopens(lab, page):
 def test_a_saved_notebook_shows_the_pictures_until_its_cells_run_again(lab, page):
     lab.trust("widgets.ipynb")
     open_notebook(page, lab, "widgets.ipynb", kernel=False)
-    page.wait_for_selector(".jp-RenderedImage:visible img")
+    page.wait_for_function("document.querySelectorAll('.jp-RenderedImage img').length === 3")
     assert page.locator(".jp-RenderedImage:visible").count() == 3
     assert page.locator(".hx").count() == 0
     open_notebook(page, lab, "widgets.ipynb")  # a kernel is there now, the widgets of the last one are not

@@ -1,7 +1,6 @@
 """The picture chat's state (what the page draws and asks for), its widget's thread, and its still picture."""
 
 import io
-import sys
 import threading
 import time
 
@@ -13,7 +12,9 @@ from PIL import Image
 from helpers.conversation import Conversation
 from helpers.errors import BadImageError, BadInputError
 from helpers.inside.tracing import trace
-from helpers.views.image_chat import ImageChat, drawn_scenes, image_chat, pictures_to_choose, words_of
+from helpers.text.words import words_of
+from helpers.views.gallery import drawn_scenes, pictures_to_choose
+from helpers.views.image_chat import ImageChat, image_chat
 
 QUESTION = "描述一下这张图片"
 SENTENCE = "\nThe circle is <b>red</b>. 圆形是红色的。"
@@ -40,8 +41,8 @@ def asked(chat, text=QUESTION, **more):
     chat.ask(text, **more)
     for _piece in chat.answer():
         pass
-    assert chat.trouble == ""
-    return chat.turns[-1]
+    assert chat.talk.trouble == ""
+    return chat.talk.turns[-1]
 
 
 def png(color="red", size=(20, 30)):
@@ -98,10 +99,10 @@ def test_stopping_leaves_what_was_said():
     assert list(answer) == []
     assert not chat.view()["answering"]
     assert chat.view()["turns"][0]["stopped"] == "stopped by you"
-    assert SENTENCE.strip().startswith(chat.turns[0].text)
-    assert 0 < len(chat.turns[0].text) < len(SENTENCE)
+    assert SENTENCE.strip().startswith(chat.talk.turns[0].text)
+    assert 0 < len(chat.talk.turns[0].text) < len(SENTENCE)
     assert asked(chat, "And now?").text == SENTENCE.strip()
-    assert [message["role"] for message in chat.talk.messages] == ["user", "assistant"] * 2
+    assert [message["role"] for message in chat.conversation.messages] == ["user", "assistant"] * 2
 
 
 def test_nothing_else_can_be_done_while_it_answers():
@@ -118,7 +119,7 @@ def test_nothing_else_can_be_done_while_it_answers():
             chat.do(command, **values)
     chat.stop()
     list(chat.answer())
-    assert chat.turns == [], "stopped before the first token: as if nothing had been asked"
+    assert chat.talk.turns == [], "stopped before the first token: as if nothing had been asked"
     assert asked(chat).text
 
 
@@ -146,8 +147,8 @@ def test_a_model_that_breaks_down_is_reported_and_the_talk_goes_on():
     chat.ask(QUESTION)
     assert list(chat.answer()) == []
     hook.remove()
-    assert chat.trouble == "The model stopped with RuntimeError: out of memory"
-    assert chat.turns == []
+    assert chat.talk.trouble == "The model stopped with RuntimeError: out of memory"
+    assert chat.talk.turns == []
     assert asked(chat).text == SENTENCE.strip()
 
 
@@ -155,7 +156,7 @@ def test_a_model_that_breaks_down_is_reported_and_the_talk_goes_on():
 
 
 def test_pictures_to_choose_are_drawn_scenes_and_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[ImageChat.__module__], "PICTURES", tmp_path)
+    monkeypatch.setattr("helpers.views.gallery.PICTURES", tmp_path)
     Image.new("RGB", (5, 5)).save(tmp_path / "<b>a & b.png")
     (tmp_path / "broken.jpg").write_bytes(b"no")
     (tmp_path / "notes.txt").write_text("no picture")
@@ -169,7 +170,7 @@ def test_pictures_to_choose_are_drawn_scenes_and_files(tmp_path, monkeypatch):
         chat.choose("broken.jpg")
     with pytest.raises(BadInputError, match="no picture 'x' here"):
         chat.choose("x")
-    assert chat.picture_name == "a red circle"
+    assert chat.talk.picture_name == "a red circle"
 
 
 def test_an_upload_that_is_no_picture_gives_one_sentence_with_its_name():
@@ -179,26 +180,26 @@ def test_an_upload_that_is_no_picture_gives_one_sentence_with_its_name():
     assert str(raised.value).startswith("The picture <img src=x>.png cannot be read")
     assert "\n" not in str(raised.value)
     assert "0x" not in str(raised.value)
-    assert chat.picture_name == "a red circle", "the picture there was stays"
+    assert chat.talk.picture_name == "a red circle", "the picture there was stays"
     chat.upload("mine.png", png("blue"))
-    assert chat.picture.getpixel((0, 0)) == (0, 0, 255)
+    assert chat.talk.picture.getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_another_picture_begins_a_new_conversation():
     chat = saying()
     asked(chat)
     chat.choose("two stars")
-    assert chat.turns == []
+    assert chat.talk.turns == []
     assert "new conversation" in chat.view()["notice"]
     asked(chat)
     assert chat.view()["notice"] == ""
     asked(chat, "And this?", data=png())
-    assert len(chat.turns) == 1
-    assert chat.picture_name == "your drawing"
+    assert len(chat.talk.turns) == 1
+    assert chat.talk.picture_name == "your drawing"
     chat.leave_out()
     assert asked(chat, "你好").picture is None
     chat.choose("two stars")
-    assert len(chat.turns) == 1, "a talk without a picture goes on with one"
+    assert len(chat.talk.turns) == 1, "a talk without a picture goes on with one"
     assert asked(chat, QUESTION).fresh
 
 
@@ -212,7 +213,7 @@ def test_a_word_shows_the_attention_of_the_position_that_chose_it():
     number = word_number(turn, "red")
     chat.pick(1, number)
     reply, tokens = turn.reply, turn.words[number][1]
-    pixels = glm_processor(VISION).image_processor([chat.picture])["pixel_values"]
+    pixels = glm_processor(VISION).image_processor([chat.talk.picture])["pixel_values"]
     ids = [*reply.input_ids, *reply.output_ids[: tokens[-1] + 1]]
     whole = trace(glm(VISION), glm_tokenizer(VISION), ids, pixel_values=pixels)
     rows = [len(whole.tokens) - len(tokens) + n for n in range(len(tokens))]
@@ -220,11 +221,11 @@ def test_a_word_shows_the_attention_of_the_position_that_chose_it():
     for moment, shift in (("choosing", -1), ("reading", 0)):
         chat.look(moment=moment)
         expected = whole.attentions[:, :, [row + shift for row in rows]].mean(dim=2)[..., patches]
-        assert chat.weights.shape == (LAYERS, HEADS, GRID**2)
-        assert torch.allclose(chat.weights, expected, atol=1e-5)
-    assert torch.allclose(chat.heat().flatten(), expected.mean(dim=(0, 1)), atol=1e-5)
+        assert chat.talk.weights.shape == (LAYERS, HEADS, GRID**2)
+        assert torch.allclose(chat.talk.weights, expected, atol=1e-5)
+    assert torch.allclose(chat.talk.heat().flatten(), expected.mean(dim=(0, 1)), atol=1e-5)
     chat.look(layer=1, head=2, moment="reading")
-    assert torch.allclose(chat.heat().flatten(), expected[1, 2], atol=1e-5)
+    assert torch.allclose(chat.talk.heat().flatten(), expected[1, 2], atol=1e-5)
     view = chat.view()
     assert (view["word"], view["picked"]) == ("red", [1, number])
     assert view["share"] == pytest.approx(float(expected[1, 2].sum()), abs=1e-4)
@@ -301,7 +302,7 @@ def test_a_question_is_answered_at_once_and_the_reply_follows(widget):
     assert texts[-1] == SENTENCE.strip()
     assert len(set(texts)) > 4, "the reply comes in pieces"
     assert [view["turn"] for view in seen] == sorted({view["turn"] for view in seen})
-    send(widget, "pick", turn=0, word=word_number(widget.state.turns[0], "circle"))
+    send(widget, "pick", turn=0, word=word_number(widget.state.talk.turns[0], "circle"))
     assert widget.view["word"] == "circle"
     assert len(widget.view["heat"]) == GRID
 

@@ -44,7 +44,7 @@ def test_what_the_grid_shows(model, tokenizer, panel):
     step = run.hidden_states[20, 3] - run.hidden_states[19, 3]
     assert grid["change"][20][3] == pytest.approx(float(step.norm() / run.hidden_states[20, 3].norm()), rel=1e-3)
     assert grid["change"][0] == [None] * 5
-    assert view["apart"] is None and view["changes"] == [] and view["choices"] == [""]
+    assert view["difference"] is None and view["changes"] == [] and view["choices"] == [""]
 
 
 def test_one_cell(model, tokenizer, panel):
@@ -58,12 +58,12 @@ def test_one_cell(model, tokenizer, panel):
     assert float(written.sum()) + cell["writers"]["embedding"] == pytest.approx(logit, abs=0.05)
     layer, column = cell["writers"]["best"][0]
     assert abs(float(written[layer, column])) == pytest.approx(float(written.abs().max()))
-    stream = panel.state.run.stream[30]
+    stream = panel.state.panel.run.stream[30]
     cosines = torch.nn.functional.cosine_similarity(stream, stream[4:5])
     nearest = cosines[:4].argmax()
     assert cell["neighbours"][0]["position"] == int(nearest)
     assert cell["neighbours"][0]["cosine"] == pytest.approx(float(cosines[nearest]), abs=1e-3)
-    assert cell["cosine"][0][30] == pytest.approx(cosines.tolist(), abs=1e-3)
+    assert panel.state.view()["grids"][0]["cosine"][30] == pytest.approx(cosines.tolist(), abs=1e-3)
     panel.do("look", grid=0, layer=12, position=2, token_id=7)
     cell = panel.state.view()["cell"]
     assert cell["asked"]["id"] == 7 and not torch.tensor(cell["writers"]["table"])[12:].any()
@@ -73,15 +73,15 @@ def test_two_prompts_and_their_difference(panel):
     panel.do("compare_with", text=FRANCE)
     view = panel.state.view()
     assert [grid["says"][-1][-1] for grid in view["grids"]] == ["·Berlin", "·Paris"]
-    apart = torch.tensor(view["apart"])
+    apart = torch.tensor(view["difference"]["token"])
     assert apart.shape == (31, 5) and not apart[:, :3].any() and (apart[:, 3] > 0.05).all() and apart[0, 4] == 0
     panel.do("look", grid=1, layer=8, position=3)
     assert panel.state.view()["cell"]["token"] == "·France"
     panel.do("compare_with", text="Paris")  # of another length: matched from the end
-    assert torch.tensor(panel.state.view()["apart"]).shape[1] < 5
-    assert panel.state.cell[0] == 1, "the cell looked at is still in the second grid"
+    assert torch.tensor(panel.state.view()["difference"]["token"]).shape[1] < 5
+    assert panel.state.panel.cell.grid == 1, "the cell looked at is still in the second grid"
     panel.do("compare_with", text="")
-    assert len(panel.state.view()["grids"]) == 1 and panel.state.cell[0] == 0
+    assert len(panel.state.view()["grids"]) == 1 and panel.state.panel.cell.grid == 0
 
 
 def test_changes_are_the_librarys_interventions(tiny, states):
@@ -100,8 +100,8 @@ def test_changes_are_the_librarys_interventions(tiny, states):
         steer(tiny, 2, direction, scale=2),
     ):
         expected = best(tiny, ids)
-    assert torch.allclose(states.changed.best, expected, atol=1e-4)
-    assert torch.equal(states.run.best, before) and torch.equal(best(tiny, ids), before)
+    assert torch.allclose(states.panel.changed.logits, expected, atol=1e-4)
+    assert torch.equal(states.panel.run.logits, before) and torch.equal(best(tiny, ids), before)
     with states.interventions():
         assert torch.allclose(best(tiny, ids), expected, atol=1e-4)
     assert torch.equal(best(tiny, ids), before)
@@ -111,15 +111,15 @@ def test_changes_are_the_librarys_interventions(tiny, states):
     for part in ("ablate_heads(model, [(1, 2), (2, 0)])", "skip_mlp(model, 0)", "steer(model, 2, direction, scale=2)"):
         assert part in view["code"]
     states.change(3, scale=-1.5)
-    assert not torch.allclose(states.changed.best, expected, atol=1e-3)
+    assert not torch.allclose(states.panel.changed.logits, expected, atol=1e-3)
     states.toggle_head(1, 2)
     states.toggle_head(2, 0)
-    assert [change.kind for change in states.changes] == ["skip", "patch", "steer"]
+    assert [change.kind for change in states.panel.changes] == ["skip", "patch", "steer"]
     states.remove(1)
     states.look(1, 3, 4)
     assert states.view()["cell"]["writers"]["put_in"] != 0, "what steering added is told apart"
     states.clear()
-    assert states.changed is None and states.view()["beside"] == "" and states.view()["code"] == ""
+    assert states.panel.changed is None and states.view()["beside"] == "" and states.view()["code"] == ""
 
 
 def test_patched_from_the_second_prompt(panel):
@@ -129,14 +129,14 @@ def test_patched_from_the_second_prompt(panel):
     candidates = panel.state.view()["candidates"]
     paris = next(row for row in candidates if row["label"] == "·Paris")
     assert paris["p"][1] > 0.5 > paris["p"][0]
-    assert "from ·is of the second prompt" in panel.state.changes[0].text
+    assert "from ·is of the second prompt" in panel.state.panel.changes[0].text
     panel.do("patch", layer=30, position=4)
-    assert len(panel.state.changes) == 1, "the same place is not patched twice"
+    assert len(panel.state.panel.changes) == 1, "the same place is not patched twice"
     panel.do("steer", layer=12, towards="I love it", away="I hate it")
     panel.do("type", text="你好")
-    assert [change.kind for change in panel.state.changes] == ["steer"], "a patch belonged to the old prompt"
+    assert [change.kind for change in panel.state.panel.changes] == ["steer"], "a patch belonged to the old prompt"
     panel.do("write_on")
-    assert len(panel.state.texts) == 2 and all(panel.state.texts)
+    assert len(panel.state.panel.texts) == 2 and all(panel.state.panel.texts)
     panel.do("clear")
     panel.do("compare_with", text="")
 
@@ -155,12 +155,12 @@ def test_the_model_is_bit_for_bit_as_before(model, tokenizer, panel, monkeypatch
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("helpers.views.hidden_states.logit_lens", interrupted)
+    monkeypatch.setattr("helpers.inside.comparisons.logit_lens", interrupted)
     with monkeypatch.context() as patched:
         patched.setattr(model.model.layers[7].mlp, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             panel.do("skip", layer=5)
-    assert len(panel.state.changes) == 1, "a run that did not end changes nothing"
+    assert len(panel.state.panel.changes) == 1, "a run that did not end changes nothing"
     assert _hooks(model) == hooks
     assert torch.equal(trace(model, tokenizer, GERMANY).logits, logits)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -183,23 +183,23 @@ def long(model, tokenizer):
 
 def test_earlier_positions_of_a_long_prompt(model, tokenizer, long):
     assert long.view()["window"] == {"size": MOST_POSITIONS, "after": 0, "farthest": 20}
-    best, candidates = long.run.best, long.view()["candidates"]
+    best, candidates = long.panel.run.logits, long.view()["candidates"]
     long.do("window", after=15)
     view, whole = long.view(), trace(model, tokenizer, list(range(100, 120 + MOST_POSITIONS)), attentions=False)
     grid = view["grids"][0]
     assert grid["first"] == 5 and grid["tokens"] == list(whole.tokens[5 : 5 + MOST_POSITIONS])
     assert all(len(row) == MOST_POSITIONS for row in grid["says"])
-    assert torch.allclose(long.run.stream[7], whole.hidden_states[7, 5 : 5 + MOST_POSITIONS], atol=1e-3)
-    assert torch.allclose(long.run.best, best, atol=1e-3), "the next token is still that of the whole prompt"
+    assert torch.allclose(long.panel.run.stream[7], whole.hidden_states[7, 5 : 5 + MOST_POSITIONS], atol=1e-3)
+    assert torch.allclose(long.panel.run.logits, best, atol=1e-3), "the next token is still that of the whole prompt"
     assert [row["id"] for row in view["candidates"]] == [row["id"] for row in candidates]
-    assert long.cell[2] == 100, "the cell looked at is the nearest that is shown"
+    assert long.panel.cell.position == 100, "the cell looked at is the nearest that is shown"
     long.look(0, 3, 5)
     long.do("compare_with", text=list(range(100, 110 + MOST_POSITIONS)))  # shorter by 10: as far back as it reaches
     view = long.view()
     assert [grid["first"] for grid in view["grids"]] == [5, 0]
-    apart = torch.tensor(view["apart"])
+    apart = torch.tensor(view["difference"]["token"])
     assert apart.shape[1] == MOST_POSITIONS - 5, "only what both show, matched from the end"
-    one, two = trace(model, tokenizer, long.run.input_ids).hidden_states, long.other.stream
+    one, two = trace(model, tokenizer, long.panel.run.input_ids).hidden_states, long.panel.other.stream
     far = (one[4, 10] - two[4, 0]).norm() / ((one[4, 10].norm() + two[4, 0].norm()) / 2)
     assert apart[4, 0] == pytest.approx(float(far), rel=0.01)
     long.do("skip", layer=2)
@@ -214,19 +214,19 @@ def test_earlier_positions_of_a_long_prompt(model, tokenizer, long):
     assert long.view()["grids"][1]["first"] == 10
     long.do("window", after=10)
     assert [grid["first"] for grid in long.view()["grids"]] == [0, 0]
-    assert len(long.view()["apart"][0]) == 0, "these parts do not meet"
+    assert long.view()["difference"] is None, "these parts do not meet"
 
 
 def test_a_patch_goes_opposite_the_cell_whatever_the_lengths(model, tokenizer):
     longer = "I ask you: the capital of Germany is"
     for prompt, other in ((longer, FRANCE), (FRANCE, longer)):
         states = HiddenStates(model, tokenizer, prompt, other=other)
-        end, end_of_other = len(states.run.labels) - 1, len(states.other.labels) - 1
+        end, end_of_other = len(states.panel.run.labels) - 1, len(states.panel.other.labels) - 1
         states.look(1, 10, end_of_other)
         place = states.view()["cell"]["patch"]
         assert place == {"position": end, "token": "·is"}
         states.do("patch", layer=10, position=place["position"])
-        assert torch.equal(states.changes[0].vector, states.other.stream[10, -1])
+        assert torch.equal(states.panel.changes[0].vector, states.panel.other.stream[10, -1])
         states.look(0, 10, end)
         assert states.view()["cell"]["patch"]["position"] == end
         states.clear()
@@ -294,3 +294,48 @@ def test_without_a_kernel_there_is_a_picture(panel):
     assert panel.picture().startswith(b"\x89PNG")
     assert repr(panel).startswith("hidden_state_explorer: 31 rows")
     assert set(panel.state.commands) <= set(dir(panel.state))
+
+
+def _refusing(monkeypatch, name, sentence):
+    def refuse(*arguments, **settings):
+        raise BadInputError(sentence)
+
+    monkeypatch.setattr(f"helpers.inside.comparisons.{name}", refuse)
+
+
+def test_without_a_lens_the_other_parts_work_and_this_one_says_why(tiny, tokenizer, monkeypatch):
+    _refusing(monkeypatch, "logit_lens", "TinyModel has no final norm: there is no logit lens.")
+    states = HiddenStates(tiny, tokenizer, [3, 17, 5, 44, 9], other=[3, 17, 5, 44, 8])
+    view = states.view()
+    assert json.loads(json.dumps(view)) == view
+    why = "TinyModel has no final norm: there is no logit lens."
+    assert view["no_lens"] == view["cell"]["no_top"] == view["cell"]["no_writers"] == why
+    grid = view["grids"][0]
+    assert grid["says"] is None and grid["probability"] is None and view["cell"]["top"] == []
+    assert len(grid["norm"]) == 4 and len(grid["cosine"]) == 4 and len(view["candidates"]) == 10
+    assert view["difference"]["says"] is None and view["difference"]["norm"][3][0] == 0
+    assert view["cell"]["neighbours"] and view["cell"]["asked"] == {"id": None, "label": ""}
+    states.look(0, 3, 4, token_id=7)
+    assert states.view()["cell"]["writers"] is not None, "a token that is asked for has its writers"
+    states.skip(1)
+    assert len(states.view()["changes"]) == 1
+    assert "next token" in states.figure().get_title()
+    assert states.describe().startswith("hidden_state_explorer: 4 rows")
+
+
+def test_without_contributions_the_other_parts_work_and_this_one_says_why(tiny, tokenizer, monkeypatch):
+    _refusing(monkeypatch, "residual_contributions", "The parts of TinyModel do not add up.")
+    states = HiddenStates(tiny, tokenizer, [3, 17, 5, 44, 9])
+    cell = states.view()["cell"]
+    assert cell["writers"] is None and cell["no_writers"] == "The parts of TinyModel do not add up."
+    assert len(cell["top"]) == 10 and cell["asked"]["id"] == cell["top"][0]["id"]
+    monkeypatch.undo()
+    states.look(0, 2, 2)
+    assert states.view()["cell"]["writers"]["table"] and states.view()["cell"]["no_writers"] == ""
+
+
+def test_a_view_is_drawn_without_running_the_model(states, monkeypatch):
+    states.compare_with([3, 17, 5, 44, 8])
+    monkeypatch.setattr(states.model, "forward", None)
+    assert states.view() == states.view()
+    assert states.figure() is not None and states.describe()

@@ -1,0 +1,192 @@
+"""Hidden states set beside each other: layer by layer, position by position, and one prompt beside another.
+
+A residual stream is `[layer+1, position, hidden]` here, float32, its last row before the final norm.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from helpers.errors import HelpersError
+from helpers.inside.changes import Change, all_changes
+from helpers.inside.contributions import DirectLogit, direct_logit, residual_contributions
+from helpers.inside.lens import Lens, logit_lens
+from helpers.inside.tracing import trace
+
+SMALLEST = 1e-9  # norms are at least this when something is divided by them
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRun:
+    """One prompt through a model, with some of its positions kept; all tensors are on the CPU.
+
+    - `input_ids [1, length]` and `labels` are those of the whole prompt; `first` is the first position kept.
+    - `stream [layer+1, position, hidden]`: the residual stream at the positions kept.
+    - `lens`: what the stream says at the positions kept; None for a model without a logit lens, and then
+      `no_lens` is the sentence that says why.
+    - `logits [vocab]`: the scores of the token after the whole prompt.
+    """
+
+    input_ids: torch.Tensor
+    labels: tuple[str, ...]
+    first: int
+    stream: torch.Tensor
+    lens: Lens | None
+    no_lens: str
+    logits: torch.Tensor
+
+    @property
+    def shown(self) -> range:
+        """The positions kept."""
+        return range(self.first, self.first + self.stream.shape[1])
+
+    def column(self, position: int) -> int:
+        """Where a position of the prompt is in the tensors."""
+        return position - self.first
+
+
+def run_prompt(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    input_ids: torch.Tensor,
+    *,
+    changes: Iterable[Change] = (),
+    most: int = 96,
+    after: int = 0,
+    top_k: int = 10,
+) -> PromptRun:
+    """Run the model once, with `changes` in place, and keep `most` positions: the last ones but for `after`.
+
+    The model is as it was afterwards. `top_k` is how many tokens the lens keeps for each cell. Raises what `trace`
+    and the interventions raise.
+    """
+    length = input_ids.shape[1]
+    stop = max(min(most, length), length - after)
+    first = max(0, stop - most)
+    positions = [*range(first, stop), *([length - 1] if stop < length else [])]  # the last one says what comes next
+    with all_changes(model, changes):
+        traced = trace(model, tokenizer, input_ids, attentions=False, positions=positions)
+    count = stop - first
+    lens, no_lens = None, ""
+    try:
+        lens = _part(logit_lens(model, traced, top_k=min(top_k, traced.logits.shape[-1])), count)
+    except HelpersError as error:
+        no_lens = str(error)
+    stream = torch.cat([traced.hidden_states[:-1], traced.last_residual[None]])[:, :count].float().cpu()
+    return PromptRun(input_ids, traced.tokens, first, stream, lens, no_lens, traced.logits[-1].float().cpu())
+
+
+def _part(lens: Lens, count: int) -> Lens:
+    """The first `count` positions of a lens."""
+    cut = {name: getattr(lens, name)[:, :count].cpu() for name in ("token_ids", "probabilities", "entropy")}
+    return replace(lens, positions=lens.positions[:count], **cut)
+
+
+def writers_of(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    run: PromptRun,
+    layer: int,
+    position: int,
+    token_id: int,
+    *,
+    changes: Iterable[Change] = (),
+) -> DirectLogit:
+    """What each head and MLP below `layer` wrote at `position` of a run, as logits of `token_id`.
+
+    `changes` are those the run was made with. Raises what `residual_contributions` and `direct_logit` raise, among
+    it `BadInputError` for a model whose parts do not add up.
+    """
+    with all_changes(model, changes):
+        parts = residual_contributions(model, tokenizer, run.input_ids, positions=[position])
+    return direct_logit(model, parts, token_id, layer=layer)
+
+
+def change_from_below(stream: torch.Tensor) -> torch.Tensor:
+    """How much each layer changed the stream, `[layer+1, position]`: the norm of the step over the norm after it.
+
+    The first row has no layer below and is nan.
+
+    >>> change_from_below(torch.tensor([[[3.0, 4.0]], [[6.0, 8.0]]]))
+    tensor([[   nan],
+            [0.5000]])
+    """
+    norm = stream.norm(dim=-1)
+    change = torch.full_like(norm, torch.nan)
+    change[1:] = (stream[1:] - stream[:-1]).norm(dim=-1) / norm[1:].clamp(min=SMALLEST)
+    return change
+
+
+def cosine(states: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """The cosine of `state [hidden]` with each of `states [..., hidden]`.
+
+    >>> cosine(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 0.0]))
+    tensor([1., 0.])
+    """
+    return nn.functional.cosine_similarity(states, state.expand_as(states), dim=-1)
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A hidden state like another one of the same layer. `run` counts the runs it was looked for in, `position` is
+    that of its prompt. `centred` is the cosine after the mean over all states of the layer is taken off: what they
+    all share no longer counts."""
+
+    run: int
+    position: int
+    cosine: float
+    centred: float
+
+
+def nearest(runs: Sequence[PromptRun], run: int, layer: int, position: int, *, most: int = 6) -> list[Neighbour]:
+    """The positions of `runs` whose hidden state in `layer` is most like that of `position` in `runs[run]`.
+
+    The state itself is left out; by falling cosine, at most `most`.
+    """
+    places = [(number, at) for number, each in enumerate(runs) for at in each.shown]
+    states = torch.stack([runs[number].stream[layer, runs[number].column(at)] for number, at in places])
+    mine = places.index((run, position))
+    mean = states.mean(0)
+    plain, centred = cosine(states, states[mine]), cosine(states - mean, states[mine] - mean)
+    order = [place for place in plain.argsort(descending=True).tolist() if place != mine][:most]
+    return [
+        Neighbour(places[place][0], places[place][1], float(plain[place]), float(centred[place])) for place in order
+    ]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Where two runs show the same positions, counted from the ends of their prompts: slices into their tensors."""
+
+    first: slice
+    second: slice
+
+
+def overlap(first: PromptRun, second: PromptRun) -> Overlap | None:
+    """The positions that both runs show, matched from the end; None where they do not meet."""
+    shift = len(second.labels) - len(first.labels)
+    start = max(first.first, second.first - shift)
+    stop = min(first.shown.stop, second.shown.stop - shift)
+    if start >= stop:
+        return None
+    mine, other = first.column, second.column
+    return Overlap(slice(mine(start), mine(stop)), slice(other(start + shift), other(stop + shift)))
+
+
+def distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """How far states are apart, `[...]` of two tensors `[..., hidden]`: their distance over the mean of their norms.
+
+    >>> distance(torch.tensor([3.0, 4.0]), torch.tensor([-3.0, -4.0]))
+    tensor(2.)
+    """
+    norms = (first.norm(dim=-1) + second.norm(dim=-1)) / 2
+    return (first - second).norm(dim=-1) / norms.clamp(min=SMALLEST)
+
+
+def opposite(first: PromptRun, second: PromptRun, position: int) -> int:
+    """The position of `first` that is as far from the end as `position` is in `second`; it may be below 0."""
+    return len(first.labels) - (len(second.labels) - position)

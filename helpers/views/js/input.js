@@ -1,0 +1,74 @@
+// Keys, pointers and input methods, handled in one place.
+
+/** @type {Record<string, { across: number, down: number }>} */
+const ARROWS = {
+  ArrowLeft: { across: -1, down: 0 },
+  ArrowRight: { across: 1, down: 0 },
+  ArrowUp: { across: 0, down: -1 },
+  ArrowDown: { across: 0, down: 1 },
+};
+
+/**
+ * Which way an arrow key points; undefined for other keys.
+ *
+ * @param {KeyboardEvent} event
+ * @returns {{ across: number, down: number } | undefined}
+ */
+export function arrow(event) {
+  return ARROWS[event.key];
+}
+
+/**
+ * Whether a key chooses what has the focus.
+ *
+ * @param {KeyboardEvent} event
+ */
+export function isChoice(event) {
+  return event.key === "Enter" || event.key === " ";
+}
+
+/**
+ * The event has been used: neither the browser nor Lab shall do something else with it.
+ *
+ * @param {Event} event
+ */
+export function take(event) {
+  event.preventDefault();
+  event.stopPropagation();
+}
+
+/**
+ * Whether an input method composes a character (Chinese, for example): then its keys are its own. Safari ends the
+ * composition before it tells of the key, and marks that one by the code 229.
+ *
+ * @param {KeyboardEvent} event
+ */
+export function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
+}
+
+/**
+ * Act on Enter in a text box, but not on Shift+Enter and not while an input method composes.
+ *
+ * @param {EventTarget} input
+ * @param {() => void} act
+ */
+export function onEnter(input, act) {
+  input.addEventListener("keydown", (event) => {
+    const key = /** @type {KeyboardEvent} */ (event);
+    if (key.key !== "Enter" || key.shiftKey || isComposing(key)) return;
+    key.preventDefault();
+    act();
+  });
+}
+
+/**
+ * Where in an element the pointer is: CSS pixels from its top left corner, and its size.
+ *
+ * @param {{ clientX: number, clientY: number }} event
+ * @param {Element} element
+ */
+export function pointer(event, element) {
+  const { left, top, width, height } = element.getBoundingClientRect();
+  return { x: event.clientX - left, y: event.clientY - top, width, height };
+}
