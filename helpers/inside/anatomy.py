@@ -230,7 +230,8 @@ class Anatomy:
         there = self.attention_layers
         if not there:
             return f"{self.kind} has no attention weights in any layer{self._instead(numbers[0])}."
-        return f"{several} of {self.kind} {have} no attention{self._instead(numbers[0])}; layers {_listed(there)} do."
+        others = f"layers {_listed(there)} do" if len(there) > 1 else f"layer {there[0]} does"
+        return f"{several} of {self.kind} {have} no attention{self._instead(numbers[0])}; {others}."
 
     def _instead(self, number: int) -> str:
         parts = self.layers[number].parts
