@@ -24,7 +24,7 @@ from typing import Any, Protocol  # noqa: E402
 from helpers import checks  # noqa: E402
 from helpers.batch.engines import GenerationSettings, Prompt, TransformersEngine  # noqa: E402
 from helpers.batch.predictions import Predictions  # noqa: E402
-from helpers.batch.run import SAMPLE_PROMPTS, SYSTEM_PROMPT, PromptFile, run_batch  # noqa: E402
+from helpers.batch.run import SAMPLE_PROMPTS, SYSTEM_PROMPT, PromptFile, run_batch, system_messages  # noqa: E402
 from helpers.errors import BadInputError, HelpersError, ModelNotFoundError, Setting, printable  # noqa: E402
 
 SHOWN = 10  # prompts shown before the run, as the walkthrough's script does
@@ -37,6 +37,7 @@ OPTIONS = {
     Setting("quantization", "4bit"): "--load_in_4bit",
     Setting("attn_implementation", "sdpa"): "sdpa (omit --use_flash_attention_2)",
     Setting("device", "cpu"): "--only_cpu",
+    Setting("system", None): "--no_system_prompt",
 }
 
 
@@ -98,7 +99,12 @@ def parser() -> argparse.ArgumentParser:
     add("--tokenizer_path", help="where the tokenizer is, if not with the model")
     add("--source", choices=("modelscope", "huggingface"), help="download from this hub what is not here yet")
     add("--data_file", help="UTF-8, a prompt a line; .tsv: prompt, tab, picture; .jsonl: Input and Image")
-    add("--with_prompt", action="store_true", help="through the chat template, after the default system prompt")
+    add("--with_prompt", action="store_true", help="through the chat template, after the system prompt")
+    system = parser.add_mutually_exclusive_group()
+    system.add_argument("--system_prompt", default=SYSTEM_PROMPT, metavar="TEXT", help="(default: %(default)s)")
+    system.add_argument(
+        "--no_system_prompt", action="store_const", const=None, dest="system_prompt", help="for models that take none"
+    )
     add("--interactive", action="store_true", help="talk with the model, many turns")
     add("--predictions_file", default="predictions.json", help="grows as .jsonl, written as .json at the end")
     add("--gpus", help="which GPUs to use, such as 0 or 0,1")
@@ -163,9 +169,9 @@ def _other_engines(options: argparse.Namespace) -> list[str]:
 def _run(options: argparse.Namespace) -> int:
     prompts: Iterable[Prompt]
     if options.data_file is None:
-        prompts = [_sample_prompt(index, text, options.with_prompt) for index, text in enumerate(SAMPLE_PROMPTS)]
+        prompts = [_sample_prompt(index, text, options) for index, text in enumerate(SAMPLE_PROMPTS)]
     else:
-        prompts = PromptFile(options.data_file, with_prompt=options.with_prompt)
+        prompts = PromptFile(options.data_file, with_prompt=options.with_prompt, system=options.system_prompt)
     for prompt in islice(prompts, SHOWN):
         print(printable(prompt.text + (f"  [{prompt.image}]" if prompt.image else ""), SHOWN_CHARACTERS))
     settings = _settings(options)
@@ -189,9 +195,9 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
-def _sample_prompt(index: int, text: str, with_prompt: bool) -> Prompt:
-    messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": text}]
-    return Prompt(index, text, messages=messages if with_prompt else None)
+def _sample_prompt(index: int, text: str, options: argparse.Namespace) -> Prompt:
+    messages = [*system_messages(options.system_prompt), {"role": "user", "content": text}]
+    return Prompt(index, text, messages=messages if options.with_prompt else None)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -329,13 +335,13 @@ def _answerer(options: argparse.Namespace) -> Callable[[], Talks]:
     settings = GenerationSettings(**_settings(options))
     if _other_engines(options):
         engine = _other_engine(options)
-        return lambda: EngineConversation(engine, settings)
+        return lambda: EngineConversation(engine, settings, system=options.system_prompt)
     from helpers.conversation import Conversation
 
     model, tokenizer = _load(options)
 
     def begin() -> Talks:
-        conversation = Conversation(model, tokenizer, system=SYSTEM_PROMPT)
+        conversation = Conversation(model, tokenizer, system=options.system_prompt or None)
         return _WithSettings(conversation, settings.in_use())
 
     return begin
@@ -354,9 +360,9 @@ class _WithSettings:
 class EngineConversation:
     """Many turns over any engine: it is given the whole history each time."""
 
-    def __init__(self, engine: Any, settings: GenerationSettings) -> None:
+    def __init__(self, engine: Any, settings: GenerationSettings, *, system: str | None = SYSTEM_PROMPT) -> None:
         self.engine, self.settings = engine, settings
-        self.messages: list[dict[str, Any]] = [{"role": "system", "content": SYSTEM_PROMPT}]
+        self.messages: list[dict[str, Any]] = system_messages(system)
 
     def stream(self, text: str, image: Any = None) -> Iterator[str]:
         """The answer, in one piece. A question that failed is not in the history."""

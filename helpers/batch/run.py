@@ -39,6 +39,15 @@ BYTE_ORDER_MARKS = {
 }
 
 
+def system_messages(system: str | None) -> list[dict[str, Any]]:
+    """The system prompt as the first message; none where there is none, or it is empty.
+
+    >>> system_messages("Be brief."), system_messages(None)
+    ([{'role': 'system', 'content': 'Be brief.'}], [])
+    """
+    return [{"role": "system", "content": system}] if system else []
+
+
 @dataclass(frozen=True)
 class BatchReport:
     """What a run did: of `total` prompts it answered `answered` now, `kept` were there from before, and `failed`
@@ -113,7 +122,7 @@ class PromptFile:
             return Prompt(index, text)
         if image and not _is_address(image):  # whole, since workers may run in another folder
             image = str(self.path.absolute().parent / image)
-        system = [{"role": "system", "content": self.system}] if self.with_prompt and self.system else []
+        system = system_messages(self.system) if self.with_prompt else []
         user = {"role": "user", "content": text} | ({"image": image} if image else {})
         return Prompt(index, text, messages=[*system, user], image=image)
 

@@ -25,7 +25,7 @@ from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from helpers.errors import BadInputError
+from helpers.errors import BadInputError, Setting
 from helpers.text.marked import TEMPLATE, Marked, joined, roughly_of
 
 SECONDS = 1.0  # of this thread's processor time for one rendering; templates take milliseconds
@@ -111,9 +111,19 @@ def render_template(
     except Exception as error:  # a template is a program: it can fail in any way
         said = str(error) or type(error).__name__
         kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
-        raise BadInputError(f"This model's chat template does not accept these messages: {kind}{said}.") from None
+        raise BadInputError(
+            f"This model's chat template does not accept these messages: {kind}{said}.",
+            *_advice(messages),
+        ) from None
     finally:
         _METER.reset(meter)
+
+
+def _advice(messages: list[dict]) -> tuple[object, ...]:
+    """What may help where a template refuses: many take no system prompt (Gemma's does not)."""
+    if not any(message.get("role") == "system" for message in messages):
+        return ()
+    return " Where it takes no system prompt, leave that out (", Setting("system", None), ")."
 
 
 def _owned_message(message: Mapping[str, Any], index: int) -> dict:

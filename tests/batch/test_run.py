@@ -4,16 +4,18 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
 import tracemalloc
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 from helpers.batch import predictions
-from helpers.batch.__main__ import EngineConversation, main, talk
+from helpers.batch.__main__ import EngineConversation, main, parser, talk
 from helpers.batch.engines import GenerationSettings, Prompt, in_windows
 from helpers.batch.predictions import Predictions, error_text
 from helpers.batch.run import SYSTEM_PROMPT, PromptFile, run_batch
@@ -843,3 +845,28 @@ def test_a_picture_can_be_put_away(capsys):
 def test_prompts_carry_their_numbers(tmp_path):
     with pytest.raises(BadInputError, match="number 1 says that it is 5"):
         run([Prompt(0, "a"), Prompt(5, "b")], tmp_path / "p.json")
+
+
+REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+
+
+def test_the_system_prompt_can_be_left_out_or_chosen(tmp_path, folder, tokenizer, capsys, monkeypatch):
+    """With a chat template that takes no system prompt, as Gemma's."""
+    changed = deepcopy(tokenizer)
+    changed.chat_template = REFUSES_SYSTEM + tokenizer.chat_template
+    shutil.copytree(folder, tmp_path / "m")
+    changed.save_pretrained(tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    Path("d.txt").write_text("Hello\n", encoding="utf-8")
+    arguments = ["--data_file", "d.txt", "--with_prompt"]
+    assert main(command("m", *arguments)) == 1
+    assert "leave that out (system=None)" in lines(Path("predictions.jsonl"))[0]["error"]
+    assert main(command("m", *arguments, "--predictions_file", "q.json", "--no_system_prompt")) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("builtins.input", typed("Hello", "/exit"))
+    assert main(command("m", "--interactive")) == 0
+    assert "--no_system_prompt" in capsys.readouterr().out
+    monkeypatch.setattr("builtins.input", typed("Hello", "/exit"))
+    assert main(command("m", "--interactive", "--no_system_prompt")) == 0
+    assert "Error" not in capsys.readouterr().out
+    assert parser().parse_args(["--system_prompt", "Be brief."]).system_prompt == "Be brief."
