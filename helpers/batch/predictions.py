@@ -48,7 +48,9 @@ class Predictions:
     written, or that would take the place of one of the inputs.
     """
 
-    def __init__(self, predictions_file: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+    def __init__(
+        self, predictions_file: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()
+    ) -> None:
         self.json = checks.file_path("predictions_file", predictions_file)
         if self.json.suffix.lower() == ".jsonl" or not self.json.name or _kind(self.json) == "folder":
             raise BadInputError(

@@ -96,7 +96,7 @@ class Sampling(Commands):
         self.settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         self.change(temperature=temperature, top_k=top_k, top_p=top_p)
 
-    def change(self, **settings: float) -> None:
+    def change(self, **settings: Any) -> None:
         """Take other settings. Raises `BadInputError` and keeps the old ones when one cannot work."""
         settings = {**self.settings, **settings}
         check_settings(max_new_tokens=1, do_sample=True, **settings, repetition_penalty=1.0, seed=None)
