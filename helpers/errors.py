@@ -120,7 +120,7 @@ class DoesNotFitError(HelpersError, MemoryError):
 class DiskFullError(HelpersError, OSError):
     """Not enough free disk space for what is to be written: `needed_bytes` (None: not known), `available_bytes`."""
 
-    def __init__(self, *parts, needed_bytes=None, available_bytes=None):
+    def __init__(self, *parts: object, needed_bytes: int | None = None, available_bytes: int | None = None) -> None:
         super().__init__(*parts)
         self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
 

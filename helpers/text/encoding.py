@@ -96,7 +96,9 @@ def encode(
     return Encoded(ids, spans, frozenset(found))
 
 
-def _is_forged(text, owners, span, content, token_id, tokenizer, written) -> bool:
+def _is_forged(
+    text: str, owners: Sequence[int], span: tuple[int, int], content: str, token_id: int, tokenizer: Any, written: Any
+) -> bool:
     """Whether a control token at `span` was made of users' characters."""
     start, stop = span
     while start < stop and text[start] in SPACES and not content.startswith(text[start]):
@@ -111,7 +113,7 @@ def _is_forged(text, owners, span, content, token_id, tokenizer, written) -> boo
     return inside != {TEMPLATE} and any(content in one for one in written)
 
 
-def _own_controls(text, owners, controls, written) -> list[tuple[int, int, int]]:
+def _own_controls(text: str, owners: Sequence[int], controls: Any, written: Any) -> list[tuple[int, int, int]]:
     """(start, stop, id) of the control tokens that the template itself put into the text."""
     trusted = [owner == TEMPLATE for owner in owners]
     for content in controls.values():  # what went through an unknown operation, and no user wrote
@@ -169,7 +171,7 @@ class _Disarmed:
 _COPIES: WeakKeyDictionary[Any, _Disarmed] = WeakKeyDictionary()
 
 
-def _disarmed(tokenizer) -> _Disarmed:
+def _disarmed(tokenizer: Any) -> _Disarmed:
     controls = control_tokens(tokenizer)
     copy = _COPIES.get(tokenizer)
     if copy is None or copy.controls != controls:
@@ -177,7 +179,7 @@ def _disarmed(tokenizer) -> _Disarmed:
     return copy
 
 
-def _made_disarmed(tokenizer, controls) -> _Disarmed:
+def _made_disarmed(tokenizer: Any, controls: Any) -> _Disarmed:
     from tokenizers import Tokenizer
 
     nonce = secrets.token_hex(8)  # a name that a text could hold would be an opening for it
@@ -214,7 +216,7 @@ def _makes_control(merge: Sequence[str] | str, contents: Iterable[str]) -> bool:
     return bool({left, right, left + right} & set(contents))
 
 
-def _call(tokenizer, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+def _call(tokenizer: Any, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
     """(ids, spans) as the tokenizer gives them."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise BadInputError(
@@ -226,7 +228,7 @@ def _call(tokenizer, text: str, add_special_tokens: bool) -> tuple[list[int], li
     return encoded["input_ids"], encoded["offset_mapping"]
 
 
-def _backend_call(backend, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+def _backend_call(backend: Any, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
     with _one_sentence(text):
         encoded = backend.encode(text, add_special_tokens=add_special_tokens)
     return encoded.ids, encoded.offsets
@@ -235,13 +237,13 @@ def _backend_call(backend, text: str, add_special_tokens: bool) -> tuple[list[in
 class _one_sentence:
     """What goes wrong inside a tokenizer, Rust panics included, as a `BadInputError`."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.text = text
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         # A panic of tokenizers' Rust code is a BaseException of its own kind: nothing else would catch it.
         if kind is not None and (issubclass(kind, Exception) or kind.__name__ == "PanicException"):
             said = printable(str(error).strip() or kind.__name__, 200)
