@@ -98,13 +98,13 @@ class Sampling(Commands):
 
     def change(self, **settings: Any) -> None:
         """Take other settings. Raises `BadInputError` and keeps the old ones when one cannot work."""
-        settings = {**self.settings, **settings}
-        check_settings(max_new_tokens=1, do_sample=True, **settings, repetition_penalty=1.0, seed=None)
+        chosen: dict[str, Any] = {**self.settings, **settings}
+        check_settings(max_new_tokens=1, do_sample=True, **chosen, repetition_penalty=1.0, seed=None)
         scores, processed = self.logits[None], {}
-        for name, processor in logits_processors(do_sample=True, **settings, repetition_penalty=1.0).items():
+        for name, processor in logits_processors(do_sample=True, **chosen, repetition_penalty=1.0).items():
             scores = processor(None, scores)
             processed[name] = scores[0]
-        self.settings = settings
+        self.settings = chosen
         self.step: Any = SimpleNamespace(logits=self.logits, processed=processed, token_id=None)
 
     def view(self) -> dict[str, Any]:
