@@ -125,8 +125,10 @@ def language_model(name: str, value: Any) -> Any:
     """
     if not (hasattr(value, "config") and hasattr(value, "forward") and hasattr(value, "modules")):
         raise BadInputError(f"{name} is what load_model gives, not {shown(value)}.")
-    if any(parameter.is_meta for parameter in value.parameters()):
-        raise BadInputError(f'{name} has no weights: they are on the device "meta". Load it with load_model.')
+    # Weights that `accelerate` fetches when they are needed ("offloaded") are on "meta" in the meantime.
+    for module in value.modules():
+        if not hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
+            raise BadInputError(f'{name} has no weights: they are on the device "meta". Load it with load_model.')
     return value
 
 

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,8 @@ from transformers.masking_utils import eager_mask
 from helpers.errors import BadInputError
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.flow import Call, Flow, tensors
+from helpers.inside.keeping import fetched, home, input_device
+from helpers.models.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +94,7 @@ class Layer:
     factor: float
     gap: str | None
 
-    @property
+    @cached_property
     def attention(self) -> Attention | None:
         """Its softmax attention."""
         return next((part for part in self.parts if isinstance(part, Attention)), None)
@@ -149,12 +152,12 @@ class Anatomy:
     hidden_size: int
     context: int | None
 
-    @property
+    @cached_property
     def attention_layers(self) -> tuple[int, ...]:
         """Numbers of the layers that have attention."""
         return tuple(number for number, layer in enumerate(self.layers) if layer.attention)
 
-    @property
+    @cached_property
     def heads(self) -> int:
         """The number of query heads of each layer that has attention; the largest, where they differ; or 0."""
         return max((layer.attention.heads for layer in self.layers if layer.attention), default=0)
@@ -274,13 +277,14 @@ def matrix(module: torch.nn.Module, width: int) -> torch.Tensor:
 
     GPT-2 keeps it as `[in, out]`, and quantized modules as packed numbers: those are asked what they give.
     """
-    weight = getattr(module, "weight", None)
-    if isinstance(module, torch.nn.Linear) and weight.shape[-1:] == (width,) and weight.is_floating_point():
-        return weight.detach()
+    with fetched(module):
+        weight = getattr(module, "weight", None)
+        if isinstance(module, torch.nn.Linear) and weight.shape[-1:] == (width,) and weight.is_floating_point():
+            return weight.detach()
     with torch.no_grad():
         example = next(module.parameters())
         dtype = example.dtype if example.is_floating_point() else torch.get_default_dtype()
-        basis = torch.eye(width, dtype=dtype, device=example.device)
+        basis = torch.eye(width, dtype=dtype, device=home(module))
         given = module.forward(basis[None])[0]  # past the hooks of an intervention
         return (given - module.forward(torch.zeros_like(basis[None, :1]))[0]).T
 
@@ -351,7 +355,7 @@ def _examine(model: PreTrainedModel) -> Anatomy:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if config is None or not getattr(config, "hidden_size", 0):
         raise BadInputError(f"{kind} has no decoder to look into: it is no language model of transformers.")
-    ids = neutral_ids(model).to(model.device)
+    ids = neutral_ids(model).to(input_device(model))
     flow = Flow(ids.numel() * config.hidden_size)
     listener = _Listener()
     scores = torch.linspace(-3, 4, 8, dtype=torch.float64)
@@ -370,6 +374,8 @@ def _examine(model: PreTrainedModel) -> Anatomy:
                 if hook is not None:
                     hook.remove()
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        if is_out_of_memory(error):  # says nothing of the model
+            raise
         raise BadInputError(
             f"{kind} does not run on a text alone ({type(error).__name__}: {str(error)[:200]}), so what is inside it "
             "cannot be found."
@@ -770,9 +776,10 @@ def _read_end(end, logits, scores, config):
     if logit_map is None:
         return LogitMap(), "it turns the scores of its head into logits in a way that is not known here"
     states = end.norm.gave.float() * end.scale
-    by_hand = states.to(weight) @ weight.T
-    by_hand = by_hand if getattr(head, "bias", None) is None else by_hand + head.bias
-    by_hand = logit_map.apply_(by_hand.float())
+    with fetched(head):
+        by_hand = states.to(head.weight) @ head.weight.T
+        by_hand = by_hand if getattr(head, "bias", None) is None else by_hand + head.bias
+    by_hand = logit_map.apply_(by_hand.float()).to(logits.device)
     if not _near(by_hand[:, :-1], logits[:, :-1].float(), 1e-3 if whole else 5e-2):
         return logit_map, "its final norm and head do not give its own logits"
     return logit_map, None

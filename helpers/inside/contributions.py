@@ -17,6 +17,7 @@ import torch
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import Anatomy, anatomy, is_edited, matrix
 from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.keeping import fetched, home
 from helpers.inside.tracing import trace
 
 if TYPE_CHECKING:
@@ -314,10 +315,12 @@ def _row(written, position):
 def _reading(inside, held, state, token):
     """How a state becomes a token's logit: (what the state is multiplied by `[hidden]`, what is added)."""
     head = inside.head
-    row = head.weight[token].detach().float().cpu() * inside.head_scale
+    with fetched(head):
+        row = head.weight[token].detach().float().cpu() * inside.head_scale
+        shift = 0.0 if getattr(head, "bias", None) is None else float(head.bias[token])
     direction = held.back(row)
     constant = float(row @ held.bias)
-    constant += 0.0 if getattr(head, "bias", None) is None else float(head.bias[token])
+    constant += shift
     factor = inside.logit_map.factor(float(state @ direction) + constant)
     return direction * factor, constant * factor
 
@@ -361,7 +364,7 @@ def hold_norm(norm: torch.nn.Module, states: torch.Tensor) -> HeldNorm:
     example = next(norm.parameters(), states)
 
     def apply(values):
-        return norm.forward(values.to(example.device, example.dtype)).float().to(states.device)  # past any hook
+        return norm.forward(values.to(home(norm), example.dtype)).float().to(states.device)  # past any hook
 
     states = states.float()
     hidden = states.shape[-1]

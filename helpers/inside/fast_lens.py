@@ -9,8 +9,9 @@ of the softmax, and the highest score of each group of ids. Only the groups that
 a second time, for the rows that want them.
 
 **On a GPU** (`_read_whole`) every kernel costs a launch and wants much to do, so a block of rows meets the whole
-vocabulary in one product. Softmax then works in place, and the best ids are looked for in two steps, first among
-groups and then in the groups found: `torch.topk` of 128,000 numbers goes over them about twenty times.
+vocabulary in one product. The best ids are looked for in two steps, first among groups and then in the groups found:
+`torch.topk` of 128,000 numbers goes over them about twenty times. The groups' maxima and the sums of the softmax come
+from one pass over the scores where there is Triton (`helpers.inside.softmax_kernel`), else from five.
 
 **Which precision.** Scores, probabilities and entropy are float32, whatever the model's dtype. In a bfloat16 model
 states and weights are bfloat16, as the model has them; each product of two of them is exact in float32, the sums
@@ -26,6 +27,7 @@ third of the rows of a 128-token prompt have more than a millionth of it outside
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,7 +36,7 @@ BUFFER_BYTES = 100_000_000  # worked in at a time on a CPU
 SLICE = 1024  # ids at a time
 CHUNK = 256  # rows at a time, once a slice is scored: 1 MB of scores, which stays in a processor's cache
 GROUP = 64  # neighbouring ids that share a maximum
-SCORE_BYTES = 360_000_000  # of scores at a time on a GPU
+SCORE_BYTES = 420_000_000  # of scores at a time on a GPU
 TILE = 128  # rows of a block are a multiple of it there: what a GPU's matrix product works on at once
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -59,6 +61,8 @@ def read(
     entropy = torch.empty(count, device=device)
     on_cpu = head.weight.device.type == "cpu"
     rows = min(count, (_rows_in_slices if on_cpu else _rows_whole)(head.weight.shape, top_k))
+    if head.weight.device.type == "mps":  # softmax is not in place there: two tables of scores
+        rows = max(rows // 2, 1)
     room = None if on_cpu else _room(rows, head.weight)
     for start in range(0, count, rows):
         stop = min(start + rows, count)
@@ -91,14 +95,39 @@ def _read_whole(
     _score(block, head, slice(None), change, out=room[:, :vocab])
     room[:, vocab:] = -torch.inf  # what fills the last group
     grouped = room.view(rows, -1, GROUP)
-    groups = grouped.amax(dim=-1).topk(min(top_k, grouped.shape[1]), dim=-1).indices
-    wanted = grouped.gather(1, groups[..., None].expand(-1, -1, GROUP)).flatten(1)
-    place = wanted.topk(top_k, dim=-1).indices
-    ids = groups.gather(1, place // GROUP) * GROUP + place % GROUP
+    statistics = _one_pass(room.device)
+    if statistics is not None:
+        maxima, *sums = statistics(room, GROUP)
+        softmax = _Softmax.of(*sums)
+        best, ids = _best_of_groups(grouped, maxima, top_k)
+        return ids, softmax.probabilities(best), softmax.entropy()
+    _, ids = _best_of_groups(grouped, grouped.amax(dim=-1), top_k)
     # In place where that is safe: on CUDA, one block of threads reads a row and then writes it.
     room = torch.softmax(room, dim=-1, out=room if room.is_cuda else None)
     probabilities = room.gather(1, ids)
     return ids, probabilities, torch.special.entr(room, out=room).sum(dim=-1)
+
+
+def _best_of_groups(grouped: torch.Tensor, maxima: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores, ids) `[row, k]` of the `top_k` highest of `grouped [row, group, id]`, with the groups' maxima."""
+    groups = maxima.topk(min(top_k, maxima.shape[1]), dim=-1).indices
+    wanted = grouped.gather(1, groups[..., None].expand(-1, -1, GROUP)).flatten(1)
+    best, place = wanted.topk(top_k, dim=-1)
+    return best, groups.gather(1, place // GROUP) * GROUP + place % GROUP
+
+
+@cache
+def _one_pass(device: torch.device) -> Callable | None:
+    """`softmax_kernel.statistics` if it works on this device, tried once; else None."""
+    if device.type != "cuda":
+        return None
+    try:
+        from helpers.inside.softmax_kernel import statistics
+
+        statistics(torch.zeros(1, GROUP, device=device), GROUP)
+    except Exception:  # there is no Triton, or it cannot compile (it wants a C compiler), or not for this GPU
+        return None
+    return statistics
 
 
 # On a CPU.
@@ -195,6 +224,13 @@ class _Softmax:
 
     def __init__(self, rows: int, slices: int) -> None:
         self.highest, self.total, self.mean = torch.empty(3, rows, slices)
+
+    @classmethod
+    def of(cls, highest: torch.Tensor, total: torch.Tensor, mean: torch.Tensor) -> "_Softmax":
+        """One that is complete, from its sums `[row]`."""
+        softmax = cls(0, 1)
+        softmax.highest, softmax.total, softmax.mean = (part[:, None] for part in (highest, total, mean))
+        return softmax
 
     def add(self, rows: Any, place: int, scores: torch.Tensor, highest: torch.Tensor) -> None:
         """Some rows of one slice, `scores [row, id]` (overwritten), and their `highest [row]`."""

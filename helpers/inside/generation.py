@@ -32,7 +32,11 @@ from transformers.utils.generic import is_flash_attention_requested
 from helpers import checks
 from helpers.errors import BadInputError, NotANumberError, PromptTooLongError, Setting
 from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.keeping import input_device
 from helpers.inside.when_read import WhenRead
+from helpers.models.cache_size import kv_cache_bytes
+from helpers.models.fitting import refusing_what_does_not_fit
+from helpers.models.memory import working_bytes
 from helpers.text.prompts import prompt_ids
 from helpers.text.stopping import terminator_ids
 from helpers.text.tokens import token_table
@@ -144,19 +148,19 @@ def generate_steps(
     Each step holds `logits`, `probabilities` and one tensor a processor, `4 * vocab` bytes each.
 
     Raises `BadInputError` for settings that cannot work and `PromptTooLongError` when prompt and
-    `max_new_tokens` exceed the model's context, both before anything runs. After
-    `GenerationMixin.generate` and `GenerationMixin._sample` in `transformers`.
+    `max_new_tokens` exceed the model's context, both before anything runs; `DoesNotFitError` when memory runs
+    out on the way. After `GenerationMixin.generate` and `GenerationMixin._sample` in `transformers`.
     """
     _check_model(model, model_inputs)
     check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed)
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
-    input_ids = prompt_ids(tokenizer, prompt, context=context).to(model.device)
+    input_ids = prompt_ids(tokenizer, prompt, context=context).to(input_device(model))
     checks.ids_of_model(model, input_ids)
     _check_length(input_ids.shape[1], max_new_tokens, context)
     generator = None
     if do_sample and seed is not None:
-        generator = torch.Generator(device=model.device).manual_seed(int(seed))
+        generator = torch.Generator(device=input_ids.device).manual_seed(int(seed))
     return _steps(
         model,
         tokenizer,
@@ -189,6 +193,7 @@ def _steps(
     cache = model_inputs["past_key_values"]
     ids = input_ids[0].tolist()
     no_padding = input_ids.new_ones(1, 1)
+    needs = _needs(model, input_ids.shape[1], max_new_tokens)
     for index in range(max_new_tokens):
         # Inputs: all of the prompt (that the cache does not hold yet) first, one token afterwards.
         now = model.prepare_inputs_for_generation(
@@ -198,7 +203,7 @@ def _steps(
             **model_inputs,
         )
         # The forward pass fills the cache; mask and positions get one longer for the next turn.
-        with one_at_a_time(model, "generate_steps"):
+        with one_at_a_time(model, "generate_steps"), refusing_what_does_not_fit("generate_steps", *needs):
             outputs = model(**now, return_dict=True)
         model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs)
         # Only the last position says what comes next.
@@ -239,6 +244,23 @@ def _steps(
         )
         if stopped_by == "end_of_turn":
             return
+
+
+def _needs(model, length, new):
+    """(bytes that a prompt of `length` and `new` tokens take by estimate, the device, how to ask for less: bytes)."""
+    config, width = model.config.get_text_config(), model.dtype.itemsize
+
+    def needed(length: int, new: int) -> int:
+        try:
+            cache = kv_cache_bytes(config, length + new, dtype=model.dtype)
+        except BadInputError:  # a kind of cache that the formula does not know
+            cache = 0
+        return cache + working_bytes(config, length, width)
+
+    options = {f"max_new_tokens={new // 2}": needed(length, new // 2)} if new > 1 else {}
+    if length > 1:
+        options[f"a prompt of {length // 2} tokens instead of {length}"] = needed(length // 2, new)
+    return needed(length, new), str(input_device(model)), options
 
 
 def _read(chosen, probabilities, logits):

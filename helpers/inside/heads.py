@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from helpers.inside.tracing import Trace
 
+AT_ONCE = 2**28  # bytes of attention that are looked through at a time
 KINDS = ("first_token", "previous_token", "duplicate_token", "induction")
 
 
@@ -116,14 +117,20 @@ def head_scores(trace: Trace) -> HeadScores:
         "duplicate_token": same & (keys > 0),
         "induction": after,
     }
-    scores = {kind: torch.stack([_mean_given(layer, place) for layer in attentions]) for kind, place in places.items()}
+    scores = {kind: _mean_given(attentions, place) for kind, place in places.items()}
     return HeadScores(**scores, layers=trace.attention_layers)
 
 
-def _mean_given(attention: Tensor, place: Tensor) -> Tensor:
-    """Attention `[head, query, key]` summed over the True keys of `place [query, key]`, mean over queries: `[head]`."""
+def _mean_given(attentions: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Attention `[layer, head, query, key]` summed over the True keys of `place [query, key]`, mean over queries:
+    `[layer, head]`. As many layers at once as `AT_ONCE` bytes of attention are."""
     rows = place.any(dim=-1)
-    return (attention[:, rows] * place[rows]).sum(dim=-1, dtype=torch.float32).mean(dim=-1)
+    layers = max(1, AT_ONCE // max(1, attentions[0].nbytes))
+    given = [
+        (part[:, :, rows] * place[rows]).sum(dim=-1, dtype=torch.float32).mean(dim=-1)
+        for part in attentions.split(layers)
+    ]
+    return torch.cat(given)
 
 
 def check_attentions(trace: Trace) -> None:

@@ -8,7 +8,9 @@ all are in use, the run waits for one. See "Use pinned memory buffers" in PyTorc
 """
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -113,7 +115,36 @@ def _pieces(place: Any, value: Any, size: int) -> Any:
 
 def home(module: torch.nn.Module) -> torch.device:
     """The device on which a module computes: for weights that `accelerate` fetches for each run, not where they lie."""
-    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-    if execution is not None:
-        return torch.device(execution) if not isinstance(execution, int) else torch.device("cuda", execution)
+    for hook in _placing_hooks(module):
+        execution = getattr(hook, "execution_device", None)
+        if execution is not None:
+            return torch.device(execution) if not isinstance(execution, int) else torch.device("cuda", execution)
     return next(module.parameters()).device
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model takes its ids: the first of its layers may lie on another device than the last."""
+    return home(model.get_input_embeddings())
+
+
+@contextmanager
+def fetched(module: torch.nn.Module) -> Iterator[None]:
+    """A module with its own weights at hand for as long as this lasts, to be used without running it.
+
+    Weights that do not fit on a GPU are kept elsewhere by `accelerate` ("offloaded"), which has them there for the
+    module's `forward` alone; otherwise they are on the device "meta" and have no values.
+    """
+    hooks = _placing_hooks(module) if any(weight.is_meta for weight in module.parameters()) else []
+    try:
+        for hook in hooks:
+            hook.pre_forward(module)
+        yield
+    finally:
+        for hook in reversed(hooks):
+            hook.post_forward(module, None)
+
+
+def _placing_hooks(module: torch.nn.Module) -> list[Any]:
+    """What `accelerate` has put on a module: one hook, or several in a row."""
+    hook = getattr(module, "_hf_hook", None)
+    return list(getattr(hook, "hooks", (hook,))) if hook is not None else []

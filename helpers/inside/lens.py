@@ -17,6 +17,7 @@ import torch
 from helpers.errors import BadInputError
 from helpers.inside import fast_lens
 from helpers.inside.anatomy import anatomy
+from helpers.inside.keeping import fetched, home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,11 +59,13 @@ def plain_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     parts.check_lens()
     head = parts.head
     _check(trace, head, top_k)
-    states = trace.hidden_states.to(head.weight.device)
+    states = trace.hidden_states.to(home(head))
     is_last = torch.tensor(trace.layers, device=states.device) == len(parts.layers)
-    normed = torch.where(is_last[:, None, None], states, parts.final_norm(states)) * parts.head_scale
-    bias = None if getattr(head, "bias", None) is None else head.bias.float()
-    scores = torch.nn.functional.linear(normed.float(), head.weight.float(), bias)
+    after_norm = parts.final_norm(states.to(home(parts.final_norm))).to(states.device)
+    normed = torch.where(is_last[:, None, None], states, after_norm) * parts.head_scale
+    with fetched(head):
+        bias = None if getattr(head, "bias", None) is None else head.bias.float()
+        scores = torch.nn.functional.linear(normed.float(), head.weight.float(), bias)
     scores = parts.logit_map.apply_(scores)
     probabilities = scores.softmax(dim=-1)
     entropy = torch.special.entr(probabilities).sum(dim=-1)
@@ -98,16 +101,18 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     states = trace.hidden_states.reshape(-1, hidden)
     last = len(parts.layers)
     normed_already = trace.layers.index(last) * length if last in trace.layers else len(states)
-    device = head.weight.device
+    device, norm_device = home(head), home(parts.final_norm)
 
     def normed(start: int, stop: int) -> torch.Tensor:
         """Rows as they go into the head: `transformers` gives those of the last layer after the final norm."""
         block = states[start:stop].to(device)
         row = torch.arange(start, stop, device=device)
         is_normed = (row >= normed_already) & (row < normed_already + length)
-        return torch.where(is_normed[:, None], block, parts.final_norm(block)) * parts.head_scale
+        after_norm = parts.final_norm(block.to(norm_device)).to(device)
+        return torch.where(is_normed[:, None], block, after_norm) * parts.head_scale
 
-    found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
+    with fetched(head):
+        found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
     ids, probabilities, entropy = (tensor.view(count, length, *tensor.shape[1:]) for tensor in found)
     return Lens(ids, probabilities, entropy, trace.layers, trace.positions)
 

@@ -7,8 +7,9 @@ layers and positions it draws the way of a fact through the model.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,11 @@ import torch
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy, at_the_end, replace_output, with_first
 from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.keeping import input_device
 from helpers.inside.tracing import trace
+from helpers.models.fitting import does_not_fit, release_cached
+from helpers.models.memory import available_bytes, working_bytes
+from helpers.models.out_of_memory import is_out_of_memory
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table
 
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PARTS = ("hidden_states", "attention", "mlp")
+CPU_POSITIONS = 4096  # in a batch on a CPU: more are no faster
+ROOM = 0.5  # how much of the free memory a batch may take, by the estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +73,13 @@ def patching_sweep(
 
     `answer` and `against` are token ids: by default what the model says after `source` and after `prompt`. `part`
     is what is patched: the residual stream, or only what a layer's attention or MLP writes into it. `layers` are
-    the rows wanted (all that have such a part, if not given). All positions of a layer go through the model as one
-    batch, so it costs one run of `length` prompts a layer. Prompts are of the same number of tokens, since positions
+    the rows wanted (all that have such a part, if not given). Many patches, of several layers and positions, go
+    through the model as one batch, as many as memory allows. Prompts are of the same number of tokens, since positions
     are matched one to one.
 
     The model is as it was afterwards, also after an error. Raises `BadInputError` for prompts of different
-    lengths or with the same answer, for a part, layer or token id that is not there; else what `trace` raises.
+    lengths or with the same answer, for a part, layer or token id that is not there; `DoesNotFitError` when there is
+    no room for even one patch at a time; else what `trace` raises.
     """
     if part not in PARTS:
         raise BadInputError(f"What can be patched is {', '.join(PARTS)}, not {part!r}.")
@@ -93,16 +101,44 @@ def patching_sweep(
     if abs(source_score - score) < 1e-6:
         raise BadInputError("Both prompts give these two tokens the same scores: there is nothing to move over.")
     values = _values(model, tokenizer, source_ids, inside, part, layers)
-    batch = ids.to(model.device).expand(length, length)
-    moved = torch.empty(len(layers), length)
+    ids = ids.to(input_device(model))
+    patches = [(layer, position) for layer in layers for position in range(length)]
+    found: list[Tensor] = []
+    at_once = min(len(patches), _most_at_once(model, length))
     # Not by logits_to_keep: that has Gemma 4 leave out positions in its upper layers.
     only_last = inside.head.register_forward_pre_hook(lambda module, arguments: (arguments[0][:, -1:],))
     with one_at_a_time(model, "patching_sweep"), torch.no_grad(), only_last:
-        for row, layer in enumerate(layers):
-            with _one_position_a_row(inside, part, layer, values[layer]):
-                logits = model(batch, use_cache=False).logits[:, -1].float().cpu()
-            moved[row] = (logits[:, answer] - logits[:, against] - score) / (source_score - score)
+        while len(found) < len(patches):
+            now = patches[len(found) : len(found) + at_once]
+            try:
+                with _one_patch_a_row(inside, part, now, values):
+                    logits = model(ids.expand(len(now), -1), use_cache=False).logits[:, -1].float().cpu()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logits = None
+            if logits is not None:
+                found.extend(logits[:, answer] - logits[:, against])
+                continue
+            release_cached(input_device(model))
+            if len(now) == 1:
+                free = available_bytes(input_device(model))
+                raise does_not_fit("A run with a patch", _row_bytes(model, length), free, str(input_device(model)), {})
+            at_once = len(now) // 2
+    moved = (torch.stack(found).view(len(layers), length) - score) / (source_score - score)
     return PatchingSweep(moved, layers, part, tokens, source_tokens, score, source_score)
+
+
+def _row_bytes(model: PreTrainedModel, length: int) -> int:
+    """What one prompt of a batch takes, by estimate: its widest moment, and its attention scores."""
+    config, width = model.config.get_text_config(), model.dtype.itemsize
+    return working_bytes(config, length, width) + 4 * config.num_attention_heads * length**2
+
+
+def _most_at_once(model: PreTrainedModel, length: int) -> int:
+    """How many prompts of `length` tokens go into a batch."""
+    rows = int(ROOM * available_bytes(input_device(model))) // _row_bytes(model, length)
+    return max(1, min(rows, CPU_POSITIONS // length) if input_device(model).type == "cpu" else rows)
 
 
 def _check_tokens(answer: Any, against: Any, vocabulary: int) -> None:
@@ -148,24 +184,37 @@ def _values(model, tokenizer, ids, inside, part, layers):
     return {layer: g[writers[layer].place] if isinstance(g, tuple) else g for layer, g in given.items()}
 
 
-def _one_position_a_row(inside: Any, part: str, layer: int, value: Tensor) -> Any:
-    """Hooks for one run of a batch `[position, position, hidden]`: row p has `value[p]` at position p."""
+def _one_patch_a_row(inside: Any, part: str, patches: list[tuple[int, int]], values: dict[int, Tensor]) -> ExitStack:
+    """Hooks for one run of a batch `[patch, position, hidden]`: row r has at `patches[r]`, a layer and a position, what
+    `values[layer]` has there. The patches of a layer follow each other."""
+    hooks, start = ExitStack(), 0
+    try:
+        for layer, group in groupby(patches, key=lambda patch: patch[0]):
+            positions = [position for _, position in group]
+            rows = range(start, start + len(positions))
+            hooks.enter_context(_patched(inside, part, layer, rows, positions, values[layer], len(patches)))
+            start = rows.stop
+    except BaseException:
+        hooks.close()
+        raise
+    return hooks
+
+
+def _patched(
+    inside: Any, part: str, layer: int, rows: range, positions: list[int], value: Tensor, batch: int
+) -> AbstractContextManager:
+    """A hook on one layer for one run: the given rows of the batch have `value` at their positions."""
 
     def patched(states: Tensor) -> Tensor:
-        shape, rows = states.shape, len(value)
-        states = states.clone().view(rows, rows, -1)  # OPT's MLP has the batch and its positions as one axis
-        diagonal = range(rows)
-        states[diagonal, diagonal] = value.to(states)
+        shape = states.shape
+        states = states.clone().view(batch, -1, shape[-1])  # OPT's MLP has the batch and its positions as one axis
+        states[list(rows), positions] = value[positions].to(states)
         return states.view(shape)
 
-    hooks = ExitStack()
     if part != "hidden_states":
-        hooks.enter_context(replace_output(_writer(inside, part, layer), patched))
-    elif layer == len(inside.layers):
-        hooks.enter_context(at_the_end(inside, patched))
-    else:
-        hook = inside.layers[layer].module.register_forward_pre_hook(
-            lambda module, arguments, keywords: with_first(arguments, keywords, patched), with_kwargs=True
-        )
-        hooks.enter_context(hook)
-    return hooks
+        return replace_output(_writer(inside, part, layer), patched)
+    if layer == len(inside.layers):
+        return at_the_end(inside, patched)
+    return inside.layers[layer].module.register_forward_pre_hook(
+        lambda module, arguments, keywords: with_first(arguments, keywords, patched), with_kwargs=True
+    )

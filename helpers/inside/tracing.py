@@ -11,6 +11,7 @@ result stays on the model's device if there is room for it (`helpers.inside.keep
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -26,7 +27,7 @@ from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, library_eager
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.flow import tensors
-from helpers.inside.keeping import Keeper, home
+from helpers.inside.keeping import Keeper, home, input_device
 from helpers.inside.when_read import WhenRead
 from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
 from helpers.models.memory import available_bytes, pick_device
@@ -201,7 +202,7 @@ def trace(
     recorder.device = _place(device, sum(sizes.values()), options, home(parts.head or parts.final_norm))
     with (
         one_at_a_time(model, "trace"),
-        refusing_what_does_not_fit("This trace", sum(sizes.values()), str(model.device), options),
+        refusing_what_does_not_fit("This trace", sum(sizes.values()), str(input_device(model)), options),
     ):
         recorder.run(given)
     return Trace(
@@ -242,6 +243,7 @@ class _Recorder:
         self.whole_attention = {attention.module for attention in self.attention.values()}
         self.callers = {attention.caller: number for number, attention in self.attention.items()}
         self.future = {}  # a triangle of True where queries must not look, by its size and device
+        self.rows = {}  # where each layer's hidden state goes, [1, position, hidden], and each layer's attention
         self.results = dict.fromkeys(("hidden_states", "attentions", "logits", "last_residual"))
         self.results |= {"outputs": {}, "inputs": {}}
         self.pending = {("output", name) for name in self.outputs_of} | {("input", name) for name in self.inputs_of}
@@ -278,28 +280,30 @@ class _Recorder:
 
     @contextmanager
     def _hooks(self) -> Any:
-        with ExitStack() as hooks:
+        handles = []
 
-            def before(module: Module, hook: Any) -> None:
-                hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
+        def before(module: Module, hook: Any) -> None:
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
+        with ExitStack() as more:
+            more.callback(_remove, handles)
             for layer in self.layers if self.hidden_states else ():
                 if layer < len(self.parts.layers):
-                    hooks.enter_context(self._state_hook(layer))
+                    handles.append(self._state_hook(layer))
                 else:
-                    hooks.enter_context(at_the_end(self.parts, self._see_last_residual))
-                    hooks.enter_context(self.parts.final_norm.register_forward_hook(self._see_normed))
+                    more.enter_context(at_the_end(self.parts, self._see_last_residual))
+                    handles.append(self.parts.final_norm.register_forward_hook(self._see_normed))
             for layer in self.attention_layers:
                 if self.attention[layer].weights_place is not None:
                     hook = self._see_own_attention(layer)
-                    hooks.enter_context(self.attention[layer].caller.register_forward_hook(hook))
+                    handles.append(self.attention[layer].caller.register_forward_hook(hook))
             for name, module in self.inputs_of.items():
                 before(module, self._see_input(name))
             for name, module in self.outputs_of.items():
-                hooks.enter_context(module.register_forward_hook(self._see_output(name)))
+                handles.append(module.register_forward_hook(self._see_output(name)))
             if self.logits:
                 lm_head = self.parts.head
-                hooks.enter_context(_in_slices(lm_head))
+                more.enter_context(_in_slices(lm_head))
                 before(lm_head, lambda module, args, kwargs: ((self._chosen(args[0]),), kwargs))
             yield
 
@@ -330,6 +334,7 @@ class _Recorder:
         [1, 1, query, key]`, or None for plain causal attention. Returns `[1, query, head, head_dim]`.
         """
         layer = self.callers.get(module)
+        wanted = ("attention", layer) in self.pending
         causal = more.get("is_causal", getattr(module, "is_causal", True)) and query.shape[2] > 1
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         special = layer is None or not self.attention[layer].plain
@@ -338,11 +343,12 @@ class _Recorder:
             _hide(mask[0], 0, attention_mask, causal, self.future)
             output, probabilities = library_eager(module)(module, query, key, value, mask, scaling=scaling, **more)
             blocks = [(0, probabilities[0])]
+        elif wanted and _works_in_place(into := self._room(layer, query, key.shape[2])):
+            output, blocks = _eager_in_place(query, key, value, attention_mask, causal, scaling, self.future, into), ()
         else:
             output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-            into = self._room(layer, query, key.shape[2])
+            into = self._room(layer, query, key.shape[2]) if wanted else None
             blocks = _eager_blocks(query, key, value, attention_mask, causal, scaling, output, self.future, into)
-        wanted = ("attention", layer) in self.pending
         for start, probabilities in blocks:
             if wanted:
                 self._write_attention(layer, start, probabilities, key.shape[2])
@@ -355,8 +361,9 @@ class _Recorder:
         if self.results["attentions"] is None:
             rows = len(self.attention_layers)
             queries = self.length if self.positions is None else len(self.positions)
-            self.results["attentions"] = self.keeper.empty((rows, like.shape[-3], queries, keys), like)
-        place = self.results["attentions"][self.attention_layers.index(layer)]
+            kept = self.results["attentions"] = self.keeper.empty((rows, like.shape[-3], queries, keys), like)
+            self.rows |= zip((("attention", row) for row in self.attention_layers), kept.unbind(), strict=True)
+        place = self.rows["attention", layer]
         if place.shape[0] != like.shape[-3]:
             raise BadInputError(
                 f"Layer {layer} has {like.shape[-3]} heads, an earlier one {place.shape[0]}: ask for layers of one "
@@ -371,7 +378,7 @@ class _Recorder:
 
     def _room(self, layer: int, query: Any, keys: int) -> Any:
         """The place of a layer's attention if all of it can be computed right there, without a copy; else None."""
-        if self.positions is not None or ("attention", layer) not in self.pending:
+        if self.positions is not None:
             return None
         place = self._attention_place(layer, keys, query)
         return place if place.device == query.device and place.shape[1] == query.shape[2] else None
@@ -394,13 +401,17 @@ class _Recorder:
         """A hook that writes down the stream after so many layers: as the last of them gives it, which is what
         `transformers` writes down, or as it enters the next one where an intervention sits there."""
         module, below = self.parts.layers[layer].module, self.parts.layers[layer - 1]
+
+        def after(module: Module, args: Any, output: Any) -> None:
+            alone = isinstance(output, torch.Tensor)
+            self._write_state(layer, output if alone else list(tensors(output))[below.place])
+
+        def before(module: Module, args: Any, kwargs: Any) -> None:
+            self._write_state(layer, _first_tensor((args, kwargs)))
+
         if layer and not module._forward_pre_hooks:
-            return below.module.register_forward_hook(
-                lambda module, args, output: self._write_state(layer, list(tensors(output))[below.place])
-            )
-        return module.register_forward_pre_hook(
-            lambda module, args, kwargs: self._write_state(layer, _first_tensor((args, kwargs))), with_kwargs=True
-        )
+            return below.module.register_forward_hook(after)
+        return module.register_forward_pre_hook(before, with_kwargs=True)
 
     def _see_own_attention(self, layer):
         def hook(module: Module, args: Any, output: Any) -> None:
@@ -416,11 +427,13 @@ class _Recorder:
             self._write_state(len(self.parts.layers), output)
 
     def _write_state(self, layer: int, state: Any) -> None:
-        state = self._chosen(state)[0]
+        state = state if self.positions is None else self._chosen(state)
+        part = ("hidden state", layer)
         if self.results["hidden_states"] is None:
-            self.results["hidden_states"] = self.keeper.empty((len(self.layers), *state.shape), state)
-        self.keeper.write(self.results["hidden_states"][self.layers.index(layer)], state)
-        self._done(("hidden state", layer))
+            kept = self.results["hidden_states"] = self.keeper.empty((len(self.layers), *state.shape[1:]), state)
+            self.rows |= zip((("hidden state", row) for row in self.layers), kept[:, None].unbind(), strict=True)
+        self.keeper.write(self.rows[part], state)
+        self._done(part)
 
     def _see_last_residual(self, stream: Tensor) -> None:
         self.results["last_residual"] = self._copy(stream)
@@ -456,6 +469,42 @@ class _Recorder:
     def _chosen(self, tensor: Tensor) -> torch.Tensor:
         """`[1, position, ...]` at the positions asked for."""
         return tensor if self.positions is None else tensor[:, self.positions]
+
+
+def _remove(handles: list) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _works_in_place(place: Any) -> bool:
+    """Whether scores may become probabilities right in `place [head, query, key]`, where the result has its room.
+
+    On CUDA one block of threads reads a row of scores and then writes it (tests/gpu has the proof); a place of more
+    than 2^31 numbers is too large for some of its kernels.
+    """
+    return place is not None and place.is_cuda and place.numel() < 2**31
+
+
+def _eager_in_place(
+    query: Any, key: Any, value: Any, attention_mask: Tensor, causal: Any, scaling: float, future: Any, place: Tensor
+) -> Tensor:
+    """`eager_attention_forward` with its scores, then its probabilities in `place [head, query, key]`.
+
+    Returns `[1, query, head, head_dim]`. A short prompt costs a GPU nothing but the start of each kernel, so there are
+    as few as there can be. The softmax of bfloat16 scores is computed in float32 and rounded once, as it is there. A
+    `scaling` that is a power of two changes no digit, and is done to the queries, which are fewer than the scores.
+    """
+    heads, length, head_dim = query.shape[1:]
+    groups, keys = key.shape[1:3]
+    exact = math.frexp(scaling)[0] == 0.5
+    queries = (query * scaling if exact else query).reshape(groups, -1, head_dim)
+    scores = place.view(groups, -1, keys)
+    torch.bmm(queries, key[0].mT, out=scores)
+    if not exact:
+        scores.mul_(scaling)
+    _hide(place, 0, attention_mask, causal, future)
+    torch.softmax(place, dim=-1, out=place)
+    return torch.bmm(scores, value[0]).view(1, heads, length, -1).transpose(1, 2).contiguous()
 
 
 def _eager_blocks(
@@ -516,7 +565,8 @@ def _hide(scores: torch.Tensor, start: int, attention_mask: Tensor, causal: Any,
         triangle = (stop - start, scores.device)
         if triangle not in future:
             future[triangle] = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
-        scores[:, :, start:stop].masked_fill_(future[triangle], lowest)
+        square = scores if scores.shape[1] == scores.shape[2] else scores[:, :, start:stop]
+        square.masked_fill_(future[triangle], lowest)
     elif attention_mask is not None and attention_mask.is_floating_point():
         scores += attention_mask[0, :, start:stop]
     elif attention_mask is not None:
@@ -600,8 +650,10 @@ def _place(device: str, needed: int, options: Any, own: Any) -> torch.device:
     return chosen
 
 
-def _first_tensor(value: Any) -> torch.Tensor:
-    return next(tensors(value))
+def _first_tensor(value: tuple[Any, Any]) -> Tensor:
+    """The first tensor in what a module takes, `(args, kwargs)`."""
+    args, _ = value
+    return args[0] if args and isinstance(args[0], torch.Tensor) else next(tensors(value))
 
 
 def _labels(
@@ -625,17 +677,20 @@ def _complete(model: PreTrainedModel, input_ids: Tensor, model_inputs: Any, cont
             f"{past} cached positions and {input_ids.shape[1]} new ones exceed the model's context of {context}: "
             f"shorten the prompt by {length - context} tokens."
         )
+    device = input_device(model)
     given = {
         "input_ids": input_ids,
         # Without a mask, transformers takes positions that repeat (a picture's) for several texts in one row.
-        "attention_mask": torch.ones(1, length, dtype=torch.long),
+        "attention_mask": torch.ones(1, length, dtype=torch.long, device=device),
         "use_cache": cache is not None,
         **model_inputs,
     }
-    return {name: v.to(model.device) if isinstance(v, torch.Tensor) else v for name, v in given.items()}
+    return {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in given.items()}
 
 
 def _check_model_inputs(model: PreTrainedModel, model_inputs: Any) -> None:
+    if not model_inputs:
+        return
     takes = inspect.signature(model.forward).parameters
     unknown = [name for name in model_inputs if name not in takes or name in NOT_FOR_READERS]
     if unknown:

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _download(name: str, source: str, check: bool) -> None:
     """From a hub, saying first whether this machine could hold the model in memory."""
     hubs.fetch(name, source, weights=False, check=check)
-    plan = memory_plan(name, source=source, context=1)
+    plan = memory_plan(name, source=source, context=1, pictures=0)
     say(f"In {plan.dtype}: {plan.advice}")
     say(f"{name}: ready in {hubs.fetch(name, source, check=check)}")
 

@@ -18,6 +18,17 @@ DEFAULT_MODEL = "smollm2-135m"
 
 
 @dataclass(frozen=True)
+class VisionSizes:
+    """Sizes of GLM-4V's vision tower, under the names of `ChatGLMVisionConfig` in `helpers.glm`."""
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    intermediate_size: int
+    model_type: str = "chatglm_vision"
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """One model (or tokenizer alone) that `load_model` and `load_tokenizer` know by name.
 
@@ -44,6 +55,7 @@ class ModelCard:
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     vision_parameters: int = 0
+    vision_config: VisionSizes | None = None
     norms_per_layer: int = 2
 
 
@@ -216,6 +228,7 @@ _CARDS = {
             sources={"modelscope": "ZhipuAI/glm-4v-9b", "huggingface": "zai-org/glm-4v-9b"},
             parameters=13_906_320_896,
             vision_parameters=4_506_369_536,
+            vision_config=VisionSizes(image_size=1120, patch_size=14, hidden_size=1792, intermediate_size=15_360),
             max_position_embeddings=8192,
             **_GLM_4_9B,
         ),

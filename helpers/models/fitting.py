@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from helpers.errors import DoesNotFitError
 from helpers.models.memory import available_bytes
+from helpers.models.out_of_memory import is_out_of_memory
 
 
 def size_text(size: float) -> str:
@@ -33,19 +34,6 @@ def does_not_fit(what: str, needed: int, free: int, device: str, options: Mappin
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out.
-
-    CUDA has a class for it. The CPU's allocator and Apple's raise a plain RuntimeError, which only its text tells.
-    """
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return not isinstance(error, DoesNotFitError)
-    says = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in says or "backend out of memory" in says)
-
-
 @contextmanager
 def refusing_what_does_not_fit(
     what: str, needed: int, device: str, options: Mapping[str, int] | None = None
@@ -61,7 +49,7 @@ def refusing_what_does_not_fit(
         if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that were made so far
-        _release_cached(device)
+        release_cached(device)
         free = available_bytes(device)
         raise does_not_fit(
             f"{what} ran out of memory on {device}. Beside what the layers take while they run, it",
@@ -72,7 +60,7 @@ def refusing_what_does_not_fit(
         ) from None
 
 
-def _release_cached(device: str) -> None:
+def release_cached(device: str) -> None:
     """What torch keeps of freed GPU memory goes back, so that the next, smaller try meets no fragments."""
     import torch
 

@@ -12,8 +12,9 @@ from typing import Any
 from helpers.checks import one_of, shown
 from helpers.errors import BadInputError, DoesNotFitError, Setting
 from helpers.models import catalog
+from helpers.models.fitting import does_not_fit, release_cached
 from helpers.models.locate import check_source, find_files
-from helpers.models.memory import MemoryPlan, memory_plan
+from helpers.models.memory import MemoryPlan, available_bytes, memory_plan
 from helpers.models.pretrained import from_pretrained, read_config
 from helpers.models.skeleton import auto_class, model_class
 from helpers.models.store import quiet_progress, say
@@ -61,6 +62,7 @@ def load_model(
         dtype=dtype,
         quantization=quantization,
         context=1,
+        pictures=0,
         device=device,
         device_map=device_map,
         source=source,
@@ -91,7 +93,24 @@ def load_model(
     elif quantizer or plan.device != "cpu":
         settings["device_map"] = plan.device
     load = _load_frugally if quantization and plan.device == "cpu" else _load_weights
-    return load(auto_class(config), folder, settings).eval()
+    try:
+        return load(auto_class(config), folder, settings).eval()
+    except DoesNotFitError as error:  # less is free than there was, or the library takes more than the plan
+        raise _ran_out(name, plan, source) from error
+
+
+def _ran_out(name: str | Path, plan: MemoryPlan, source: str | None) -> DoesNotFitError:
+    """The error for memory that ran out while the weights were read: what they take, and in fewer bits."""
+    devices = plan.device.split(", ")
+    for device in devices:
+        release_cached(device)
+    options = {}
+    for bits in (None, "8bit", "4bit"):
+        smaller = memory_plan(name, dtype="bfloat16", quantization=bits, context=1, pictures=0, source=source)
+        if smaller.weights_bytes < plan.weights_bytes:
+            options['dtype="bfloat16"' + (f', quantization="{bits}"' if bits else "")] = smaller.weights_bytes
+    free = sum(map(available_bytes, devices))
+    return does_not_fit(f"Loading {name}", plan.weights_bytes, free, plan.device, options)
 
 
 def _check_machine(name: str, plan: MemoryPlan) -> None:

@@ -112,6 +112,8 @@ def _has_bfloat16(device: str) -> bool:
 def available_bytes(device: str = "auto") -> int:
     """Free memory in bytes: of the GPU, or of this machine (within its container's limit, if any).
 
+    What torch has freed and keeps for itself on a GPU is free too: the next tensors go there.
+
     >>> available_bytes("cpu") > 0
     True
     """
@@ -120,7 +122,11 @@ def available_bytes(device: str = "auto") -> int:
     if str(device).startswith("cuda"):
         import torch
 
-        return torch.cuda.mem_get_info(device)[0]
+        stats = torch.cuda.memory_stats_as_nested_dict(device)  # empty before anything was on a GPU
+        reserved, allocated = (
+            stats[kind]["all"]["current"] if stats else 0 for kind in ("reserved_bytes", "allocated_bytes")
+        )
+        return torch.cuda.mem_get_info(device)[0] + reserved - allocated
     free = psutil.virtual_memory().available
     if str(device) == "mps":  # shares the machine's memory, up to a limit of its own
         import torch
@@ -139,6 +145,7 @@ def memory_plan(
     quantization: str | None = None,
     context: int = 2048,
     batch: int = 1,
+    pictures: int | None = None,
     device: Any = "auto",
     device_map: Any = None,
     source: str | None = None,
@@ -158,12 +165,18 @@ def memory_plan(
     as `LlamaModel`, `LlamaDecoderLayer` and `LlamaMLP` of `transformers` keep them. (GLM's MLP, where gate and up
     are one matrix, holds a fourth vector of intermediate_size.) A prompt shorter than the context takes less.
 
-    Not counted: Python and the libraries; the scores [batch, head, position, position] of "eager" attention;
-    what a vision encoder holds while it reads a picture; the int32 sums of 8-bit products (half of working_bytes
-    again); the one weight that is being converted or quantized at load; memory that was freed and that the
-    allocator keeps for later (on Linux some 10 to 20 MB; a model quantized on a CPU has it given back). And the
-    pages of the weights' file: while they are converted, they show in the process's size (RSS), but they are
-    the system's copy of the file, which it drops when it needs room.
+    GLM-4V reads `pictures` at once before that (one for each prompt, if it is not said), and working_bytes is the
+    wider of the two moments: inside an MLP of the vision tower, each patch holds two vectors of the tower's
+    intermediate_size (before and after the activation) and two of its hidden_size (the layer's input, the residual
+    stream after attention), as `VisionTower` of `helpers.glm` keeps them; with 8 bits four and three and a half, for
+    the products' int32 sums and their copies in float16.
+
+    Not counted: Python and the libraries; what another model's vision tower holds; the scores [batch, head, position,
+    position] of "eager" attention; the int32 sums of 8-bit products in the language model (half of its working memory
+    again); the one weight that is being converted or quantized at load; memory that was freed and that the allocator
+    keeps for later (on Linux some 10 to 20 MB; a model quantized on a CPU has it given back). And the pages of the
+    weights' file: while they are converted, they show in the process's size (RSS), but they are the system's copy of
+    the file, which it drops when it needs room.
 
     For the default model on Linux the plan is within a tenth of what a process takes at its peak, while it loads
     and while `generate` fills 512 positions, in float32, bfloat16, 8 and 4 bits (tests/test_loading_memory.py).
@@ -174,6 +187,7 @@ def memory_plan(
     """
     one_of("quantization", quantization, (None, *QUANTIZED_BYTES))
     context, batch = whole_number("context", context, least=1), whole_number("batch", batch, least=1)
+    pictures = batch if pictures is None else whole_number("pictures", pictures, least=0)
     devices = _pick_devices(device, device_map)
     device = devices[0]
     dtype = pick_dtype(dtype, device, quantization)
@@ -186,7 +200,7 @@ def memory_plan(
         return (
             math.ceil(quantizable * QUANTIZED_BYTES.get(quantization, width) + others * width),
             kv_cache_bytes(config, context, batch=batch, dtype=dtype),
-            _working_bytes(config, context * batch, width),
+            max(working_bytes(config, context * batch, width), _vision_bytes(config, pictures, width, quantization)),
             OVERHEAD_BYTES,
         )
 
@@ -216,7 +230,7 @@ def memory_plan(
     )
 
 
-def _working_bytes(config: Any, positions: int, width: float) -> int:
+def working_bytes(config: Any, positions: int, width: float) -> int:
     """The widest moment of a forward pass over so many positions, `width` bytes a value (see `memory_plan`)."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size  # the MLP's usual width
@@ -224,6 +238,16 @@ def _working_bytes(config: Any, positions: int, width: float) -> int:
     chosen = getattr(text, "num_experts_per_tok", None) or getattr(text, "moe_topk", None) or 0
     experts = chosen * (getattr(text, "moe_intermediate_size", None) or inner)
     return int(positions * (3 * max(inner, experts) + 4 * text.hidden_size) * width)
+
+
+def _vision_bytes(config: Any, pictures: int, width: float, quantization: str | None) -> int:
+    """The widest moment while GLM-4V's tower reads so many pictures, `width` bytes a value; 0 for any other model."""
+    vision = getattr(config, "vision_config", None)
+    if getattr(vision, "model_type", None) != "chatglm_vision":
+        return 0
+    positions = pictures * ((vision.image_size // vision.patch_size) ** 2 + 1)
+    inner, hidden = (4, 3.5) if quantization == "8bit" else (2, 2)
+    return int(positions * (inner * vision.intermediate_size + hidden * vision.hidden_size) * width)
 
 
 def _cure(smaller: list[tuple[str, str | None]], least: int) -> tuple[str | Setting, ...]:

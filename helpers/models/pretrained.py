@@ -12,6 +12,7 @@ from helpers.errors import BadInputError, DamagedFilesError, DoesNotFitError, He
 from helpers.models import catalog
 from helpers.models.folder import read_settings
 from helpers.models.locate import find_files
+from helpers.models.out_of_memory import is_out_of_memory
 
 # Model types that a package of this course teaches transformers: GLM-4's original checkpoints.
 OUR_ARCHITECTURES = {"chatglm": "helpers.glm"}
@@ -203,20 +204,13 @@ def told(what: str) -> Iterator[None]:
     except ImportError as error:  # flash attention, a quantizer: what the machine lacks
         raise BadInputError(f"{what} with these settings: {reason(error)}") from error
     except Exception as error:
-        if isinstance(error, MemoryError | _out_of_memory()):
+        if is_out_of_memory(error):
             raise DoesNotFitError(f"{what}: there is not enough memory for it.") from error
         raise DamagedFilesError(f"{what}: {reason(error)}. Fetch its files again.") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of a library written in Rust
             raise
         raise DamagedFilesError(f"{what}: {reason(error)}. Fetch its files again.") from error
-
-
-def _out_of_memory() -> type[Exception]:
-    """What torch raises on a GPU that is full."""
-    import torch
-
-    return torch.OutOfMemoryError
 
 
 def reason(error: BaseException) -> str:

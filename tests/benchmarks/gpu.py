@@ -5,8 +5,9 @@ minutes on an H100, needs 40 GB of GPU memory, and downloads nothing: models hav
 (`gpu_models.py`). Without a GPU it says so and changes nothing.
 
 Tables go into docs/BENCHMARKS.md, between the lines `<!-- bench-gpu:begin -->` and `<!-- bench-gpu:end -->`.
-`--results FILE` writes them to a file instead, and `--from FILE` puts such a file into the page, perhaps on another
-machine. `--small` is a dry run with tiny models on whatever is there; its figures mean nothing and are not kept.
+`--results FILE` writes them to a file instead, and `--from FILE …` puts such files into the page, perhaps on another
+machine: the first of them that has a table counts. `--small` is a dry run with tiny models on whatever is there; its
+figures mean nothing and are not kept.
 """
 
 import argparse
@@ -462,12 +463,20 @@ def method(about):
     )
 
 
-def write(results):
-    """The tables into their place in the page."""
+def write(*runs):
+    """The tables of one or more runs into their place in the page. A table that an earlier one has too is left out."""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    parts = [method(results["about"]), *map(table.markdown, results["tables"])]
+    parts, seen, targets = [], set(), {}
+    for results in runs:
+        new = [found for found in results["tables"] if found["title"] not in seen]
+        seen |= {found["title"] for found in new} - {"Targets"}
+        tables = [found for found in new if found["title"] != "Targets"]
+        parts += [method(results["about"]), *map(table.markdown, tables)] if tables else []
+        targets = {row[0]: row for found in new if found["title"] == "Targets" for row in found["rows"]} | targets
+    last = Table("Targets", ["", "measured", "at most", ""], list(targets.values()))
+    parts.append(table.markdown(last.to_json()))
     PAGE.write_text(before + BEGIN + "\n" + "".join(f"{part}\n\n" for part in parts) + END + after, encoding="utf-8")
     print(f"Written to {PAGE.relative_to(ROOT)}.")
 
@@ -494,11 +503,11 @@ def main():
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--results", type=Path, help="write a JSON file instead of the page")
-    parser.add_argument("--from", dest="source", type=Path, help="put such a file into the page; measure nothing")
+    parser.add_argument("--from", dest="sources", nargs="+", type=Path, help="put such files into the page")
     parser.add_argument("--small", action="store_true", help="a dry run with tiny models, on a CPU too")
     given = parser.parse_args()
-    if given.source:
-        write(json.loads(given.source.read_text(encoding="utf-8")))
+    if given.sources:
+        write(*(json.loads(source.read_text(encoding="utf-8")) for source in given.sources))
         return
     if not given.small and not torch.cuda.is_available():
         print("There is no CUDA GPU here: nothing was measured and nothing was changed.")

@@ -5,6 +5,7 @@ import torch
 from gpu_models import LLAMA3_8B, prompt
 from gpu_models import llama as made
 
+from helpers.inside import fast_lens
 from helpers.inside.lens import logit_lens, plain_lens
 from helpers.inside.tracing import Trace, trace
 
@@ -30,6 +31,31 @@ def test_it_is_the_plain_lens(llama, letters, device):
     same(ours, plain)
     if llama.dtype == torch.float32:
         assert torch.equal(ours.token_ids[-1, :, 0], run.logits.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("width", [64, 4096, 5056, 128_256])
+def test_one_pass_over_the_scores_gives_what_five_give(device, width):
+    statistics = fast_lens._one_pass(device)
+    if statistics is None:
+        pytest.skip("there is no Triton that can compile here")
+    scores = torch.randn(200, width, device=device, generator=torch.Generator(device).manual_seed(0)) * 5
+    scores[3, 1:] = scores[4, : width // 2] = -torch.inf
+    maxima, *sums = statistics(scores, fast_lens.GROUP)
+    softmax = fast_lens._Softmax.of(*sums)
+    expected = scores.softmax(-1)
+    assert torch.equal(maxima, scores.unflatten(-1, (-1, fast_lens.GROUP)).amax(-1))
+    assert torch.allclose(softmax.probabilities(scores), expected, rtol=1e-4, atol=1e-9)
+    assert torch.allclose(softmax.entropy(), torch.special.entr(expected).sum(-1), atol=1e-4)
+    scores[7, 5] = torch.nan
+    *_, total, _ = statistics(scores, fast_lens.GROUP)
+    assert total[7].isnan() and total[[6, 8]].isfinite().all()
+
+
+def test_without_triton_it_is_the_same(llama, letters, monkeypatch):
+    run = trace(llama, letters, prompt(100), attentions=False)
+    ours = logit_lens(llama, run, top_k=10)
+    monkeypatch.setattr(fast_lens, "_one_pass", lambda device: None)
+    same(logit_lens(llama, run, top_k=10), ours)
 
 
 def test_a_trace_on_the_cpu_gives_the_same_there(llama, letters):

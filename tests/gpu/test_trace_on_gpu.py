@@ -53,17 +53,21 @@ def test_moving_is_right_while_buffers_are_reused(exact, letters, monkeypatch):
 
 
 def test_blocks_of_queries_change_nothing(exact, letters, monkeypatch):
-    whole = trace(exact, letters, prompt(500))
+    """With `positions` attention is computed in blocks; without, all at once where the result is."""
+    whole, every = trace(exact, letters, prompt(500)), list(range(500))
+    one_block = trace(exact, letters, prompt(500), positions=every)
     monkeypatch.setattr(tracing, "SCORE_BYTES", 1)
-    blocks = trace(exact, letters, prompt(500))
-    assert torch.allclose(whole.attentions, blocks.attentions, atol=1e-5)
-    assert torch.allclose(whole.logits, blocks.logits, rtol=1e-4, atol=1e-3)
+    for run in (one_block, trace(exact, letters, prompt(500), positions=every)):
+        assert torch.allclose(whole.attentions, run.attentions, atol=1e-5)
+        assert torch.allclose(whole.logits, run.logits, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("width", [1, 60, 1024, 1025, 2048, 5001, 49_152, 128_256])
-def test_softmax_in_place_is_softmax(device, width):
-    """The lens relies on it."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_softmax_in_place_is_softmax(device, width, dtype):
+    """The lens and the attention of `trace` rely on it."""
     scores = torch.randn(300, width, device=device, generator=torch.Generator(device).manual_seed(0)) * 5
+    scores = scores.to(dtype)
     expected = torch.softmax(scores, dim=-1)
     assert torch.softmax(scores, dim=-1, out=scores) is scores
     assert torch.equal(scores, expected)

@@ -17,7 +17,7 @@ from transformers import (
     StaticCache,
 )
 
-from helpers.errors import BadInputError, PromptTooLongError
+from helpers.errors import BadInputError, DoesNotFitError, PromptTooLongError
 from helpers.inside.generation import GenerationStep, generate_steps
 from helpers.text.prompts import load_prompts, render_chat
 
@@ -554,3 +554,26 @@ def test_inputs_that_are_none_are_as_if_not_given(model, tokenizer):
 def test_what_is_no_model_is_named(tokenizer, wrong):
     with pytest.raises(BadInputError, match="model is what load_model gives"):
         generate_steps(wrong, tokenizer, "hi")
+
+
+def test_memory_that_runs_out_is_said_and_the_model_goes_on(model, tokenizer, monkeypatch):
+    def answer():
+        return generate_steps(model, tokenizer, "The capital of France is", max_new_tokens=4)
+
+    expected = [step.token_id for step in answer()]
+    forward, calls = model.model.layers[3].mlp.forward, []
+
+    def third_time_full(states):
+        calls.append(states)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(states)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model.layers[3].mlp, "forward", third_time_full)
+        steps = answer()
+        assert [next(steps).token_id, next(steps).token_id] == expected[:2]
+        with pytest.raises(DoesNotFitError, match="generate_steps ran out of memory on cpu") as error:
+            next(steps)
+    assert error.value.needed_bytes > 0 and "max_new_tokens=2" in error.value.would_fit
+    assert [step.token_id for step in answer()] == expected

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from helpers.errors import BadInputError
+from helpers.errors import BadInputError, DoesNotFitError
+from helpers.inside import patching
 from helpers.inside.interventions import patch_hidden_state, skip_attention
 from helpers.inside.patching import patching_sweep
 from helpers.inside.tracing import trace
@@ -31,6 +32,39 @@ def test_equal_to_one_patch_at_a_time(tiny, tokenizer):
     assert float(sweep.moved[0, 2]) == pytest.approx(1, abs=1e-3), "the embedding of the one token that differs"
     assert float(sweep.moved[-1, -1]) == pytest.approx(1, abs=1e-3), "the end of the stream"
     assert torch.allclose(sweep.moved[:, :2], torch.zeros(4, 2), atol=1e-4), "positions before it are alike in both"
+
+
+@pytest.mark.parametrize("part", ["hidden_states", "attention", "mlp"])
+def test_batches_of_any_size_give_the_same(tiny, tokenizer, monkeypatch, part):
+    whole = patching_sweep(tiny, tokenizer, PROMPT, SOURCE, answer=7, against=8, part=part)
+    for at_once in (1, 3, 7):  # the last two end within a layer
+        monkeypatch.setattr(patching, "_most_at_once", lambda model, length, at_once=at_once: at_once)
+        some = patching_sweep(tiny, tokenizer, PROMPT, SOURCE, answer=7, against=8, part=part)
+        assert torch.allclose(some.moved, whole.moved, atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [6, 0])
+def test_a_batch_that_does_not_fit_is_halved(tiny, tokenizer, monkeypatch, most):
+    whole = patching_sweep(tiny, tokenizer, PROMPT, SOURCE, answer=7, against=8)
+    forward, batches = tiny.model.layers[2].mlp.forward, []
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in tiny.modules()]
+
+    def little_memory(states):
+        if len(states) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        batches.append(len(states))
+        return forward(states)
+
+    monkeypatch.setattr(tiny.model.layers[2].mlp, "forward", little_memory)
+    if most:
+        sweep = patching_sweep(tiny, tokenizer, PROMPT, SOURCE, answer=7, against=8)
+        assert torch.allclose(sweep.moved, whole.moved, atol=1e-4)
+        assert 1 < max(batches) <= 6
+        return
+    with pytest.raises(DoesNotFitError) as error:
+        patching_sweep(tiny, tokenizer, PROMPT, SOURCE, answer=7, against=8)
+    assert error.value.needed_bytes > 0
+    assert hooks == [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in tiny.modules()]
 
 
 @pytest.mark.parametrize("part", ["attention", "mlp"])

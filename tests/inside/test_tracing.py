@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from helpers.errors import BadInputError, PromptTooLongError
+from helpers.inside import tracing
 from helpers.inside.interventions import patch_hidden_state, skip_layer, steer
 from helpers.inside.tracing import BLOCK, Trace, trace
 from helpers.models.loading import load_model
@@ -510,3 +511,20 @@ def test_repr_says_what_is_in_it(llama):
     assert len(repr(result)) < 300
     tensors = (result.input_ids, result.hidden_states, result.attentions, result.logits, result.last_residual)
     assert result.nbytes == sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize("head_dim", [16, 12])  # a scaling of 1/4 goes to the queries; 1/sqrt(12) is none that may
+def test_attention_in_place_is_eager_attention(monkeypatch, head_dim):
+    """As it is on a GPU: scores become probabilities right where the result has its room."""
+    places = []
+    monkeypatch.setattr(tracing, "_works_in_place", lambda place: places.append(place) or place is not None)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES | {"head_dim": head_dim, "hidden_size": 4 * head_dim})).eval()
+    ids = torch.arange(3, 33)[None]
+    run = trace(model, Letters(), ids)
+    assert len(places) == 3
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        given = model(ids, output_hidden_states=True, output_attentions=True)
+    assert torch.allclose(run.attentions, torch.stack(given.attentions)[:, 0], atol=1e-6)
+    assert torch.allclose(run.hidden_states, torch.stack(given.hidden_states)[:, 0], atol=1e-5)
