@@ -364,7 +364,9 @@ def hold_norm(norm: torch.nn.Module, states: torch.Tensor) -> HeldNorm:
     example = next(norm.parameters(), states)
 
     def apply(values):
-        return norm.forward(values.to(home(norm), example.dtype)).float().to(states.device)  # past any hook
+        return (
+            norm.forward(values.to(home(norm, values.device), example.dtype)).float().to(states.device)
+        )  # past any hook
 
     states = states.float()
     hidden = states.shape[-1]

@@ -113,13 +113,17 @@ def _pieces(place: Any, value: Any, size: int) -> Any:
     yield from zip(place.split(count), value.split(count), strict=True)
 
 
-def home(module: torch.nn.Module) -> torch.device:
-    """The device on which a module computes: for weights that `accelerate` fetches for each run, not where they lie."""
+def home(module: torch.nn.Module, otherwise: torch.device | None = None) -> torch.device:
+    """The device on which a module computes: for weights that `accelerate` fetches for each run, not where they lie.
+
+    A module without weights (nanochat's norms) computes wherever its input lies: then it is `otherwise`.
+    """
     for hook in _placing_hooks(module):
         execution = getattr(hook, "execution_device", None)
         if execution is not None:
             return torch.device(execution) if not isinstance(execution, int) else torch.device("cuda", execution)
-    return next(module.parameters()).device
+    parameter = next(module.parameters(), None)
+    return (otherwise or torch.device("cpu")) if parameter is None else parameter.device
 
 
 def input_device(model: Any) -> torch.device:

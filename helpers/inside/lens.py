@@ -61,7 +61,7 @@ def plain_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     _check(trace, head, top_k)
     states = trace.hidden_states.to(home(head))
     is_last = torch.tensor(trace.layers, device=states.device) == len(parts.layers)
-    after_norm = parts.final_norm(states.to(home(parts.final_norm))).to(states.device)
+    after_norm = parts.final_norm(states.to(home(parts.final_norm, states.device))).to(states.device)
     normed = torch.where(is_last[:, None, None], states, after_norm) * parts.head_scale
     with fetched(head):
         bias = None if getattr(head, "bias", None) is None else head.bias.float()
@@ -101,7 +101,8 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     states = trace.hidden_states.reshape(-1, hidden)
     last = len(parts.layers)
     normed_already = trace.layers.index(last) * length if last in trace.layers else len(states)
-    device, norm_device = home(head), home(parts.final_norm)
+    device = home(head)
+    norm_device = home(parts.final_norm, device)
 
     def normed(start: int, stop: int) -> torch.Tensor:
         """Rows as they go into the head: `transformers` gives those of the last layer after the final norm."""

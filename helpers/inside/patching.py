@@ -132,7 +132,8 @@ def patching_sweep(
 def _row_bytes(model: PreTrainedModel, length: int) -> int:
     """What one prompt of a batch takes, by estimate: its widest moment, and its attention scores."""
     config, width = model.config.get_text_config(), model.dtype.itemsize
-    return working_bytes(config, length, width) + 4 * config.num_attention_heads * length**2
+    heads = getattr(config, "num_attention_heads", None) or 0  # Mamba has none
+    return working_bytes(config, length, width) + 4 * heads * length**2
 
 
 def _most_at_once(model: PreTrainedModel, length: int) -> int:
