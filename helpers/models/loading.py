@@ -121,7 +121,7 @@ def _check_machine(name: str, plan: MemoryPlan) -> None:
 
     import torch
 
-    lacks = []
+    lacks: list[str | tuple[object, ...]] = []
     if not plan.device.startswith("cuda"):
         lacks.append(f"an NVIDIA GPU (the device is {plan.device})")
     else:
@@ -131,10 +131,13 @@ def _check_machine(name: str, plan: MemoryPlan) -> None:
     if importlib.util.find_spec("flash_attn") is None:
         lacks.append("the package flash-attn (pip install flash-attn)")
     if plan.dtype == "float32":
-        lacks.append("weights in bfloat16 or float16 (these are in float32)")
+        lacks.append((Setting("dtype", "bfloat16"), " or float16 (the dtype is float32)"))
     if lacks:
+        needs = [part for lack in lacks for part in ("; and ", *(lack if isinstance(lack, tuple) else (lack,)))][1:]
         raise BadInputError(
-            f"flash_attention_2 needs {'; and '.join(lacks)}. Take ",
+            "flash_attention_2 needs ",
+            *needs,
+            ". Take ",
             Setting("attn_implementation", "sdpa"),
             ": it computes the same, and takes PyTorch's own fast kernels where there are any.",
         )
