@@ -26,6 +26,15 @@ def pytest_collection_modifyitems(items):
         del short[:last]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def matplotlib_as_it_was():
+    """A file of tests that sets the course's style does not set it for the files after it."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        yield
+
+
 @pytest.fixture(scope="session")
 def model():
     """The default model, float32 on the CPU, sdpa. Leave it as it is."""
