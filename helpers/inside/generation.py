@@ -59,7 +59,7 @@ class GenerationStep:
     `index`: 0 for the first new token. `query` is the whole prompt in the first step and 1 afterwards.
 
     - `input_ids [1, query]`, `position_ids [1, query]` (None for a model that takes none) and
-      `attention_mask [1, kv_length]`: what the model was given. (A mask of ones is left away on the
+      `attention_mask [1, kv_length]`: what the model was given. (A mask of ones is left out on the
       way to the model, as `generate` does; the result is the same.)
     - All tensors are on the model's device.
     - `kv_length`: how many positions the KV cache holds once these inputs are in it, so how many
