@@ -6,6 +6,7 @@ from .environment import check_models as check_models
 from .environment import check_packages as check_packages
 from .errors import HelpersError as HelpersError
 from .exercises import check as check
+from .exercises import show_progress as show_progress
 from .inside.contributions import direct_logit as direct_logit
 from .inside.contributions import head_contributions as head_contributions
 from .inside.contributions import residual_contributions as residual_contributions

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HELPERS_PROGRESS"] = "off"  # what tests solve is nobody's progress
 
 import pytest
 

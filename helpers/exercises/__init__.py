@@ -10,10 +10,12 @@ calls `require(condition, "what is off")` and returns the sentence printed for a
 """
 
 import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from helpers.errors import BadInputError
+from helpers.errors import BadInputError, HelpersError
+from helpers.exercises import progress
 
 _CHECKS: dict[str, tuple[Callable[[Any], str], tuple[Any, ...]]] = {}
 _KINDS = {
@@ -51,7 +53,8 @@ def check(name: str, answer: Any) -> None:
     """Print whether the answer to an exercise ("03.2" is notebook 03's second) is right, or what is off.
 
     An unanswered exercise (`...` or None) gets a friendly line. An answer that is a function and
-    raises an error is told which. Raises `BadInputError` for an exercise there is not.
+    raises an error is told which. A right answer is remembered on this machine, for `show_progress`.
+    Raises `BadInputError` for an exercise there is not.
 
     >>> check("00.1", ...)
     Exercise 00.1: not answered yet. Replace the ... above and run this cell again.
@@ -63,12 +66,42 @@ def check(name: str, answer: Any) -> None:
     function, expects = _find(name)
     try:
         require(_is_one_of(answer, expects), f"the answer should be {_describe(expects)}; this is {answer!r:.80}.")
-        verdict = f"right! {function(answer)}"
+        verdict, solved = f"right! {function(answer)}", True
     except NotYet as wrong:
-        verdict = f"not yet: {wrong}"
+        verdict, solved = f"not yet: {wrong}", False
     except Exception as error:
-        verdict = f"not yet: trying your answer raised {type(error).__name__}: {error}"
+        verdict, solved = f"not yet: trying your answer raised {type(error).__name__}: {error}", False
     print(f"Exercise {name}: {verdict}")
+    if solved:
+        _remember(name)
+
+
+def _remember(name: str) -> None:
+    """Remember a solved exercise. Where that fails, the answer is still right, so only a line says so."""
+    try:
+        progress.remember(name)
+    except (HelpersError, OSError) as error:  # filelock's Timeout is an OSError
+        print(f"(This could not be written down for show_progress: {error})")
+
+
+def show_progress() -> progress.Progress:
+    """Which exercises are solved so far, as `check` has remembered them on this machine.
+
+    The list is kept in one file in the reader's home folder and is sent nowhere. Raises `DamagedFilesError` when that
+    file cannot be read.
+
+    >>> show_progress().exercises["00"]
+    ('00.1', '00.2', '00.3', '00.4')
+    """
+    for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("nb"):
+            importlib.import_module(f"{__name__}.{module.name}")
+    by_notebook: dict[str, list[str]] = {}
+    for name in sorted(_CHECKS, key=lambda name: (name[:2], int(name[3:]))):
+        by_notebook.setdefault(name[:2], []).append(name)
+    file = progress.progress_file()
+    solved = {} if file is None else progress.read(file)
+    return progress.Progress({notebook: tuple(names) for notebook, names in by_notebook.items()}, solved)
 
 
 def _find(name: str) -> tuple[Callable[[Any], str], tuple[Any, ...]]:

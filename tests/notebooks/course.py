@@ -1,5 +1,6 @@
 """Reading and running the course's notebooks: what the tests of this folder share."""
 
+import os
 import re
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def execute(notebook, folder, **settings):
     `settings` are those of nbclient's `NotebookClient`. Streams are joined, so that outputs do not depend on when the
     kernel happened to flush.
     """
+    os.environ["HELPERS_PROGRESS"] = "off"  # which the kernel gets: nobody has solved anything
     NotebookClient(
         notebook,
         **{"timeout": 300, "coalesce_streams": True, "record_timing": False, "store_widget_state": False} | settings,
