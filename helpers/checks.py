@@ -6,6 +6,7 @@ the argument's name and its value, and gives back the value in the form that the
 
 import math
 import os
+import re
 from collections.abc import Collection
 from numbers import Integral, Real
 from pathlib import Path
@@ -26,7 +27,7 @@ def shown(value: Any) -> str:
     if value is not None and not isinstance(value, str | bytes | Real | Path | list | tuple | dict | set):
         return f"an object of type {type(value).__name__}"
     try:
-        text = printable(repr(value))
+        text = re.sub(r"\s*\n\s*", " ", printable(repr(value)))
     except Exception:  # a value nested so deeply, or so odd, that it cannot even be shown
         return f"an object of type {type(value).__name__}"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…{text[-2:]}"
@@ -145,18 +146,24 @@ def tokenizer(name: str, value: Any) -> Any:
     return value
 
 
-def ids_of_model(model: Any, input_ids: Any) -> None:
+def ids_of_model(model: Any, input_ids: Any, tokenizer: Any = None) -> None:
     """That the model has an embedding for every one of these token ids (a tensor). Raises `BadInputError`.
 
-    A tokenizer that knows more tokens than the model belongs to another model, or has had tokens added to it.
+    With the `tokenizer` that made them of a text, that it has one for every word the tokenizer knows. A tokenizer that
+    knows more belongs to another model, or has had tokens added to it. One for a picture's place may be more
+    (Gemma 3's small text model has none for it): such tokens are special, and no text becomes one.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     highest = int(input_ids.max()) if input_ids.numel() else 0
+    if tokenizer is not None and len(tokenizer) > rows:
+        words = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if not token.special]
+        highest = max(highest, tokenizer.vocab_size - 1, *words, 0)
     if highest >= rows:
+        sizes = "" if tokenizer is None else f", and the tokenizer has {len(tokenizer)} tokens"
         raise BadInputError(
-            f"Token id {highest} is outside this model's vocabulary: it has embeddings for ids 0 to {rows - 1}. The "
-            "tokenizer belongs to another model, or has more tokens than the model was resized to: load both by the "
-            "same name."
+            f"Token id {highest} is outside this model's vocabulary: it has embeddings for ids 0 to {rows - 1}{sizes}. "
+            "The tokenizer belongs to another model, or has more tokens than the model was resized to: load both by "
+            "the same name."
         )
 
 

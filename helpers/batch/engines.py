@@ -199,7 +199,8 @@ class TransformersEngine:
 
         limits = {"context": self.context, "max_new_tokens": settings.max_new_tokens}
         ids = prompt_token_ids(self.tokenizer, prompt, **limits)
-        checks.ids_of_model(self.model, torch.tensor(ids))
+        made = None if prompt.input_ids is not None else text_tokenizer(self.tokenizer)
+        checks.ids_of_model(self.model, torch.tensor(ids), made)
         return ids
 
     def _answers(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from helpers.errors import BadInputError
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.flow import Call, Flow, tensors
 from helpers.inside.keeping import fetched, home, input_device
+from helpers.models.fitting import refusing_what_does_not_fit
 from helpers.models.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -254,7 +255,8 @@ def anatomy(model: torch.nn.Module) -> Anatomy:
     >>> anatomy(model).layers[5].attention.heads
     9
 
-    Raises `BadInputError` for a model whose layers cannot be found.
+    Raises `BadInputError` for a model whose layers cannot be found, and `DoesNotFitError` when that run runs out of
+    memory.
     """
     known = _known.get(model)
     if known is not None and tuple(known.container) == tuple(layer.module for layer in known.layers):
@@ -264,7 +266,8 @@ def anatomy(model: torch.nn.Module) -> Anatomy:
     with one_at_a_time(model, "a first look at its parts"):
         untouched = not any(is_edited(module) for module in model.modules())
         try:
-            _known[model] = _examine(model)
+            with _refusing_too_little_memory(model):
+                _known[model] = _examine(model)
         except BadInputError as error:
             if untouched:
                 _refused[model] = str(error)
@@ -400,6 +403,24 @@ def _examine(model: PreTrainedModel) -> Anatomy:
         lens_gap=lens_gap,
         hidden_size=config.hidden_size,
         context=context if (context := getattr(config, "max_position_embeddings", None) or 0) > 0 else None,
+    )
+
+
+def _refusing_too_little_memory(model: Any) -> AbstractContextManager[None]:
+    """Memory that runs out in the run above ends in a `DoesNotFitError`; a later call tries again.
+
+    What `Flow` keeps is counted as what each matrix takes and gives at each of the run's positions.
+    """
+    example = next(model.parameters(), torch.empty(0))
+    numbers = sum(sum(values.shape) for values in model.parameters() if values.dim() == 2)
+    needed = PROBE_LENGTH * numbers * (example.dtype.itemsize if example.is_floating_point() else 2)
+    wide = example.is_floating_point() and example.dtype.itemsize > 2
+    return refusing_what_does_not_fit(
+        f"A first look at the parts of {type(model).__name__}",
+        needed,
+        str(input_device(model) if hasattr(model, "get_input_embeddings") else home(model)),
+        {'dtype="bfloat16" in load_model': needed * 2 // example.dtype.itemsize} if wide else {},
+        'Load the model with quantization="4bit" or on another device, such as device="cpu", or take a smaller one.',
     )
 
 

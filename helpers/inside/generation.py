@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
-    Cache,
     DynamicCache,
     RepetitionPenaltyLogitsProcessor,
     StaticCache,
@@ -26,18 +25,20 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.cache_utils import StaticLayer, StaticSlidingWindowLayer
 from transformers.utils.generic import is_flash_attention_requested
 
 from helpers import checks
 from helpers.errors import BadInputError, NotANumberError, PromptTooLongError, Setting
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.keeping import input_device
+from helpers.inside.kv_cache import check_cache
 from helpers.inside.when_read import WhenRead
 from helpers.models.cache_size import kv_cache_bytes
 from helpers.models.fitting import refusing_what_does_not_fit
 from helpers.models.memory import working_bytes
-from helpers.text.prompts import prompt_ids
+from helpers.text.encoding import text_tokenizer
+from helpers.text.prompts import RenderedChat, prompt_ids
+from helpers.text.sight import sight_of
 from helpers.text.stopping import terminator_ids
 from helpers.text.tokens import token_table
 
@@ -156,7 +157,8 @@ def generate_steps(
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
     input_ids = prompt_ids(tokenizer, prompt, context=context).to(input_device(model))
-    checks.ids_of_model(model, input_ids)
+    made = isinstance(prompt, str | RenderedChat)  # by the tokenizer, of a text
+    checks.ids_of_model(model, input_ids, text_tokenizer(tokenizer) if made else None)
     _check_length(input_ids.shape[1], max_new_tokens, context)
     generator = None
     if do_sample and seed is not None:
@@ -444,37 +446,22 @@ def _check_length(length: int, max_new_tokens: int, context: int | None) -> None
 def _check_cache(model: PreTrainedModel, input_ids: Tensor, model_inputs: dict[str, Any], max_new_tokens: int) -> None:
     """A cache that was given holds the beginning of the prompt, patches of a picture counted, not all of it."""
     cache, length = model_inputs["past_key_values"], input_ids.shape[1]
-    if not isinstance(cache, Cache):
-        raise BadInputError(
-            f"past_key_values is a Cache of transformers, such as DynamicCache(config=model.config), not "
-            f"{checks.shown(cache)}."
-        )
-    room = _room_in(cache)
-    if room is not None and length + max_new_tokens - 1 > room:
-        raise BadInputError(
-            f"past_key_values has room for {room} positions; the prompt of {length} tokens and max_new_tokens="
-            f"{max_new_tokens} need {length + max_new_tokens - 1}: make it with max_cache_len of at least that."
-        )
+    seen = sight_of(model).as_seen(input_ids, model_inputs.get("pixel_values"))[0].shape[1]
+    check_cache(cache, model, seen + max_new_tokens - 1)
     cached = int(cache.get_seq_length())
     if cached == 0:
         return
     rest = model.prepare_inputs_for_generation(
         input_ids, next_sequence_length=length - cached, is_first_iteration=True, **model_inputs
     )
-    mask = rest["attention_mask"]
-    if mask.ndim == 2 and cached + rest["input_ids"].shape[1] != mask.shape[1]:
+    mask = rest.get("attention_mask")
+    if getattr(mask, "ndim", 0) == 2:  # patches of a picture in the cache counted; a cache of fixed size has others
+        seen = mask.shape[1]
+    if cached + rest["input_ids"].shape[1] != seen:
         raise BadInputError(
             f"past_key_values already holds {cached} positions and the prompt has {length} tokens: "
             "give the whole prompt, what the cache holds and at least one token more."
         )
-
-
-def _room_in(cache: Any) -> int | None:
-    """How many positions a cache of fixed size holds at most; None for one that grows, or forgets the oldest."""
-    fixed = [layer for layer in cache.layers if isinstance(layer, StaticLayer)]
-    return min(
-        (layer.max_cache_len for layer in fixed if not isinstance(layer, StaticSlidingWindowLayer)), default=None
-    )
 
 
 def _check_numbers(probabilities, logits):

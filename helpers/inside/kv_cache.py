@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.checks import whole_number
+from helpers.checks import shown, whole_number
 from helpers.errors import BadInputError
 
 STATES = ("conv_states", "recurrent_states")  # what layers without attention keep, in transformers
@@ -132,6 +132,52 @@ def _check(past_key_values: Any) -> int:
     if length == 0:
         raise BadInputError("This KV cache is empty: give it to model(..., past_key_values=cache) first.")
     return length
+
+
+def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
+    """That a cache can go into a run of a model, and has room for `needed` positions, those that it holds included.
+
+    Raises `BadInputError` for what is no cache, for another model's or several texts', for one whose layers have not
+    all seen the same positions, and for one of fixed size that is too short. transformers writes past the end of
+    such a cache, or forgets positions that a layer should still see.
+    """
+    from transformers import Cache, DynamicCache
+    from transformers.cache_utils import StaticLayer
+
+    layers = getattr(past_key_values, "layers", None)
+    if not isinstance(past_key_values, Cache) or layers is None:
+        raise BadInputError(
+            f"past_key_values is a Cache of transformers, such as DynamicCache(config=model.config), not "
+            f"{shown(past_key_values)}."
+        )
+    expected = DynamicCache(config=model.config).layers
+    storing = [number for number, layer in enumerate(expected) if type(layer).__name__ != "DummyLayer"]
+    if layers and not max(storing, default=0) < len(layers) <= len(expected):
+        raise BadInputError(
+            f"past_key_values has {len(layers)} layers and this model {len(expected)}: it was made for another model, "
+            "or the run that filled it stopped early. Make a new one: DynamicCache(config=model.config)."
+        )
+    lengths = {int(layers[at].get_seq_length()) for at in storing if layers and hasattr(layers[at], "get_seq_length")}
+    if len(lengths) > 1:
+        raise BadInputError(
+            f"The layers of past_key_values hold different numbers of positions ({min(lengths)} to {max(lengths)}): "
+            "the run that filled it stopped early. Make a new one: DynamicCache(config=model.config)."
+        )
+    for layer, usual in zip(layers, expected, strict=False):
+        keys = getattr(layer, "keys", None)
+        if keys is not None and keys.dim() == 4 and keys.shape[0] != 1:
+            raise BadInputError(f"past_key_values holds {keys.shape[0]} texts: one at a time can be looked into.")
+        sees = getattr(usual, "sliding_window", needed) if getattr(usual, "is_sliding", False) else needed
+        if getattr(layer, "sliding_window", sees) < min(sees, needed):
+            raise BadInputError(
+                f"past_key_values keeps {layer.sliding_window} positions in a layer that looks at more: it was made "
+                "for another model. Make a new one: DynamicCache(config=model.config)."
+            )
+        if isinstance(layer, StaticLayer) and layer.max_cache_len < min(sees, needed):
+            raise BadInputError(
+                f"past_key_values has room for {layer.max_cache_len} positions; what it holds and the new "
+                f"tokens need {needed}: make it with max_cache_len of at least that."
+            )
 
 
 def _shape(tensor: Any) -> tuple[int, ...] | None:

@@ -20,6 +20,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import Cache
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from helpers.checks import ids_of_model
@@ -28,11 +29,12 @@ from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, l
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.flow import tensors
 from helpers.inside.keeping import Keeper, home, input_device
+from helpers.inside.kv_cache import check_cache
 from helpers.inside.when_read import WhenRead
 from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
 from helpers.models.memory import available_bytes, pick_device
 from helpers.text.encoding import text_tokenizer
-from helpers.text.prompts import prompt_ids
+from helpers.text.prompts import RenderedChat, prompt_ids
 from helpers.text.sight import sight_of
 from helpers.text.tokens import token_table
 
@@ -179,7 +181,7 @@ def trace(
         raise BadInputError("There is nothing to keep: ask for hidden_states, attentions, logits or a module's output.")
     tokenizer = text_tokenizer(tokenizer)
     input_ids = prompt_ids(tokenizer, prompt, context=parts.context)
-    ids_of_model(model, input_ids)
+    ids_of_model(model, input_ids, tokenizer if isinstance(prompt, str | RenderedChat) else None)
     seen_ids, patch_index = sight_of(model).as_seen(input_ids, model_inputs.get("pixel_values"))
     length = seen_ids.shape[1]
     chosen = _layers(layers, len(parts.layers), attentions)
@@ -195,9 +197,9 @@ def trace(
         outputs_of=_modules(model, outputs_of),
         inputs_of=_modules(model, inputs_of),
     )
-    given = _complete(model, input_ids, model_inputs, parts.context)
-    cache = model_inputs.get("past_key_values")
-    sizes = _sizes(recorder, 0 if cache is None else int(cache.get_seq_length()))
+    past = _cached(model, model_inputs.get("past_key_values"), length, recorder.attention_layers)
+    given = _complete(model, input_ids, model_inputs, past, parts.context)
+    sizes = _sizes(recorder, past)
     options = _smaller(recorder, sizes)
     recorder.device = _place(device, sum(sizes.values()), options, home(parts.head or parts.final_norm))
     with (
@@ -370,10 +372,7 @@ class _Recorder:
                 "kind, with layers=."
             )
         if place.shape[-1] != keys:
-            raise BadInputError(
-                f"Layer {layer} looks at {keys} keys, an earlier one at {place.shape[-1]} (a cache with sliding "
-                "windows): ask for layers of one kind, with layers=."
-            )
+            raise _of_several_kinds(layer, keys, place.shape[-1])
         return place
 
     def _room(self, layer: int, query: Any, keys: int) -> Any:
@@ -667,10 +666,34 @@ def _labels(
     return tuple(patches[p] if patch_index[p] >= 0 else label for p, label in enumerate(labels))
 
 
-def _complete(model: PreTrainedModel, input_ids: Tensor, model_inputs: Any, context: int) -> dict[str, Any]:
-    """Everything the model is given, on its device."""
-    cache = model_inputs.get("past_key_values")
-    past = 0 if cache is None else int(cache.get_seq_length())
+def _of_several_kinds(layer: int, keys: int, earlier: int) -> BadInputError:
+    return BadInputError(
+        f"Layer {layer} looks at {keys} keys, an earlier one at {earlier} (a cache with sliding windows): ask for "
+        "layers of one kind, with layers=."
+    )
+
+
+def _cached(model: PreTrainedModel, cache: Any, length: int, attention_layers: Sequence[int]) -> int:
+    """How many positions come before the prompt's `length`, in a cache that has room for both.
+
+    What cannot work is refused now: a run that fails on its way leaves the cache half filled.
+    """
+    if cache is None:
+        return 0
+    past = int(cache.get_seq_length()) if isinstance(cache, Cache) and hasattr(cache, "layers") else 0
+    check_cache(cache, model, past + length)
+    kept = [layer for layer in attention_layers if layer < len(cache.layers)]
+    keys = {layer: int(cache.layers[layer].get_mask_sizes(length)[0]) for layer in kept}
+    for layer, count in keys.items():
+        if count != keys[kept[0]]:
+            raise _of_several_kinds(layer, count, keys[kept[0]])
+    return past
+
+
+def _complete(
+    model: PreTrainedModel, input_ids: Tensor, model_inputs: Any, past: int, context: int | None
+) -> dict[str, Any]:
+    """Everything the model is given, on its device; `past` positions are in a cache."""
     length = past + input_ids.shape[1]
     if context is not None and length > context:
         raise PromptTooLongError(
@@ -682,7 +705,7 @@ def _complete(model: PreTrainedModel, input_ids: Tensor, model_inputs: Any, cont
         "input_ids": input_ids,
         # Without a mask, transformers takes positions that repeat (a picture's) for several texts in one row.
         "attention_mask": torch.ones(1, length, dtype=torch.long, device=device),
-        "use_cache": cache is not None,
+        "use_cache": model_inputs.get("past_key_values") is not None,
         **model_inputs,
     }
     return {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in given.items()}

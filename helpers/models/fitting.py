@@ -8,6 +8,8 @@ from helpers.errors import DoesNotFitError
 from helpers.models.memory import available_bytes
 from helpers.models.out_of_memory import is_out_of_memory
 
+LESS = "Take a shorter prompt or a smaller model."
+
 
 def size_text(size: float) -> str:
     """Bytes for a reader.
@@ -18,16 +20,19 @@ def size_text(size: float) -> str:
     return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
-def does_not_fit(what: str, needed: int, free: int, device: str, options: Mapping[str, int]) -> DoesNotFitError:
+def does_not_fit(
+    what: str, needed: int, free: int, device: str, options: Mapping[str, int], otherwise: str = LESS
+) -> DoesNotFitError:
     """The error for something that needs `needed` bytes where `free` are free.
 
-    `options`: how to ask for less -> the bytes it then takes. Those that fit are named.
+    `options`: how to ask for less -> the bytes it then takes. Those that fit are named; `otherwise` is the advice
+    when none does.
     """
     smaller = {how: size for how, size in options.items() if size <= free}
     advice = "; ".join(f"{how} ({size_text(size)})" for how, size in smaller.items())
     return DoesNotFitError(
         f"{what} needs {size_text(needed)} and {size_text(free)} are free on {device}. "
-        + (f"What would fit: {advice}." if advice else "Take a shorter prompt or a smaller model."),
+        + (f"What would fit: {advice}." if advice else otherwise),
         needed_bytes=needed,
         available_bytes=free,
         would_fit=tuple(smaller),
@@ -36,7 +41,7 @@ def does_not_fit(what: str, needed: int, free: int, device: str, options: Mappin
 
 @contextmanager
 def refusing_what_does_not_fit(
-    what: str, needed: int, device: str, options: Mapping[str, int] | None = None
+    what: str, needed: int, device: str, options: Mapping[str, int] | None = None, otherwise: str = LESS
 ) -> Iterator[None]:
     """Memory that runs out inside ends in a `DoesNotFitError`; every other error passes as it is.
 
@@ -57,6 +62,7 @@ def refusing_what_does_not_fit(
             free,
             device,
             options or {},
+            otherwise,
         ) from None
 
 

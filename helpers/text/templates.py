@@ -24,6 +24,7 @@ from jinja2.exceptions import TemplateError
 from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import object_type_repr
 
 from helpers.errors import BadInputError, Setting
 from helpers.text.marked import TEMPLATE, Marked, joined, roughly_of
@@ -109,7 +110,7 @@ def render_template(
             "its publisher, or write the prompt as plain text."
         ) from None
     except Exception as error:  # a template is a program: it can fail in any way
-        said = str(error) or type(error).__name__
+        said = str(error).replace(object_type_repr(Marked()), "text") or type(error).__name__
         kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
         raise BadInputError(
             f"This model's chat template does not accept these messages: {kind}{said}.",

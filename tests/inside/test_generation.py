@@ -516,6 +516,10 @@ def test_a_static_cache_gives_the_same_steps(model, tokenizer):
     steps = list(generate_steps(model, tokenizer, ids, max_new_tokens=3, past_key_values=cache))
     assert [step.token_id for step in steps] == expected
     assert [step.kv_length for step in steps] == [len(ids), len(ids) + 1, len(ids) + 2]
+    roomy = StaticCache(config=model.config, max_cache_len=40)
+    list(generate_steps(model, tokenizer, ids, max_new_tokens=3, past_key_values=roomy))
+    with pytest.raises(BadInputError, match="already holds"):  # these ids were run again, after their own answer
+        generate_steps(model, tokenizer, ids, max_new_tokens=3, past_key_values=roomy)
 
 
 def test_a_static_cache_that_is_too_short_says_how_long_it_has_to_be(model, tokenizer):

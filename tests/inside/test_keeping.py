@@ -103,7 +103,10 @@ def test_what_would_fit_does(model, tokenizer, free):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 @pytest.mark.parametrize("place", ["model.layers.1.mlp", "lm_head"])
-def test_memory_that_runs_out_ends_in_one_sentence(tiny, tokenizer, error, place):
+@pytest.mark.parametrize("known", [False, True])
+def test_memory_that_runs_out_ends_in_one_sentence(tiny, error, place, known):
+    """In the run that finds the model's parts, and in the one after it."""
+
     class Letters:
         all_special_ids, added_tokens_decoder, chat_template = (), {}, None
 
@@ -117,14 +120,19 @@ def test_memory_that_runs_out_ends_in_one_sentence(tiny, tokenizer, error, place
     attention = tiny.config._attn_implementation
     ids = torch.arange(1, 20)[None]
     logits = tiny(ids).logits
-    trace(tiny, Letters(), ids)  # its parts are known from here on: the run that finds them is a short one
+    if known:
+        trace(tiny, Letters(), ids)
     with tiny.get_submodule(place).register_forward_pre_hook(fail), pytest.raises(DoesNotFitError) as raised:
         trace(tiny, Letters(), ids)
     assert "ran out of memory on cpu" in str(raised.value) and raised.value.would_fit
-    assert raised.value.needed_bytes > 0
+    assert str(raised.value).startswith(
+        "This trace" if known else f"A first look at the parts of {type(tiny).__name__}"
+    )
+    assert 0 < raised.value.needed_bytes < raised.value.available_bytes
     assert [(name, len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in tiny.named_modules()] == before
     assert tiny.config._attn_implementation == attention
     assert torch.equal(tiny(ids).logits, logits)
+    assert torch.allclose(trace(tiny, Letters(), ids).logits, logits[0], atol=1e-5)
 
 
 def test_other_errors_stay_what_they_are(model, tokenizer):

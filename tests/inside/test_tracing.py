@@ -276,6 +276,7 @@ def test_a_cache_of_sliding_and_full_layers():
         gemma(random_ids(12), past_key_values=cache)
     with pytest.raises(BadInputError, match=r"Layer 1 looks at 14 keys, an earlier one at 7.*layers="):
         trace(gemma, Letters(), random_ids(2), past_key_values=cache)
+    assert {layer.get_seq_length() for layer in cache.layers} == {12}, "what is refused leaves the cache as it was"
     sliding = trace(gemma, Letters(), random_ids(2), past_key_values=cache, layers=[0, 2], hidden_states=False)
     assert sliding.attentions.shape[:3] == (2, 4, 2)
 
@@ -285,6 +286,39 @@ def test_a_prompt_into_an_empty_static_cache(llama):
     result = trace(llama, Letters(), random_ids(12), past_key_values=cache)
     assert torch.allclose(result.attentions[..., :12], trace(llama, Letters(), random_ids(12)).attentions, atol=1e-5)
     assert result.attentions[..., 12:].abs().max() == 0
+
+
+@pytest.mark.parametrize(("room", "kind"), [(8, "llama"), (4, "mistral, sliding window")])
+def test_a_static_cache_that_is_too_short_is_refused_before_anything_runs(room, kind):
+    """transformers writes past its end (an IndexError), or forgets what a layer with a window should still see."""
+    model = tiny(kind, "sdpa")
+    cache = StaticCache(model.config, max_cache_len=room)
+    with pytest.raises(BadInputError, match=rf"room for {room} positions; .* need 12: make it with max_cache_len"):
+        trace(model, Letters(), random_ids(12), past_key_values=cache)
+    assert cache.get_seq_length() == 0
+    enough = StaticCache(model.config, max_cache_len=12)
+    result = trace(model, Letters(), random_ids(12), past_key_values=enough, attentions=False)
+    assert torch.allclose(result.logits, trace(model, Letters(), random_ids(12)).logits, atol=1e-4)
+
+
+def test_what_is_no_cache_for_this_model_is_refused(llama):
+    two = DynamicCache(config=tiny("llama", num_hidden_layers=2).config)
+    texts, stopped = DynamicCache(config=llama.config), DynamicCache(config=llama.config)
+    with torch.no_grad():
+        llama(random_ids(6).expand(2, -1), past_key_values=texts)
+    trace(llama, Letters(), random_ids(6), past_key_values=stopped, layers=[0], attentions=False, logits=False)
+    trace(llama, Letters(), random_ids(6), past_key_values=stopped, layers=[1], attentions=False, logits=False)
+    window = DynamicCache(config=tiny("mistral, sliding window").config)
+    for cache, says in (
+        (((torch.zeros(1, 2, 3, 8),) * 2,) * 3, "is a Cache of transformers"),
+        (two, "has 2 layers and this model 3"),
+        (texts, "holds 2 texts"),
+        (stopped, "different numbers of positions"),
+        (window, "keeps 5 positions in a layer that looks at more"),
+    ):
+        with pytest.raises(BadInputError, match=says) as error:
+            trace(llama, Letters(), random_ids(6), past_key_values=cache)
+        assert "\n" not in str(error.value)
 
 
 def test_positions_that_repeat_are_one_text(llama):

@@ -1,5 +1,6 @@
 """Folders that are damaged, made to trick the reader, or no model: each ends in one sentence, and none opens it."""
 
+import copy
 import json
 import os
 import pickle
@@ -421,6 +422,25 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_anything_runs(new_t
     ):
         with pytest.raises(BadInputError, match="outside this model's vocabulary"):
             run()
+
+
+def test_words_that_were_added_to_the_tokenizer_alone_are_named(new_tiny, tokenizer):
+    """A text never becomes an added token, so the model ran, on other ids than it was to be trained with."""
+    model = new_tiny("Llama")
+    model.resize_token_embeddings(len(tokenizer))
+    added = copy.deepcopy(tokenizer)
+    added.add_tokens(["污染", "环境"])
+    says = "ids 0 to 49151, and the tokenizer has 49154 tokens"
+    for run in (
+        lambda: helpers.trace(model, added, "减少污染"),
+        lambda: list(helpers.generate_steps(model, added, "减少污染", max_new_tokens=1)),
+        lambda: helpers.Conversation(model, added).ask("减少污染", max_new_tokens=1),
+    ):
+        with pytest.raises(BadInputError, match=says):
+            run()
+    special = copy.deepcopy(tokenizer)
+    special.add_tokens(["<image>"], special_tokens=True)  # as in Gemma 3, whose text model has no row for it
+    assert helpers.trace(model, special, "Hello").logits is not None
 
 
 def test_nothing_of_the_librarys_own_tables_is_shown(folder, capfd):
