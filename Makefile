@@ -11,6 +11,7 @@ ROUNDS ?= 7
 ONLY ?=
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BENCH := .bench
+BOOK := .book
 JS := .javascript
 JS_TOOLS := tests/javascript/node_modules/.package-lock.json
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
@@ -19,13 +20,13 @@ ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requi
 # nothing left to do takes over half of what the slowest still has to do.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 NPM = PATH="$(CURDIR)/$(JS)/$(notdir $(BIN)):$$PATH" npm --prefix tests/javascript
-NOT_HERE := --ignore=tests/measured --ignore=tests/engines  # these have targets of their own
+NOT_HERE := --ignore=tests/measured --ignore=tests/engines --ignore=tests/book  # these have targets of their own
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 READERS_OFFLINE := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit test-notebooks test-measured test-browser test-gpu lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu clean
+.PHONY: help setup lab test unit test-notebooks test-measured test-browser test-gpu lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu book test-book clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -108,6 +109,19 @@ bench: setup $(BENCH)/.installed  ## Time and memory beside other tools, into do
 bench-gpu: setup  ## Time and memory on a GPU beside plain transformers, into docs/BENCHMARKS.md; three minutes (ROUNDS=7)
 	$(BIN)/python tests/benchmarks/gpu.py --rounds $(ROUNDS)
 
+# The committed outputs are read as they are: no notebook runs, and no model is needed.
+book: $(BOOK)/.installed $(JS_TOOLS)  ## The course as pages to read and search, in docs/_build/html (half a minute)
+	rm -rf docs/_build
+	$(BOOK)/bin/python docs/book/assemble.py
+	$(BOOK)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b html -c docs/book docs/_build/sources docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
+test-book: $(VENV)/.installed book  ## The book in a browser: contrast, keyboard, names, links, search (where there is a Chromium)
+	$(BIN)/python -m pytest tests/book $(ARGS)
+
+$(BOOK)/.installed: docs/book/requirements.txt
+	@$(PYTHON) .ci/environment.py $(BOOK) docs/book/requirements.txt
+
 $(BENCH)/.installed: tests/benchmarks/peers.txt
 	@$(PYTHON) .ci/environment.py $(BENCH) tests/benchmarks/peers.txt
 
@@ -120,7 +134,7 @@ $(JS_TOOLS): tests/javascript/package-lock.json $(JS)/.installed
 
 clean:  ## Remove the environments and the prepared models, but no file that the course did not write
 	-$(BIN)/python -m helpers.models --remove
-	rm -rf $(VENV) $(BENCH) $(ENGINES) $(JS) tests/javascript/node_modules
+	rm -rf $(VENV) $(BENCH) $(BOOK) $(ENGINES) $(JS) tests/javascript/node_modules docs/_build
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 lab")'
