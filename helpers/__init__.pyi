@@ -31,6 +31,7 @@ from .models.loading import load_model as load_model
 from .models.memory import memory_plan as memory_plan
 from .models.pretrained import load_processor as load_processor
 from .models.pretrained import load_tokenizer as load_tokenizer
+from .stepping import step_into as step_into
 from .text.prompts import render_chat as render_chat
 from .views.attention import attention_explorer as attention_explorer
 from .views.cache import kv_cache_explorer as kv_cache_explorer

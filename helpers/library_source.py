@@ -157,7 +157,7 @@ def _view(
     notes = _checked_notes(notes)
     target, lines, file = _source_lines(function)
     name = target.__qualname__ if hasattr(target, "__qualname__") else target.__name__
-    version = _package_version(target)
+    version = package_version(target)
     broken = []
 
     def find(pattern: Anchor, among: list[SourceLine], role: str) -> SourceLine | None:
@@ -233,7 +233,7 @@ def _source_lines(function: Any) -> tuple[Any, list[SourceLine], str]:
         for number, text in enumerate(texts, start=max(first, 1))
         if number - max(first, 1) not in hidden
     ]
-    return target, lines, _within_package(file, target)
+    return target, lines, within_package(file, target)
 
 
 def _docstring_lines(source: str) -> set[int]:
@@ -249,7 +249,7 @@ def _docstring_lines(source: str) -> set[int]:
     return {line - 1 - before.count("\n") for line in hidden}
 
 
-def _within_package(file: str, target: Any) -> str:
+def within_package(file: str, target: Any) -> str:
     """`transformers/generation/utils.py`: the file, from its package's folder on."""
     package = sys.modules.get(target.__module__.partition(".")[0])
     root = getattr(package, "__file__", None)
@@ -258,7 +258,7 @@ def _within_package(file: str, target: Any) -> str:
     return "this notebook" if target.__module__ == "__main__" else Path(file).name
 
 
-def _package_version(target: Any) -> str:
+def package_version(target: Any) -> str:
     package = target.__module__.partition(".")[0]
     try:
         return f"{package} {metadata.version(package)}"

@@ -34,6 +34,7 @@ BELOW = {
     "exercises": {*DOORS, "glossary", "models", "text", "inside", "glm", "glm.tiny", "conversation", "batch", "views"},
     "environment": {*DOORS, "models"},
     "library_source": DOORS,
+    "stepping": {*DOORS, "library_source"},
     "glossary": set(),
     "sources": {"models"},  # `python -m helpers.sources`, as it was called once
 }

@@ -11,7 +11,9 @@ calls `require(condition, "what is off")` and returns the sentence printed for a
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from helpers.errors import BadInputError, HelpersError
@@ -66,7 +68,8 @@ def check(name: str, answer: Any) -> None:
     function, expects = _find(name)
     try:
         require(_is_one_of(answer, expects), f"the answer should be {_describe(expects)}; this is {answer!r:.80}.")
-        verdict, solved = f"right! {function(answer)}", True
+        with _on_the_cpu():
+            verdict, solved = f"right! {function(answer)}", True
     except NotYet as wrong:
         verdict, solved = f"not yet: {wrong}", False
     except Exception as error:
@@ -102,6 +105,12 @@ def show_progress() -> progress.Progress:
     file = progress.progress_file()
     solved = {} if file is None else progress.read(file)
     return progress.Progress({notebook: tuple(names) for notebook, names in by_notebook.items()}, solved)
+
+
+def _on_the_cpu() -> AbstractContextManager[Any]:
+    """Checks bring models of their own, on the CPU: tensors are made there, whatever default device a notebook set."""
+    torch = sys.modules.get("torch")
+    return torch.device("cpu") if torch else nullcontext()
 
 
 def _find(name: str) -> tuple[Callable[[Any], str], tuple[Any, ...]]:

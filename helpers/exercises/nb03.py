@@ -1,4 +1,4 @@
-"""Checks for notebook 03: what the cache holds, min-p, terminators, an answer's probability, the loop."""
+"""Checks for notebook 03: what the cache holds, min-p, terminators, an answer's probability, the loop for a batch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from helpers.exercises import exercise, require
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from helpers.inside.generation import GenerationStep
@@ -57,7 +58,7 @@ def _(answer: Any) -> str:
         f"your function says {given}.",
     )
     require(answer(7, 1) == 7, "with one new token the model reads the prompt and nothing else.")
-    return "Each turn reads what the turn before chose, and after the last there is no turn."
+    return "Each step reads what the step before chose, and after the last one there is no step."
 
 
 @exercise("03.2", expects=Callable)
@@ -126,40 +127,68 @@ def _(answer: Any) -> str:
             f"the loop's own steps add up to {expected:.3g}, your function gives {given:.3g}. Is the token at position "
             "i judged by the logits at i - 1, and is the prompt left out?",
         )
-    return "One pass says what the loop says, turn for turn."
+    return "One pass says what the loop says, step for step."
+
+
+def _greedy_batch(
+    input_ids: Tensor, attention_mask: Tensor, limit: int, pad_token_id: int, *, fault: str = ""
+) -> Tensor:
+    """ids [batch, length + new] of the batched loop, right or with one of the usual mistakes as `fault`."""
+    import torch
+    from transformers import DynamicCache
+
+    model = _default()[0]
+    kv_cache, new_ids = DynamicCache(config=model.config), input_ids
+    ends = torch.tensor(model.generation_config.eos_token_id)
+    unfinished = torch.ones_like(input_ids[:, :1])
+    with torch.inference_mode():
+        for _ in range(limit):
+            mask = None if fault == "mask" else attention_mask
+            new_ids = model(new_ids, attention_mask=mask, past_key_values=kv_cache).logits[:, -1:].float().argmax(-1)
+            if fault != "padding":
+                new_ids = new_ids * unfinished + pad_token_id * (1 - unfinished)
+            input_ids = torch.cat([input_ids, new_ids], dim=-1)
+            attention_mask = torch.cat([attention_mask, torch.ones_like(new_ids)], dim=-1)
+            unfinished = unfinished * ~torch.isin(new_ids, ends)
+            if not (unfinished.all() if fault == "first" else unfinished.any()) and fault != "limit":
+                break
+    return input_ids
+
+
+_FAULTS = {
+    "mask": "the answers are those of a model that sees the padding. Give it attention_mask, and let the mask grow "
+    "by a column of ones per step.",
+    "first": "it ends as soon as one row has ended, and the other row's answer is cut off.",
+    "padding": "a row that has ended goes on talking. From its terminator on it should get pad_token_id.",
+    "limit": "all rows have ended, and it goes on to the limit.",
+}
 
 
 @exercise("03.5", expects=Callable)
 def _(answer: Any) -> str:
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    model = _default()[0]
-    tries = (
-        (STORY, {"temperature": 0.2, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.1}, 12),
-        (CAPITAL, {"temperature": 0.2, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.1}, 12),
-        (STORY, {"temperature": 1.3, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.3}, 8),
-    )
-    for text, settings, limit in tries:
-        ids = torch.tensor([_chat(text).input_ids])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            given = answer(model, ids, limit, **settings)
-            torch.manual_seed(0)
-            mask = torch.ones_like(ids)
-            expected = model.generate(ids, attention_mask=mask, max_new_tokens=limit, do_sample=True, **settings)
-        require(isinstance(given, torch.Tensor) and given.dim() == 2, "it should return ids [1, length].")
+    model, tokenizer = _default()
+    pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    for texts, limit in (((STORY, CAPITAL), 12), ((CAPITAL, "What is the capital of Italy, and of Spain?"), 40)):
+        rows = [torch.tensor(_chat(text).input_ids) for text in texts]
+        ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+        given = answer(model, ids.clone(), mask.clone(), limit, pad)
+        require(isinstance(given, torch.Tensor) and given.dim() == 2, "it should return ids [batch, length + new].")
         require(
-            torch.equal(given[:, : ids.shape[1]], ids), "the ids should begin with the prompt, as those of generate."
+            torch.equal(given[:, : ids.shape[1]], ids), "the ids should begin with the prompts, as those of generate."
         )
-        mine, theirs = given[0, ids.shape[1] :].tolist(), expected[0, ids.shape[1] :].tolist()
-        same = next((n for n, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]), None)
+        expected = model.generate(ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad)
+        for fault, sentence in _FAULTS.items():
+            if torch.equal(given, expected):
+                break
+            require(not torch.equal(given, _greedy_batch(ids, mask, limit, pad, fault=fault)), sentence)
         require(
-            same is None,
-            f"with {settings} new token {same} differs from generate's. Is every processor there, in the "
-            "order of section 5, and one draw a turn?",
+            given.shape == expected.shape,
+            f"generate adds {expected.shape[1] - ids.shape[1]} tokens here, yours {given.shape[1] - ids.shape[1]}.",
         )
-        require(
-            len(mine) == len(theirs),
-            f"generate stops after {len(theirs)} new tokens, yours after {len(mine)}: look at the terminator.",
-        )
-    return "Token for token what generate gives."
+        differing = (given != expected).nonzero().tolist()
+        require(not differing, f"[row, position] {differing[:1]} is the first id that differs from generate's.")
+    return "Token for token what generate gives, for every row."

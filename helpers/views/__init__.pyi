@@ -5,6 +5,8 @@ from .batches import plot_slots as plot_slots
 from .batches import show_predictions as show_predictions
 from .cache import kv_cache_explorer as kv_cache_explorer
 from .cache import plot_kv_cache as plot_kv_cache
+from .decoding import show_prefill_and_decode as show_prefill_and_decode
+from .file_layout import show_file_layout as show_file_layout
 from .forward import plot_by_layer as plot_by_layer
 from .forward import plot_dials as plot_dials
 from .forward import plot_mask as plot_mask
@@ -15,6 +17,7 @@ from .heads import plot_attention_on_picture as plot_attention_on_picture
 from .heads import plot_head_scores as plot_head_scores
 from .hidden_states import hidden_state_explorer as hidden_state_explorer
 from .image_chat import image_chat as image_chat
+from .loop import show_loop as show_loop
 from .merges import plot_merges as plot_merges
 from .parts import plot_parts as plot_parts
 from .pictures import plot_patches as plot_patches

@@ -1,6 +1,7 @@
 """`check`: right, what is off, or a friendly line; never a traceback for a reader's answer."""
 
 import pytest
+import torch
 
 from helpers import exercises
 from helpers.errors import BadInputError
@@ -47,3 +48,12 @@ def test_check_says(capsys, name, answer, says):
 def test_an_exercise_there_is_not():
     with pytest.raises(BadInputError, match=r"there are: 99\.1, 99\.2"):
         exercises.check("99.7", 1)
+
+
+def test_tensors_are_made_on_the_cpu_whatever_device_the_notebook_set(capsys):
+    torch.set_default_device("meta")
+    try:
+        exercises.check("99.2", lambda x: 4 if torch.ones(1).device.type == "cpu" else 0)
+    finally:
+        torch.set_default_device(None)
+    assert "right!" in capsys.readouterr().out

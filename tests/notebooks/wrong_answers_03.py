@@ -1,24 +1,25 @@
 """Wrong answers to the exercises of notebook 03."""
 
 _LOOP = """
-def loop(model, input_ids, max_new_tokens, temperature, top_k, top_p, repetition_penalty):
-    processors = LogitsProcessorList([{processors}])
+def loop(model, input_ids, attention_mask, max_new_tokens, pad_token_id):
     cache, new_ids = DynamicCache(config=model.config), input_ids
+    unfinished = torch.ones_like(input_ids[:, :1])
     for _ in range(max_new_tokens):
         with torch.inference_mode():
-            logits = model(new_ids, past_key_values=cache).logits[:, -1].float()
-        new_ids = torch.multinomial(processors(input_ids, logits).softmax(dim=-1), num_samples=1)
+            logits = model(new_ids, attention_mask={mask}, past_key_values=cache).logits[:, -1]
+        new_ids = logits.argmax(-1, keepdim=True){padding}
         input_ids = torch.cat([input_ids, new_ids], dim=-1)
+        attention_mask = torch.cat([attention_mask, torch.ones_like(new_ids)], dim=-1)
+        unfinished = unfinished * (new_ids != model.generation_config.eos_token_id)
         {stop}
     return input_ids
 answer_5 = loop
 """
-_STOP = "if new_ids.item() == model.generation_config.eos_token_id: break"
-_ALL = (
-    "RepetitionPenaltyLogitsProcessor(repetition_penalty), TemperatureLogitsWarper(temperature), "
-    "TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)"
-)
-_WITHOUT_PENALTY = "TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)"
+_RIGHT = {
+    "mask": "attention_mask",
+    "padding": " * unfinished + pad_token_id * (1 - unfinished)",
+    "stop": "if not unfinished.any(): break",
+}
 
 WRONG_ANSWERS = {
     "03.1": [
@@ -56,7 +57,11 @@ WRONG_ANSWERS = {
         ),
     ],
     "03.5": [
-        (_LOOP.format(processors=_WITHOUT_PENALTY, stop=_STOP), "differs from generate's"),
-        (_LOOP.format(processors=_ALL, stop="pass"), "look at the terminator"),
+        (_LOOP.format(**_RIGHT | {"mask": "None"}), "sees the padding"),
+        (_LOOP.format(**_RIGHT | {"padding": ""}), "goes on talking"),
+        (_LOOP.format(**_RIGHT | {"stop": "if not unfinished.all(): break"}), "as soon as one row has ended"),
+        (_LOOP.format(**_RIGHT | {"stop": "pass"}), "goes on to the limit"),
+        (_LOOP.format(**_RIGHT).replace("argmax(", "argmin("), "is the first id that differs"),
+        ("answer_5 = lambda model, input_ids, *rest: input_ids[:, 1:]", "should begin with the prompts"),
     ],
 }
