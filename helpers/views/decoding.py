@@ -118,11 +118,7 @@ def _head(width: int, height: int) -> str:
 
 
 def _legend(left: int, bottom: int) -> str:
-    entries = (
-        (COMPUTED, "key computed in this step"),
-        (CACHED, "key from the cache"),
-        ("none", "row of an earlier step"),
-    )
+    entries = {COMPUTED: "key computed in this step", CACHED: "key from the cache", "none": "row of an earlier step"}
     drawn = []
     for n, (fill, text) in enumerate(entries.items()):
         x = left + 190 * n
