@@ -54,6 +54,11 @@ class Conversation:
     `reused` says how many positions of the last prompt, patches of a picture counted, came from the KV cache.
 
     Raises `BadInputError` for messages that are malformed, and what `ask` raises for their pictures.
+
+    >>> talk = Conversation(model, tokenizer, system="Be brief.")
+    >>> reply = talk.ask("Hi", max_new_tokens=3)
+    >>> [message["role"] for message in talk.messages]
+    ['system', 'user', 'assistant']
     """
 
     def __init__(
@@ -80,18 +85,19 @@ class Conversation:
         self._cache, self._cached = None, []
         self._running: Any = lambda: None  # a weak reference: a stream that nobody holds any more ends by itself
 
-    def ask(self, text: str, image: Any = None, **generation: Any) -> Reply:
+    def ask(self, text: str, image: Any = None, *, role: str = "user", **generation: Any) -> Reply:
         """The `Reply` to a question, which may come with a picture (what `open_picture` of helpers.glm takes).
 
+        `role` is "user", or for what a tool gave back "observation" (GLM-4) or "tool" (others).
         `generation`: the settings of `generate_steps`; `max_new_tokens` is 256 if not given. Raises what
         `generate_steps` raises, `BadImageError` for a picture that cannot be read and `BadInputError` for one
         that the model cannot take; the conversation is then as it was before.
         """
-        for _piece in self.stream(text, image, **generation):
+        for _piece in self.stream(text, image, role=role, **generation):
             pass
         return self.reply
 
-    def stream(self, text: str, image: Any = None, **generation: Any) -> Iterator[str]:
+    def stream(self, text: str, image: Any = None, *, role: str = "user", **generation: Any) -> Iterator[str]:
         """The answer, piece by piece, as it is made; `self.reply` has it all afterwards.
 
         Leaving the loop early (`break`, an interrupted cell, the next question) ends the turn there: what was
@@ -100,7 +106,7 @@ class Conversation:
         """
         if (left := self._running()) is not None:
             left.close()  # a stream that was left, but is still held somewhere
-        message = {"role": "user", "content": text}
+        message = {"role": role, "content": text}
         if image is not None:
             message["image"] = self._opened(image)
         messages = [*self.messages, message]

@@ -383,6 +383,17 @@ def test_a_call_of_a_tool_is_in_the_next_prompt_as_it_was_generated(glm4v):
     assert reply.output_ids == _afresh(glm4v, talk.messages[:-1], 3)[1]
 
 
+def test_what_a_tool_gave_back_is_read_as_an_observation(glm4v):
+    talk = Conversation(*glm4v)
+    talk.ask("北京天气", **_forced(glm4v, 'get_weather\n{"city": "北京"}'))
+    reply = talk.ask('{"temperature": 20}', role="observation", max_new_tokens=2)
+    assert [message["role"] for message in talk.messages] == ["user", "assistant", "observation", "assistant"]
+    prompt = glm4v[1].tokenizer.decode(reply.input_ids)
+    assert "get_weather" in prompt and "<|observation|>" in prompt and '{"temperature": 20}' in prompt
+    with pytest.raises(BadInputError, match="role 'robot'"):
+        talk.ask("x", role="robot")
+
+
 @pytest.mark.parametrize("said", ["\nFirst.\nSecond.", "First.\nSecond.", "Yes\nIt is.", "\n红色。", "红色。"])
 def test_an_ordinary_reply_keeps_its_text_with_a_newline_in_front_or_without(glm4v, said):
     talk = Conversation(*glm4v)

@@ -164,6 +164,9 @@ class TransformersEngine:
     Should a batch not fit in memory, it is asked again in halves, and so are all that follow; a sentence on stderr
     says so. All settings come from here and none from the model's generation_config. Raises `BadInputError` for
     arguments that cannot work, and `DamagedFilesError` once weights turn out to be no numbers.
+
+    >>> TransformersEngine(model, tokenizer, batch_size=2).name
+    'transformers'
     """
 
     name = "transformers"

@@ -7,6 +7,7 @@ content never becomes a special token, whatever it says.
 """
 
 import base64
+import json
 import re
 import warnings
 from itertools import accumulate
@@ -17,14 +18,23 @@ from tokenizers import processors
 from transformers import TokenizersBackend
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from helpers import checks
 from helpers.errors import BadInputError, DamagedFilesError
 from helpers.text.encoding import text_ids
 from helpers.text.prompts import RenderedChat, check_messages, segments_of
+from helpers.text.templates import render_template
 
 PREFIX = ("[gMASK]", "<sop>")  # begins every prompt
 PICTURE = ("<|begin_of_image|>", "<|endoftext|>", "<|end_of_image|>")  # the one between is a placeholder
 ROLES = ("system", "user", "assistant", "observation")
 LONGEST_LINE = 10_000  # characters of a token and its rank; how long a token takes to load grows with its square
+# What GLM-4 was trained to read before and after the definitions of functions; versions differ in the wording. A folder
+# with a chat template of its own decides for itself.
+TOOLS_FIRST = (
+    "你是一个名为 GLM-4 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
+    "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
+)
+TOOL_LAST = "\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
 CALL = re.compile(r"([a-z_][A-Za-z0-9_-]{0,63})\n(.*\S.*)", re.DOTALL)  # a tool's name, then what it is given
 
 
@@ -46,6 +56,27 @@ def read_ranks(path: str | Path) -> dict[bytes, int]:
     if not single_bytes or sorted(ranks.values()) != list(range(len(ranks))):
         raise DamagedFilesError(f"{path} is incomplete: {len(ranks)} tokens, with gaps. Fetch the file again.")
     return ranks
+
+
+def _function(index: int, tool: Any) -> dict[str, Any]:
+    """The definition of a function: of a dict as `apply_chat_template` of transformers takes it, or of Python's own."""
+    if callable(tool):
+        from transformers.utils import DocstringParsingException, TypeHintParsingException, get_json_schema
+
+        try:
+            return get_json_schema(tool)["function"]
+        except (DocstringParsingException, TypeHintParsingException) as error:
+            raise BadInputError(
+                f"Message {index} offers {getattr(tool, '__name__', tool)!r} as a tool, whose types or docstring "
+                f"do not say what it takes: {str(error).splitlines()[0]}"
+            ) from None
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    if isinstance(function, dict) and isinstance(function.get("name"), str) and tool.get("type") != "python":
+        return function
+    raise BadInputError(
+        f"Message {index} offers {checks.shown(tool)} as a tool: a tool is a Python function with types and a "
+        'docstring, or {"type": "function", "function": {"name": …, "description": …, "parameters": …}}.'
+    )
 
 
 def positions(attention_mask: list[int]) -> list[int]:
@@ -104,10 +135,11 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         """A conversation as the model was trained to read it: a `RenderedChat`.
 
         `messages`: dicts with "role" (system, user, assistant, observation), "content" and, where wanted,
-        "metadata" (a tool's name) and "image" (any picture: only its place is made here, three ids before
-        the content). A message with neither content nor picture is left out.
+        "metadata" (a tool's name), "image" (any picture: only its place is made here, three ids before
+        the content) and "tools" (definitions of functions as `apply_chat_template` of transformers takes them: they
+        become a system message before this one). A message with neither content nor picture is left out.
 
-        Raises `BadInputError` for malformed messages, tool definitions and a second picture.
+        Raises `BadInputError` for malformed messages and definitions, and for a second picture.
         """
         messages = self._checked(messages)
         pieces: list[tuple[str, str | None, int | None]] = (
@@ -115,6 +147,10 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         )
         for index, message in enumerate(messages):
             has_picture = message.get("image") is not None
+            if message.get("tools"):
+                pieces.append(("<|system|>", "<|system|>", None))
+                pieces.append(("\n", None, None))
+                pieces.append((self._tools_text(index, message["tools"]), None, index))
             if not message["content"] and not has_picture:
                 continue
             metadata = message.get("metadata") or ""
@@ -131,6 +167,24 @@ class ChatGLM4Tokenizer(TokenizersBackend):
             ids += piece_ids
             owners += [owner] * len(piece_ids)
         return RenderedChat("".join(text for text, _, _ in pieces), ids, segments_of(owners, messages))
+
+    def _tools_text(self, index: int, tools: Any) -> str:
+        """The definitions as the model reads them: by the folder's own template if it has one, else as GLM-4's does.
+
+        After `apply_chat_template` of the original code, for functions; its own tools (python, browser, drawing) are
+        refused, because they need programs that the course does not run.
+        """
+        functions = [_function(index, tool) for tool in (tools if isinstance(tools, list | tuple) else [tools])]
+        if self.chat_template:
+            tools = [{"type": "function", "function": function} for function in functions]
+            message = {"role": "system", "content": "", "tools": tools}
+            text = str(render_template(self.chat_template, [message], {}, add_generation_prompt=False))
+            return text.partition("<|system|>\n")[2].partition("<|system|>")[0]
+        described = (
+            f"\n\n## {function['name']}\n\n{json.dumps(function, ensure_ascii=False, indent=4)}{TOOL_LAST}"
+            for function in functions
+        )
+        return TOOLS_FIRST + "".join(described)
 
     def parse_reply(self, text: str) -> dict[str, str]:
         """What the model wrote after `<|assistant|>`, as a message without its role: the way back of `encode_chat`.
@@ -164,8 +218,6 @@ class ChatGLM4Tokenizer(TokenizersBackend):
                 raise BadInputError(f"Message {index} is of role {message['role']!r}; GLM-4's are {', '.join(ROLES)}.")
             if not isinstance(message.get("metadata") or "", str):
                 raise BadInputError(f"Message {index} has the metadata {message['metadata']!r}: it is a tool's name.")
-            if message.get("tools"):
-                raise BadInputError(f"Message {index} defines tools: the course does not cover GLM-4's tool prompts.")
         pictures = [index for index, message in enumerate(messages) if message.get("image") is not None]
         if pictures and self.image_size is None:
             raise BadInputError(f"Message {pictures[0]} holds a picture, but this model takes text only.")
@@ -193,16 +245,20 @@ class ChatGLM4Tokenizer(TokenizersBackend):
     ) -> Any:
         """As in transformers: one conversation or a list of them, to a `BatchEncoding`, ids, or text.
 
-        The ids are those of `encode_chat`; `add_special_tokens=False` leaves `[gMASK]<sop>` out. A picture gets
-        its place, but only the processor makes its pixels: warns unless the caller adds them (`pixels_follow`).
+        The ids are those of `encode_chat`; `tools` are definitions of functions, for all conversations;
+        `add_special_tokens=False` leaves `[gMASK]<sop>` out. A picture gets its place, but only the processor makes
+        its pixels: warns unless the caller adds them (`pixels_follow`).
         Raises `BadInputError` as `encode_chat` does, and for options that GLM-4's template does not have.
         """
+        tools = options.pop("tools", None)
         options.pop("continue_final_message", None)  # nothing ends a message, so it is open already
         asked = [name for name, value in options.items() if value]
         if asked:
             raise BadInputError(f"GLM-4's chat template has no option {asked[0]!r}: leave it out.")
         is_batched = bool(conversation) and isinstance(conversation[0], list | tuple)
         conversations = conversation if is_batched else [conversation]
+        if tools:
+            conversations = [[{"role": "system", "content": "", "tools": tools}, *talk] for talk in conversations]
         rendered = [
             self.encode_chat(
                 messages, add_generation_prompt=add_generation_prompt, add_special_tokens=add_special_tokens

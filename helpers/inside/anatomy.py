@@ -137,6 +137,10 @@ class Anatomy:
     - `final_norm` gets the stream after the last layer; its output times `head_scale` goes into `head`, whose
       scores `logit_map` turns into logits.
     - `hidden_size`: numbers in a hidden state. `context`: most positions, None where there is no limit.
+
+    >>> parts = anatomy(model)
+    >>> len(parts.layers), parts.hidden_size, parts.lens_gap
+    (30, 576, None)
     """
 
     kind: str

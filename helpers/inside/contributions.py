@@ -48,6 +48,11 @@ class Contributions:
     - `carried [layer+1]`: Gemma 4 multiplies the whole stream at the end of each layer. All parts are given as they
       are at the end, so that they add up to `total`; `carried` is what a stream after so many layers is multiplied
       by until then. None in every other model.
+
+    >>> parts = residual_contributions(model, tokenizer, "Hi there")
+    >>> written = parts.embedding + parts.attention.sum(0) + parts.mlp.sum(0)
+    >>> bool((written - parts.total).abs().max() < 1e-2)
+    True
     """
 
     tokens: tuple[str, ...]
@@ -83,6 +88,12 @@ class DirectLogit:
     `embedding`, `edits`, `bias` and `total` are numbers; `attention [layer]` and `mlp [layer]` are what each part
     wrote; `heads [layer, head]` is attention once more, by head (0 in a layer without attention). `bias` is what
     is there without any of them: the biases of the final norm and of the head.
+
+    >>> parts = residual_contributions(model, tokenizer, "The capital of France is")
+    >>> paris = direct_logit(model, parts, tokenizer(" Paris")["input_ids"][0])
+    >>> added = paris.embedding + float(paris.attention.sum() + paris.mlp.sum()) + paris.edits + paris.bias
+    >>> abs(added - paris.total) < 1e-2
+    True
     """
 
     embedding: float

@@ -1,6 +1,6 @@
 """`generate`, one step at a time.
 
-`generate_steps` is the loop inside `model.generate`, opened up: each turn prepares the inputs, runs
+`generate_steps` is the loop inside `model.generate`, opened up: each step prepares the inputs, runs
 the model, takes the logits of the last position, sends them through the processors, chooses a token
 and asks whether to stop. It calls the same methods and the same processors of `transformers` that
 `generate` calls, in the same order, so the tokens are the same. The loop itself is `_steps`.
@@ -55,7 +55,7 @@ NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep", "us
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GenerationStep:
-    """One turn of the loop: what went into the model, what came out, and what was made of it.
+    """One decoding step: what went into the model, what came out, and what was made of it.
 
     `index`: 0 for the first new token. `query` is the whole prompt in the first step and 1 afterwards.
 
@@ -73,6 +73,10 @@ class GenerationStep:
     - `token_id`, `token`: the token chosen, and its readable label.
     - `stopped_by`: None, or in the last step "end_of_turn" (`token_id` is then the terminator it
       stopped at) or "max_new_tokens".
+
+    >>> first, second = generate_steps(model, tokenizer, "Once upon a", max_new_tokens=2)
+    >>> first.token, first.input_ids.shape[1], second.input_ids.shape[1], second.stopped_by
+    ('·time', 3, 1, 'max_new_tokens')
     """
 
     index: int

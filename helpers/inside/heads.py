@@ -40,6 +40,11 @@ class HeadScores:
     - `induction`: to the positions right after those: what came next the last time (Olsson and others 2022).
 
     A score is a mean over the queries that have such a place; NaN when none has. `layers` are the rows' numbers.
+
+    >>> from helpers.inside.tracing import trace
+    >>> scores = head_scores(trace(model, tokenizer, "one two one two", attentions=True))
+    >>> list(scores.induction.shape)
+    [30, 9]
     """
 
     first_token: torch.Tensor

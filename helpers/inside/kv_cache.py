@@ -20,9 +20,14 @@ STATES = ("conv_states", "recurrent_states")  # what layers without attention ke
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's share: `keys` and `values` are shapes `[batch, kv_head, position, head_dim]`, or None
+    """One layer's part of a KV cache: `keys` and `values` are shapes `[batch, kv_head, position, head_dim]`, or None
     where a kind of cache keeps them packed, or the layer keeps none. `nbytes` counts all tensors that hold keys and
-    values, `state_nbytes` the state of fixed size that a layer without attention keeps in their place."""
+    values, `state_nbytes` the state of fixed size that a layer without attention keeps in their place.
+
+    >>> import torch
+    >>> kv_cache_summary(model(torch.tensor([[100, 200]])).past_key_values).layers[0].keys
+    (1, 3, 2, 64)
+    """
 
     layer: int
     kind: str
@@ -39,6 +44,10 @@ class KVCacheSummary:
 
     `nbytes` is what `kv_cache_bytes` says of such a cache; `state_nbytes` comes on top in models some of whose layers
     keep a state of fixed size (Mamba, linear attention, convolutions).
+
+    >>> import torch
+    >>> kv_cache_summary(model(torch.tensor([[100, 200]])).past_key_values).length
+    2
     """
 
     length: int
@@ -198,7 +207,13 @@ def _tensors(value: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True, eq=False)
 class KVCacheNorms:
-    """How large a cache's vectors are: `keys` and `values` `[layer, position]`, float32; NaN where none is held."""
+    """How large a cache's vectors are: `keys` and `values` `[layer, position]`, float32; NaN where none is held.
+
+    >>> import torch
+    >>> norms = kv_cache_norms(model(torch.tensor([[100, 200]])).past_key_values)
+    >>> list(norms.keys.shape) == list(norms.values.shape)
+    True
+    """
 
     keys: Any
     values: Any

@@ -33,6 +33,11 @@ class Lens:
     - `probabilities [layer+1, position, k]`: theirs, float32.
     - `entropy [layer+1, position]`: of the whole distribution, in nats; 0 is certain, log(vocab) is a guess.
     - `layers`, `positions`: which rows these are, as in the `Trace`.
+
+    >>> from helpers.inside.tracing import trace
+    >>> lens = logit_lens(model, trace(model, tokenizer, "The capital of France is"), top_k=3)
+    >>> list(lens.token_ids.shape), list(lens.entropy.shape)
+    ([31, 5, 3], [31, 5])
     """
 
     token_ids: torch.Tensor

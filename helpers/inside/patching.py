@@ -43,6 +43,11 @@ class PatchingSweep:
     - `layers`: the row's layer numbers. `part`: "hidden_states", "attention" or "mlp".
     - `tokens`, `source_tokens`: labels of the two prompts.
     - `score`, `source_score`: the unpatched scores, logit of `answer` minus logit of `against` at the last position.
+
+    >>> capital = "The capital of {} is"
+    >>> sweep = patching_sweep(model, tokenizer, capital.format("Italy"), capital.format("France"), layers=[0])
+    >>> list(sweep.moved.shape)
+    [1, 5]
     """
 
     moved: torch.Tensor

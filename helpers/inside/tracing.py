@@ -78,6 +78,10 @@ class Trace:
     - `positions`: which positions the rows of position and query are.
     - `attn_implementation`: how attention was computed, "eager" wherever `attentions` were asked for.
     - `patch_index [length]`: the number of a picture's patch at each position, -1 at text; None without picture.
+
+    >>> run = trace(model, tokenizer, "The capital of France is")
+    >>> list(run.hidden_states.shape), run.tokens[-1]
+    ([31, 5, 576], '·is')
     """
 
     tokens: tuple[str, ...] = WhenRead()  # labels of 2,000 tokens take as long as a GPU's run

@@ -35,6 +35,9 @@ class ModelCard:
     `parameters` counts weights once (tied ones once), `bytes_on_disk` is the size after preparing
     or download (of a hub's model: its weights, as published), `sources` maps a kind of source to the id
     there, `gated` names the hubs that ask for an account and an accepted licence first.
+
+    >>> find_card("smollm2-135m").num_hidden_layers
+    30
     """
 
     name: str

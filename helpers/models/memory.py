@@ -33,6 +33,11 @@ class MemoryPlan:
     total_bytes is weights_bytes + kv_cache_bytes + working_bytes + overhead_bytes: working_bytes is what a forward
     pass over the whole context holds at its widest moment, overhead_bytes what a model takes beside its tensors (see
     `memory_plan`). Loading alone takes little more than weights_bytes.
+
+    >>> from helpers import memory_plan
+    >>> plan = memory_plan("smollm2-135m", dtype="float32")
+    >>> plan.total_bytes == plan.weights_bytes + plan.kv_cache_bytes + plan.working_bytes + plan.overhead_bytes
+    True
     """
 
     name: str

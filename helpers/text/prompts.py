@@ -35,6 +35,11 @@ class Segment:
 
     `message` is the index in the list of messages, or None for what the template itself adds
     (control tokens, role headers, a default system prompt).
+
+    >>> from helpers import render_chat
+    >>> chat = render_chat(tokenizer, [{"role": "user", "content": "Hi"}])
+    >>> [tokenizer.decode(chat.input_ids[part.start : part.stop]) for part in chat.segments if part.message == 0]
+    ['Hi']
     """
 
     message: int | None
@@ -45,7 +50,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """Messages as the model receives them: the text, the ids, and which ids came from which message."""
+    """Messages as the model receives them: the text, the ids, and which ids came from which message.
+
+    >>> from helpers import render_chat
+    >>> chat = render_chat(tokenizer, [{"role": "user", "content": "Hi"}])
+    >>> len(chat) == len(chat.input_ids) == chat.segments[-1].stop
+    True
+    """
 
     text: str
     input_ids: list[int]

@@ -29,6 +29,10 @@ class TokenRow:
 
     `label` is readable on its own: a token that is only part of a character shows as that
     character and its part, such as `你 1/2`, never as a replacement mark.
+
+    >>> row = token_table(tokenizer, [28120])[0]
+    >>> row.token_id, row.raw, row.special
+    (28120, b'hello', False)
     """
 
     position: int

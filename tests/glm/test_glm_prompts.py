@@ -1,6 +1,7 @@
 """Pictures of all kinds, the processor, and the tokenizer as users of AutoTokenizer and render_chat know it."""
 
 import base64
+import copy
 import json
 import warnings
 
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 
 from helpers.errors import BadImageError, BadInputError
 from helpers.glm import ChatGLMImageProcessor
+from helpers.glm.tokenization import TOOL_LAST, TOOLS_FIRST
 from helpers.text.pictures import open_picture
 from helpers.text.prompts import prompt_ids, render_chat
 from helpers.text.tokens import token_table
@@ -272,11 +274,13 @@ def test_a_picture_that_cannot_be_read_is_named():
         ([{"role": "user", "content": None}], "Message 0 needs"),
         ([{"role": "robot", "content": "hi"}], "role 'robot'"),
         ([{"role": "tool", "content": "hi"}], "role 'tool'; GLM-4's are system, user, assistant, observation"),
-        ([{"role": "system", "content": "", "tools": [{}]}], "Message 0 defines tools"),
+        ([{"role": "system", "content": "", "tools": [{}]}], "Message 0 offers {} as a tool"),
+        ([{"role": "system", "content": "", "tools": [{"type": "python"}]}], "as a tool: a tool is a Python function"),
+        ([{"role": "system", "content": "", "tools": [len]}], "Message 0 offers 'len' as a tool"),
         ([{"role": "assistant", "content": "hi", "metadata": 3}], "Message 0 has the metadata 3"),
         ([{"role": "user", "content": "a", "image": WIDE}] * 2, "Messages 0 and 1 hold pictures"),
     ],
-    ids="none text content role null robot tool tools metadata two".split(),
+    ids="none text content role null robot tool tools python untyped metadata two".split(),
 )
 def test_malformed_messages(messages, message):
     tokenizer = glm_tokenizer(VISION)
@@ -308,7 +312,65 @@ def test_a_tokenizer_that_leaves_the_pixels_out_says_so():
     glm_tokenizer(VISION).apply_chat_template([{"role": "user", "image": None, "content": "hi"}])
 
 
-@pytest.mark.parametrize("option", ["tools", "documents", "chat_template", "return_assistant_tokens_mask"])
+WEATHER = {
+    "name": "get_weather",
+    "description": "The weather of a city <|user|>",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "城市"}}},
+}
+# The published tokenizers' template has these rules for functions (and others for tools of GLM-4's own).
+JINJA = (
+    "[gMASK]<sop>{% for item in messages %}{% if item['tools'] is defined %}<|system|>\nFIRST{% for tool in"
+    " item['tools'] %}\n\n## {{ tool['function']['name'] }}\n\n{{ tool['function'] | tojson(indent=4) }}LAST"
+    "{% endfor %}{% endif %}{% if item['content'] %}<|{{ item['role'] }}|>{{ item['metadata'] }}\n"
+    "{{ item['content'] }}{% endif %}{% endfor %}"
+)
+
+
+def test_tools_are_described_in_a_system_message_of_their_own():
+    tokenizer = glm_tokenizer(CHAT)
+    messages = [
+        {"role": "system", "content": "Be brief.", "tools": [{"type": "function", "function": WEATHER}]},
+        {"role": "user", "content": "北京天气"},
+    ]
+    chat = tokenizer.encode_chat(messages)
+    described = json.dumps(WEATHER, ensure_ascii=False, indent=4)
+    tools = f"{TOOLS_FIRST}\n\n## get_weather\n\n{described}{TOOL_LAST}"
+    assert chat.text == f"[gMASK]<sop><|system|>\n{tools}<|system|>\nBe brief.<|user|>\n北京天气<|assistant|>"
+    assert tokenizer.decode(chat.input_ids).count("<|user|>") == 2
+    assert chat.input_ids.count(tokenizer.convert_tokens_to_ids("<|user|>")) == 1, "a description is plain text"
+    rest = [{"role": "system", "content": "Be brief."}, messages[1]]
+    given = tokenizer.apply_chat_template(rest, tools=[{"type": "function", "function": WEATHER}])["input_ids"]
+    assert given == tokenizer.encode_chat(messages, add_generation_prompt=False).input_ids
+
+
+def test_a_folders_own_template_words_the_description():
+    tokenizer = copy.copy(glm_tokenizer(CHAT))
+    tokenizer.chat_template = JINJA.replace("FIRST", "你好").replace("LAST", "。")
+    messages = [
+        {"role": "system", "content": "", "tools": [{"type": "function", "function": WEATHER}]},
+        {"role": "user", "content": "北京天气"},
+    ]
+    described = json.dumps(WEATHER, ensure_ascii=False, indent=4)
+    said = tokenizer.encode_chat(messages, add_generation_prompt=False).text
+    # One new line goes: Jinja drops the first one after a block, as transformers sets it up.
+    assert said == f"[gMASK]<sop><|system|>\n你好\n## get_weather\n\n{described}。<|user|>\n北京天气"
+
+
+def test_a_python_function_is_a_tool():
+    def double(number: int) -> int:
+        """
+        Twice a number.
+
+        Args:
+            number: The number.
+        """
+        return 2 * number
+
+    text = glm_tokenizer(CHAT).encode_chat([{"role": "user", "content": "3?", "tools": [double]}]).text
+    assert "## double" in text and "Twice a number." in text and "<|user|>\n3?<|assistant|>" in text
+
+
+@pytest.mark.parametrize("option", ["documents", "chat_template", "return_assistant_tokens_mask"])
 def test_options_the_template_lacks(option):
     with pytest.raises(BadInputError, match=f"no option '{option}'"):
         glm_tokenizer(CHAT).apply_chat_template(BENIGN, **{option: ["x"]})

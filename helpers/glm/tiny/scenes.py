@@ -40,6 +40,10 @@ class Thing:
     `x`, `y` are its centre (0, 0 is the top left), `size` its radius, both in fractions of the side;
     `rgb` is the colour it is drawn in, `colour` that colour's name (None for a digit), `turn` an angle
     in radians, `outline` the colour of a line around it (of a sheet behind it, for a digit).
+
+    >>> from random import Random
+    >>> {thing.kind for thing in random_scene(Random(3), with_digit=False).things} <= set(SHAPES)
+    True
     """
 
     kind: str
@@ -60,7 +64,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things over a background: `background` is two colours, the top's and the bottom's."""
+    """Things over a background: `background` is two colours, the top's and the bottom's.
+
+    >>> from random import Random
+    >>> len(random_scene(Random(3), count=2, with_digit=False).things)
+    2
+    """
 
     things: tuple[Thing, ...]
     background: tuple[tuple[int, ...], tuple[int, ...]]
