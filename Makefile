@@ -5,6 +5,9 @@ VENV ?= .venv
 ENGINES ?= .engines
 PORT ?= 8888
 BROWSER ?= 1
+USERS ?= 20
+ADDRESS ?= 127.0.0.1
+ROOM ?= /opt/inside-language-models
 NAME ?=
 JOBS ?= 2
 ROUNDS ?= 7
@@ -20,13 +23,17 @@ ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requi
 # nothing left to do takes over half of what the slowest still has to do.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 NPM = PATH="$(CURDIR)/$(JS)/$(notdir $(BIN)):$$PATH" npm --prefix tests/javascript
-NOT_HERE := --ignore=tests/measured --ignore=tests/engines --ignore=tests/book  # these have targets of their own
+NOT_HERE := --ignore=tests/measured --ignore=tests/engines --ignore=tests/book --ignore=tests/room  # these have targets of their own
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 READERS_OFFLINE := $(HF_HUB_OFFLINE)
+# What the teacher says about the room; what is left out, docs/room/room.py decides.
+OPEN = --users $(USERS) --address $(ADDRESS) --port $(PORT) $(if $(CODE),--code "$(CODE)") \
+    $(if $(CERT),--cert "$(CERT)") $(if $(KEY),--key "$(KEY)") $(if $(MEMORY),--memory $(MEMORY)) \
+    $(if $(CPUS),--cpus $(CPUS))
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test unit test-notebooks test-measured test-browser test-gpu lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu book test-book clean
+.PHONY: help setup lab workshop workshop-update workshop-stop test unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu book test-book bench-room clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +45,15 @@ lab: setup  ## Everything, then JupyterLab on 127.0.0.1 (BROWSER=0 opens none, P
 	env $(if $(READERS_OFFLINE),HF_HUB_OFFLINE=$(READERS_OFFLINE),-u HF_HUB_OFFLINE) \
 	    $(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(if $(filter 0 no,$(BROWSER)),--no-browser) $(AS_ROOT) \
 	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+workshop:  ## A room for a class on this machine, as root (USERS=20, ADDRESS=0.0.0.0 lets others in, CODE=, CERT=, KEY=)
+	@$(PYTHON) docs/room/room.py open --folder "$(ROOM)" $(OPEN)
+
+workshop-update:  ## Give the students the pages as they are now; what they wrote stays
+	@$(PYTHON) docs/room/room.py update --folder "$(ROOM)"
+
+workshop-stop:  ## Close the room: nothing keeps running, and nobody's work is lost
+	@$(PYTHON) docs/room/room.py close --folder "$(ROOM)"
 
 test: setup lint  ## Everything, then all tests: style, unit tests, every notebook
 	$(PYTEST) tests $(NOT_HERE) $(ARGS)
@@ -56,6 +72,9 @@ test-browser: setup  ## The tests that drive a browser alone; they are skipped w
 
 test-gpu: setup  ## The tests that need a GPU alone; they are skipped where there is none
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
+
+test-room: setup  ## The tests of the room for a class, with real users: they need root, and are skipped without it
+	ROOM="$(ROOM)" $(BIN)/python -m pytest tests/room $(ARGS)
 
 lint: setup  ## Style, spelling and types, in modules and notebooks
 	$(BIN)/ruff check .
@@ -121,6 +140,9 @@ test-book: $(VENV)/.installed book  ## The book in a browser: contrast, keyboard
 
 $(BOOK)/.installed: docs/book/requirements.txt
 	@$(PYTHON) .ci/environment.py $(BOOK) docs/book/requirements.txt
+
+bench-room: setup  ## Rooms of 1, 4, 8 and 16 students, into docs/room/README.md; as root, with nothing else running
+	ROOM="$(ROOM)" $(BIN)/python tests/room/crowd.py $(ARGS)
 
 $(BENCH)/.installed: tests/benchmarks/peers.txt
 	@$(PYTHON) .ci/environment.py $(BENCH) tests/benchmarks/peers.txt

@@ -67,8 +67,14 @@ def one_at_a_time(venv):
 def is_whole(venv, requirements):
     """Whether the stamp is newer than what it stands for, as make sees it."""
     stamp = venv / STAMP
-    inputs = (requirements, ROOT / "pyproject.toml")
+    inputs = (requirements, *included(requirements), ROOT / "pyproject.toml")
     return stamp.exists() and all(stamp.stat().st_mtime >= file.stat().st_mtime for file in inputs) and works(venv)
+
+
+def included(requirements):
+    """The other lists that this list of packages names (`-r FILE`)."""
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    return [requirements.parent / line.split()[1] for line in lines if line.startswith("-r ")]
 
 
 def make(venv, requirements):

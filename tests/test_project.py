@@ -81,7 +81,8 @@ def test_what_is_installed_is_what_is_locked():
 def test_environment_yml_takes_the_lock_and_a_python_that_fits():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
-    assert pip["pip"] == ["-r requirements.lock", "-e ."]
+    cpu = "--extra-index-url https://download.pytorch.org/whl/cpu"  # Binder and most laptops have no GPU
+    assert pip["pip"] == [cpu, "-r requirements.lock", "-e ."]
     python = next(Requirement(line.replace("=", "==", 1)) for line in conda if line.startswith("python="))
     (version,) = python.specifier
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(version.version)
