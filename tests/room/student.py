@@ -1,6 +1,7 @@
 """A student of the room, as a program: signs up, starts a server, runs cells, through the same door as a browser."""
 
 import contextlib
+import html
 import json
 import re
 import time
@@ -20,23 +21,23 @@ class Student:
     """One student. `address` is the room's, such as http://127.0.0.1:8000."""
 
     def __init__(self, address, name, *, code="", password=PASSWORD, verify=True):
-        self.address, self.name = address, name
+        self.address, self.name = address, name.strip().lower()
         self.web = httpx.Client(base_url=address, follow_redirects=True, timeout=200, verify=verify)
-        self._sign_in(code, password)
+        self._sign_in(name, code, password)
         self.token = self._token()
 
-    def _sign_in(self, code, password):
+    def _sign_in(self, name, code, password):
         page = self.web.get("/hub/login")
         form = {
             "_xsrf": re.search(r'name="_xsrf" value="([^"]*)"', page.text)[1],
-            "username": self.name,
+            "username": name,
             "password": password,
             "code": code,
         }
         answer = self.web.post("/hub/login", params={"next": "/hub/home"}, data=form)
         if answer.status_code >= 400:
             found = re.search(r'role="alert">([^<]*)<', answer.text)
-            raise Refused(found[1] if found else f"HTTP {answer.status_code}")
+            raise Refused(html.unescape(found[1]) if found else f"HTTP {answer.status_code}")
 
     def _token(self):
         xsrf = re.search(r'xsrf_token: "([^"]*)"', self.web.get("/hub/home").text)[1]
