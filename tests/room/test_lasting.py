@@ -55,7 +55,7 @@ def test_a_full_disk_loses_no_saved_answer(room):
         kernel = cleo.open(PAGE)
         assert cleo.save(PAGE, ["answer_1 = 1"]) == 201
         kernel.run("from helpers import check; check('00.1', 3 * 7 * 49_152)")
-        _, error = kernel.run("f = open('big', 'wb')\nwhile True: f.write(b'0' * 4096); f.flush()")
+        _, error = kernel.run("f = open('big', 'wb', buffering=0)\nwhile True: f.write(b'0' * 65536)")
         assert "No space left" in error
         assert cleo.save(PAGE, [f"answer_1 = {'2' * 100_000}"]) >= 500, "the page says that it could not be saved"
         assert cleo.sources(PAGE) == ["answer_1 = 1"]
