@@ -134,8 +134,9 @@ class Anatomy:
     - `owner`: the module that runs the layers, whose config says how attention is computed.
     - `embedding` and `embedding_scale`: the stream begins as the embedding times this number; None where it is
       something more, such as an embedding with positions added.
-    - `final_norm` gets the stream after the last layer; its output times `head_scale` goes into `head`, whose
-      scores `logit_map` turns into logits.
+    - `final_norm` gets the stream after the last layer; None where there is none (OPT-350m, GPT-1). Its output times
+      `head_scale` goes into `head`, through the matrix `into_head` where there is one (OPT-350m). `logit_map` turns
+      the head's scores into logits.
     - `hidden_size`: numbers in a hidden state. `context`: most positions, None where there is no limit.
 
     >>> parts = anatomy(model)
@@ -149,7 +150,8 @@ class Anatomy:
     layers: tuple[Layer, ...]
     embedding: torch.nn.Module | None
     embedding_scale: float | None
-    final_norm: torch.nn.Module
+    final_norm: torch.nn.Module | None
+    into_head: Any
     head: Any
     head_scale: float
     logit_map: LogitMap
@@ -208,6 +210,31 @@ class Anatomy:
         """Raises `BadInputError` unless the final norm and the head are known to give the model's logits."""
         if self.lens_gap:
             raise BadInputError(f"The logit lens cannot read the hidden states of {self.kind}: {self.lens_gap}.")
+
+    def for_head(self, states: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
+        """Hidden states `[..., hidden]` as they go into the head, on its device.
+
+        `normed`, True or False for each of them (a shape that broadcasts), says which have been through the final norm.
+        """
+        device = home(self.head)
+        states = states.to(device)
+        if self.final_norm is not None:
+            after_norm = self.final_norm(states.to(home(self.final_norm, device))).to(device)
+            states = torch.where(normed.to(device), states, after_norm)
+        states = states * self.head_scale
+        return states if self.into_head is None else self.into_head(states.to(home(self.into_head, device))).to(device)
+
+    def head_row(self, token: int) -> tuple[torch.Tensor, float]:
+        """(the direction `[hidden]` after the final norm that a token's score reads, what is added to it): float32, on
+        the CPU."""
+        with fetched(self.head):
+            row = self.head.weight[token].detach().float().cpu() * self.head_scale
+            added = 0.0 if getattr(self.head, "bias", None) is None else float(self.head.bias[token])
+        if self.into_head is not None:
+            if getattr(self.into_head, "bias", None) is not None:
+                added += float(row @ self.into_head.bias.detach().float().cpu())
+            row = row @ matrix(self.into_head, self.hidden_size).float().cpu()
+        return row, added
 
     def projection(self, layer: Any) -> torch.nn.Module:
         """The matrix at the end of a layer's attention, which gets what the heads mixed, one after the other."""
@@ -320,9 +347,20 @@ def replaced(output: Any, place: int, change: Callable[[torch.Tensor], torch.Ten
 def at_the_end(parts: Anatomy, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
     """`change(stream)` is called with what the final norm gets after the last layer, and may return another.
 
-    The final norm may run elsewhere too (nanochat norms its embedding with it): only the last layer's is meant.
+    The final norm may run elsewhere too (nanochat norms its embedding with it): only the last layer's is meant. Where
+    there is none, it is what the last layer gives.
     """
-    reached = False
+    last, reached = parts.layers[-1], False
+
+    def leave_last(module: Module, arguments: Any, output: Any) -> Any:
+        given = output if isinstance(output, torch.Tensor) else list(tensors(output))[last.place]
+        new = change(given)
+        return None if new is None else replaced(output, last.place, lambda stream: new)
+
+    if parts.final_norm is None:
+        with last.module.register_forward_hook(leave_last):
+            yield
+        return
 
     def leave_layers(module: Module, arguments: Any, output: Any) -> None:
         nonlocal reached
@@ -336,7 +374,7 @@ def at_the_end(parts: Anatomy, change: Callable[[torch.Tensor], torch.Tensor | N
         return with_first(arguments, keywords, change)
 
     with (
-        parts.layers[-1].module.register_forward_hook(leave_layers),
+        last.module.register_forward_hook(leave_layers),
         parts.final_norm.register_forward_pre_hook(enter_norm, with_kwargs=True),
     ):
         yield
@@ -400,7 +438,8 @@ def _examine(model: PreTrainedModel) -> Anatomy:
         layers=layers,
         embedding=embedding,
         embedding_scale=_embedding_scale(flow, embedding, order[0]),
-        final_norm=end.norm.module,
+        final_norm=end.norm.module if end.norm else None,
+        into_head=end.matrix.module if end.matrix else None,
         head=head,
         head_scale=end.scale,
         logit_map=logit_map,
@@ -734,30 +773,45 @@ def _attention_only(layer, inside, listener, made):
 
 @dataclass
 class _End:
-    """What comes after the last layer."""
+    """What comes after the last layer: `states` are what it gave, or what the final norm made of that."""
 
-    norm: Call
+    states: Tensor
+    norm: Call | None
+    matrix: Call | None
     head: Call | None
     scale: float
 
 
 def _find_end(flow, order, head, kind):
-    """The final norm: the module that got what the last layer gave, and whose output (times a number) the head got."""
+    """The final norm: the module that got what the last layer gave, and whose output (times a number) the head got.
+
+    Some models have none: then the head, or a matrix before it, got what the last layer gave.
+    """
     last = order[-1]
     after = flow.calls[flow.calls.index(last) :]
-    after = [call for call in after if last.name not in call.path]
+    after = [call for call in after if last.name not in call.path and not list(call.module.children())]
     into_head = next((call for call in after if call.module is head), None) if head is not None else None
-    for call in reversed(after):
-        takes_stream = call.took is not None and call.output is not None and call.inputs[0].original() is _end_of(last)
-        if call.module is head or not takes_stream or list(call.module.children()):
-            continue
-        scale = 1.0 if into_head is None else _factor(into_head, call)
+    norms = [call for call in reversed(after) if call.module is not head and call.gave is not None]
+    norms = [call for call in norms if call.inputs and call.inputs[0].original() is _end_of(last)]
+    for norm in (*norms, None):
+        states = last if norm is None else norm
+        scale = _factor(into_head, states) if into_head else None if norm is None else 1.0
         if scale is not None:
-            return _End(call, into_head, scale)
+            return _End(states.gave, norm, None, into_head, scale)
+    for matrix_call in after if into_head else ():
+        for norm in (*norms, None):
+            states = last if norm is None else norm
+            takes = matrix_call.inputs and matrix_call.inputs[0].original() is states.output.original()
+            if takes and matrix_call.result is not None and _same(matrix_call.result, into_head.first):
+                return _End(states.gave, norm, matrix_call, into_head, 1.0)
     raise BadInputError(
         f"In {kind} no final norm can be found between the last layer and the head: its hidden states cannot be told "
         "from what it does with them afterwards."
     )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
 
 
 def _end_of(call: Any) -> Any:
@@ -792,7 +846,8 @@ def _read_end(end, logits, scores, config):
         return LogitMap(), "it has no head that gives scores for the vocabulary"
     head = end.head.module
     weight = getattr(head, "weight", None)
-    if weight is None or not weight.is_floating_point() or weight.shape != (logits.shape[-1], end.norm.gave.shape[-1]):
+    width = (end.matrix.result if end.matrix else end.states).shape[-1]
+    if weight is None or not weight.is_floating_point() or weight.shape != (logits.shape[-1], width):
         return LogitMap(), "its head is no plain matrix [vocabulary, hidden]"
     given = _exact(logits[0, -1, : len(scores)])
     whole = weight.dtype == torch.float32  # Mamba's logits are float32, and its head's scores need not be
@@ -800,7 +855,7 @@ def _read_end(end, logits, scores, config):
     logit_map = _fit(known, given, 1e-4 if whole else 2e-2, _numbers(config))
     if logit_map is None:
         return LogitMap(), "it turns the scores of its head into logits in a way that is not known here"
-    states = end.norm.gave.float() * end.scale
+    states = (end.matrix.result if end.matrix else end.states).float().reshape(*logits.shape[:-1], width) * end.scale
     with fetched(head):
         by_hand = states.to(head.weight) @ head.weight.T
         by_hand = by_hand if getattr(head, "bias", None) is None else by_hand + head.bias

@@ -17,7 +17,7 @@ import torch
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import Anatomy, anatomy, is_edited, matrix
 from helpers.inside.exclusive import one_at_a_time
-from helpers.inside.keeping import fetched, home
+from helpers.inside.keeping import home
 from helpers.inside.tracing import trace
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def direct_logit(
     for token in (token_id,) if against is None else (token_id, against):
         _check_choice("token id", token, 0, inside.head.weight.shape[0] - 1)
     state = _row(parts.running_sum()[2 * layer], position)
-    held = hold_norm(inside.final_norm, state)
+    held = HeldNorm.none(state) if inside.final_norm is None else hold_norm(inside.final_norm, state)
     direction, constant = _reading(inside, held, state, token_id)
     if against is not None:
         other, other_constant = _reading(inside, held, state, against)
@@ -325,13 +325,9 @@ def _row(written, position):
 
 def _reading(inside, held, state, token):
     """How a state becomes a token's logit: (what the state is multiplied by `[hidden]`, what is added)."""
-    head = inside.head
-    with fetched(head):
-        row = head.weight[token].detach().float().cpu() * inside.head_scale
-        shift = 0.0 if getattr(head, "bias", None) is None else float(head.bias[token])
+    row, shift = inside.head_row(token)
     direction = held.back(row)
-    constant = float(row @ held.bias)
-    constant += shift
+    constant = float(row @ held.bias) + shift
     factor = inside.logit_map.factor(float(state @ direction) + constant)
     return direction * factor, constant * factor
 
@@ -346,6 +342,11 @@ class HeldNorm:
     scale: torch.Tensor
     bias: torch.Tensor
     centred: bool
+
+    @classmethod
+    def none(cls, states: torch.Tensor) -> HeldNorm:
+        """What stands in for a norm where a model has none."""
+        return cls(torch.ones_like(states), torch.zeros(states.shape[-1], device=states.device), False)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """What the norm gives for states that are divided by the same size."""

@@ -15,6 +15,7 @@ from typing import Any
 from helpers.checks import shown, whole_number
 from helpers.errors import BadInputError
 
+NO_KEYS = "No layer of this model keeps keys and values: each keeps a state of fixed size, however long the text is."
 STATES = ("conv_states", "recurrent_states")  # what layers without attention keep, in transformers
 
 
@@ -134,9 +135,7 @@ def _check(past_key_values: Any) -> int:
         )
     counted = [layer for layer in past_key_values.layers if hasattr(layer, "get_seq_length")]
     if past_key_values.layers and not counted:
-        raise BadInputError(
-            "No layer of this model keeps keys and values: each keeps a state of fixed size, however long the text is."
-        )
+        raise BadInputError(NO_KEYS)
     length = max((int(layer.get_seq_length()) for layer in counted), default=0)
     if length == 0:
         raise BadInputError("This KV cache is empty: give it to model(..., past_key_values=cache) first.")
@@ -148,7 +147,7 @@ def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
 
     Raises `BadInputError` for what is no cache, for another model's or several texts', for one whose layers have not
     all seen the same positions, and for one of fixed size that is too short. transformers writes past the end of
-    such a cache, or forgets positions that a layer should still see.
+    such a cache, or forgets positions that a layer should still see. A model of nothing but linear attention has none.
     """
     from transformers import Cache, DynamicCache
     from transformers.cache_utils import StaticLayer
@@ -160,6 +159,8 @@ def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
             f"{shown(past_key_values)}."
         )
     expected = DynamicCache(config=model.config).layers
+    if not any(hasattr(layer, "get_seq_length") for layer in expected):
+        raise BadInputError(f"{NO_KEYS} There is no KV cache to go on from.")
     storing = [number for number, layer in enumerate(expected) if type(layer).__name__ != "DummyLayer"]
     if layers and not max(storing, default=0) < len(layers) <= len(expected):
         raise BadInputError(

@@ -2,21 +2,22 @@
 
 The final norm and `lm_head` turn any hidden state into scores over the vocabulary (nostalgebraist,
 "interpreting GPT: the logit lens", 2020). Some models then scale or cap the scores (Gemma 2, Granite, Cohere), and
-the lens does the same. That is all there is to it, and `plain_lens` does just that. Its table
-of all rows by all tokens gets large: 31 layers of 500 positions and 49,152 tokens are 3 GB. `logit_lens` gives the
-same in blocks, faster and in little memory (`helpers.inside.fast_lens`).
+the lens does the same; a few have no final norm (OPT-350m, GPT-1), and the head reads the state as it is. That is all
+there is to it, and `plain_lens` does just that. Its table of all rows by all tokens gets large: 31 layers of 500
+positions and 49,152 tokens are 3 GB. `logit_lens` gives the same in blocks, faster and in little memory
+(`helpers.inside.fast_lens`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from helpers.errors import BadInputError
 from helpers.inside import fast_lens
-from helpers.inside.anatomy import anatomy
+from helpers.inside.anatomy import Anatomy, anatomy
 from helpers.inside.keeping import fetched, home
 
 if TYPE_CHECKING:
@@ -63,11 +64,10 @@ def plain_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     parts = anatomy(model)
     parts.check_lens()
     head = parts.head
-    _check(trace, head, top_k)
+    _check(trace, parts, top_k)
     states = trace.hidden_states.to(home(head))
     is_last = torch.tensor(trace.layers, device=states.device) == len(parts.layers)
-    after_norm = parts.final_norm(states.to(home(parts.final_norm, states.device))).to(states.device)
-    normed = torch.where(is_last[:, None, None], states, after_norm) * parts.head_scale
+    normed = parts.for_head(states, is_last[:, None, None])
     with fetched(head):
         bias = None if getattr(head, "bias", None) is None else head.bias.float()
         scores = torch.nn.functional.linear(normed.float(), head.weight.float(), bias)
@@ -101,21 +101,18 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     parts = anatomy(model)
     parts.check_lens()
     head = parts.head
-    _check(trace, head, top_k)
+    _check(trace, parts, top_k)
     count, length, hidden = trace.hidden_states.shape
     states = trace.hidden_states.reshape(-1, hidden)
     last = len(parts.layers)
     normed_already = trace.layers.index(last) * length if last in trace.layers else len(states)
     device = home(head)
-    norm_device = home(parts.final_norm, device)
 
     def normed(start: int, stop: int) -> torch.Tensor:
         """Rows as they go into the head: `transformers` gives those of the last layer after the final norm."""
-        block = states[start:stop].to(device)
         row = torch.arange(start, stop, device=device)
         is_normed = (row >= normed_already) & (row < normed_already + length)
-        after_norm = parts.final_norm(block.to(norm_device)).to(device)
-        return torch.where(is_normed[:, None], block, after_norm) * parts.head_scale
+        return parts.for_head(states[start:stop], is_normed[:, None])
 
     with fetched(head):
         found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
@@ -123,13 +120,14 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     return Lens(ids, probabilities, entropy, trace.layers, trace.positions)
 
 
-def _check(trace: Trace, head: Any, top_k: int) -> None:
+def _check(trace: Trace, parts: Anatomy, top_k: int) -> None:
+    vocabulary = parts.head.weight.shape[0]
     if trace.hidden_states is None:
         raise BadInputError("This trace holds no hidden states: run trace(..., hidden_states=True).")
-    if trace.hidden_states.shape[-1] != head.weight.shape[1]:
+    if trace.hidden_states.shape[-1] != parts.hidden_size:
         raise BadInputError(
             f"This trace has hidden states of {trace.hidden_states.shape[-1]} numbers, the model's have "
-            f"{head.weight.shape[1]}: it was made with another model."
+            f"{parts.hidden_size}: it was made with another model."
         )
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= head.weight.shape[0]:
-        raise BadInputError(f"top_k is from 1 to {head.weight.shape[0]} (the vocabulary), not {top_k!r}.")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= vocabulary:
+        raise BadInputError(f"top_k is from 1 to {vocabulary} (the vocabulary), not {top_k!r}.")

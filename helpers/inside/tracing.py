@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from numbers import Integral
@@ -65,7 +65,8 @@ class Trace:
       patches are labelled by row and column, such as `▦ 0,3`. Keys that came from a cache have no label.
     - `hidden_states [layer+1, position, hidden]`: as `output_hidden_states` in `transformers` gives them.
       Row L is the residual stream after L layers, as it enters layer L: row 0 is the embedding. The last
-      row is different: it has been through the final norm, and `lm_head` of it is the logits. (Of Mamba and RWKV
+      row is different: it has been through the final norm, and `lm_head` of it is the logits. (Where a model has no
+      final norm, it is as the others: in OPT-350m a further matrix comes before `lm_head`. Of Mamba and RWKV
       `transformers` gives the stream after each layer, without the embedding; here they are as all others. Qwen3-VL
       adds a picture's features between its first layers: they are in the next row.)
     - `last_residual [position, hidden]`: the residual stream after the last layer, before the final norm.
@@ -298,7 +299,8 @@ class _Recorder:
                     handles.append(self._state_hook(layer))
                 else:
                     more.enter_context(at_the_end(self.parts, self._see_last_residual))
-                    handles.append(self.parts.final_norm.register_forward_hook(self._see_normed))
+                    if self.parts.final_norm is not None:
+                        handles.append(self.parts.final_norm.register_forward_hook(self._see_normed))
             for layer in self.attention_layers:
                 if self.attention[layer].weights_place is not None:
                     hook = self._see_own_attention(layer)
@@ -440,6 +442,8 @@ class _Recorder:
 
     def _see_last_residual(self, stream: Tensor) -> None:
         self.results["last_residual"] = self._copy(stream)
+        if self.parts.final_norm is None:
+            self._write_state(len(self.parts.layers), stream)
         self._done(("last residual", len(self.parts.layers)))
 
     def _see_input(self, name: str) -> Any:
@@ -684,7 +688,10 @@ def _cached(model: PreTrainedModel, cache: Any, length: int, attention_layers: S
     """
     if cache is None:
         return 0
-    past = int(cache.get_seq_length()) if isinstance(cache, Cache) and hasattr(cache, "layers") else 0
+    past = 0
+    if isinstance(cache, Cache) and hasattr(cache, "layers"):
+        with suppress(ValueError):  # a cache of nothing but states of fixed size
+            past = int(cache.get_seq_length())
     check_cache(cache, model, past + length)
     kept = [layer for layer in attention_layers if layer < len(cache.layers)]
     keys = {layer: int(cache.layers[layer].get_mask_sizes(length)[0]) for layer in kept}

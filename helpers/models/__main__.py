@@ -9,7 +9,7 @@ import argparse
 from helpers.errors import HelpersError, ModelNotFoundError
 from helpers.models import catalog, hubs, store
 from helpers.models.locate import model_folder, unknown_name
-from helpers.models.memory import memory_plan
+from helpers.models.memory import loading_plan
 from helpers.models.store import say
 from helpers.models.wheels import COURSE_MODELS, RECIPES, prepare
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _download(name: str, source: str, check: bool) -> None:
     """From a hub, saying first whether this machine could hold the model in memory."""
     hubs.fetch(name, source, weights=False, check=check)
-    plan = memory_plan(name, source=source, context=1, pictures=0)
+    plan = loading_plan(name, source=source)
     say(f"In {plan.dtype}: {plan.advice}")
     say(f"{name}: ready in {hubs.fetch(name, source, check=check)}")
 

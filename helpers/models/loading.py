@@ -14,7 +14,7 @@ from helpers.errors import BadInputError, DoesNotFitError, Setting
 from helpers.models import catalog
 from helpers.models.fitting import does_not_fit, release_cached
 from helpers.models.locate import check_source, find_files
-from helpers.models.memory import MemoryPlan, available_bytes, memory_plan
+from helpers.models.memory import MemoryPlan, available_bytes, loading_plan
 from helpers.models.pretrained import from_pretrained, read_config
 from helpers.models.skeleton import auto_class, model_class
 from helpers.models.store import quiet_progress, say
@@ -57,12 +57,10 @@ def load_model(
     """
     check_source(name, source)
     one_of("attn_implementation", attn_implementation, ATTENTION)
-    plan = memory_plan(
+    plan = loading_plan(
         name,
         dtype=dtype,
         quantization=quantization,
-        context=1,
-        pictures=0,
         device=device,
         device_map=device_map,
         source=source,
@@ -106,7 +104,7 @@ def _ran_out(name: str | Path, plan: MemoryPlan, source: str | None) -> DoesNotF
         release_cached(device)
     options = {}
     for bits in (None, "8bit", "4bit"):
-        smaller = memory_plan(name, dtype="bfloat16", quantization=bits, context=1, pictures=0, source=source)
+        smaller = loading_plan(name, dtype="bfloat16", quantization=bits, source=source)
         if smaller.weights_bytes < plan.weights_bytes:
             options['dtype="bfloat16"' + (f', quantization="{bits}"' if bits else "")] = smaller.weights_bytes
     free = sum(map(available_bytes, devices))

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,69 @@ def memory_plan(
     >>> plan.weights_bytes, plan.kv_cache_bytes
     (269030016, 23592960)
     """
+    return _plan(
+        name,
+        kv_cache_bytes,
+        dtype=dtype,
+        quantization=quantization,
+        context=context,
+        batch=batch,
+        pictures=pictures,
+        device=device,
+        device_map=device_map,
+        source=source,
+    )
+
+
+def loading_plan(
+    name: str | Path,
+    *,
+    dtype: Any = "auto",
+    quantization: str | None = None,
+    device: Any = "auto",
+    device_map: Any = None,
+    source: str | None = None,
+) -> MemoryPlan:
+    """The `memory_plan` of loading alone: one position, and no picture.
+
+    A cache of a kind that the formula does not know counts nothing here: one position of it is next to nothing, and
+    the model can be loaded without it.
+    """
+    return _plan(
+        name,
+        _of_one_position,
+        dtype=dtype,
+        quantization=quantization,
+        context=1,
+        batch=1,
+        pictures=0,
+        device=device,
+        device_map=device_map,
+        source=source,
+    )
+
+
+def _of_one_position(config: Any, length: int, *, batch: int, dtype: str) -> int:
+    try:
+        return kv_cache_bytes(config, length, batch=batch, dtype=dtype)
+    except BadInputError:
+        return 0
+
+
+def _plan(
+    name: str | Path,
+    cache_bytes: Callable[..., int],
+    *,
+    dtype: Any,
+    quantization: str | None,
+    context: int,
+    batch: int,
+    pictures: int | None,
+    device: Any,
+    device_map: Any,
+    source: str | None,
+) -> MemoryPlan:
+    """The plan, with this formula for the KV cache."""
     one_of("quantization", quantization, (None, *QUANTIZED_BYTES))
     context, batch = whole_number("context", context, least=1), whole_number("batch", batch, least=1)
     pictures = batch if pictures is None else whole_number("pictures", pictures, least=0)
@@ -204,7 +268,7 @@ def memory_plan(
         width = BYTES_PER_VALUE[dtype]
         return (
             math.ceil(quantizable * QUANTIZED_BYTES.get(quantization, width) + others * width),
-            kv_cache_bytes(config, context, batch=batch, dtype=dtype),
+            cache_bytes(config, context, batch=batch, dtype=dtype),
             max(working_bytes(config, context * batch, width), _vision_bytes(config, pictures, width, quantization)),
             OVERHEAD_BYTES,
         )

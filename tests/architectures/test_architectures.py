@@ -23,6 +23,8 @@ SAMPLE = (
     "qwen3_next",
     "falcon_h1",
     "nanochat",
+    "openai_gpt",
+    "opt_norm_after",
     "mamba",
     "gemma3n",
 )
@@ -44,8 +46,12 @@ NO_ATTENTION = {
     "patching_sweep_mlp",
     "head_scores",
     "attention_explorer",
+    "kv_cache_summary",
 }
-NO_STREAM = (NO_ATTENTION - {"generate_steps", "conversation"}) | {
+# Normed after each addition: what a layer gives is not what it got and something more. Its MLP is no module by itself.
+NO_SUM = {"residual_contributions", "head_contributions", "direct_logit", "skip_mlp", "patching_sweep_mlp"}
+NO_CACHE = {"generate_steps", "conversation", "kv_cache_summary"}
+NO_STREAM = (NO_ATTENTION - NO_CACHE) | {
     "trace_hidden_states",
     "logit_lens",
     "patch_hidden_state",
@@ -60,7 +66,8 @@ REFUSED = {
     "falcon_mamba": NO_ATTENTION,
     "rwkv": NO_ATTENTION,
     "gemma3n": NO_STREAM,  # four streams side by side
-    "opt_norm_after": NO_STREAM,  # normed after each addition, and no final norm
+    "opt_norm_after": NO_SUM,
+    "openai_gpt": NO_SUM | NO_CACHE,
 }
 
 

@@ -1,5 +1,7 @@
 """Faults that readers of other projects met, and this one had: each is right now, or refused in a sentence."""
 
+import copy
+
 import pytest
 import torch
 import transformers
@@ -184,3 +186,21 @@ def test_a_layer_that_is_not_known_is_not_guessed(opened):
     finally:
         container[1] = norm
     assert helpers.residual_contributions(model, tokenizer, PROMPT).total is not None
+
+
+def test_a_model_of_nothing_but_linear_attention_has_no_cache_to_go_on_from(opened):
+    """transformers itself cannot continue a text with it, and a traceback of its cache came out."""
+    small, tokenizer = opened("qwen3_next")
+    config = copy.deepcopy(small.config)
+    config.layer_types = ["linear_attention"] * 3
+    torch.manual_seed(0)
+    model = transformers.Qwen3NextForCausalLM(config).eval()
+    assert helpers.trace(model, tokenizer, PROMPT, attentions=False).logits is not None
+    cache = transformers.DynamicCache(config=config)
+    for run in (
+        lambda: helpers.generate_steps(model, tokenizer, PROMPT, max_new_tokens=2),
+        lambda: helpers.Conversation(model, tokenizer).ask("Hello", max_new_tokens=2),
+        lambda: helpers.trace(model, tokenizer, PROMPT, attentions=False, past_key_values=cache),
+    ):
+        with pytest.raises(BadInputError, match="No layer of this model keeps keys and values"):
+            run()

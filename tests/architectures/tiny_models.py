@@ -223,6 +223,8 @@ TEXT = {
     "olmo3": ("Olmo3Config", TWO_OF_THREE),
     "olmoe": ("OlmoeConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
     "opt": ("OPTConfig", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
+    "openai_gpt": ("OpenAIGPTConfig", OLD_NAMES),
+    "opt_no_final_norm": ("OPTConfig", {"ffn_dim": 64, "word_embed_proj_dim": 32, "_remove_final_layer_norm": True}),
     "opt_norm_after": ("OPTConfig", {"ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
     "persimmon": ("PersimmonConfig", {}),
     "phi": ("PhiConfig", {}),

@@ -274,6 +274,35 @@ def test_a_plan_that_makes_no_sense(settings):
         memory.memory_plan("smollm2-135m", **settings)
 
 
+@pytest.fixture
+def gpt1(tmp_path, tokenizer):
+    """The folder of a tiny GPT-1, which keeps no cache."""
+    torch.manual_seed(0)
+    import transformers
+
+    config = transformers.OpenAIGPTConfig(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, pad_token_id=0)
+    transformers.OpenAIGPTLMHeadModel(config).save_pretrained(tmp_path / "gpt1")
+    tokenizer.save_pretrained(tmp_path / "gpt1")
+    return tmp_path / "gpt1"
+
+
+def test_a_model_without_a_cache_has_a_plan_and_is_loaded(gpt1):
+    assert memory.memory_plan(gpt1, dtype="float32", device="cpu").kv_cache_bytes == 0
+    assert type(loading.load_model(gpt1, device="cpu")).__name__ == "OpenAIGPTLMHeadModel"
+
+
+def test_a_cache_of_an_unknown_kind_is_in_no_plan_and_loading_does_not_mind(gpt1, monkeypatch):
+    """GPT-1 could not be loaded: how much its cache holds could not be said."""
+
+    def unknown(*_, **__):
+        raise BadInputError("How much the cache holds cannot be said.")
+
+    monkeypatch.setattr(memory, "kv_cache_bytes", unknown)
+    with pytest.raises(BadInputError, match="cannot be said"):
+        memory.memory_plan(gpt1, device="cpu")
+    assert loading.load_model(gpt1, device="cpu") is not None
+
+
 def test_a_tokenizer_has_no_plan():
     with pytest.raises(BadInputError, match="tokenizer alone"):
         memory.memory_plan("llama-3-tokenizer")
