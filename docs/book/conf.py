@@ -35,12 +35,14 @@ autoapi_template_dir = str(HERE / "templates")
 autoapi_python_class_content = "class"
 
 suppress_warnings = ["autoapi.python_import_resolution"]  # of names that only other modules of a room use
+python_use_unqualified_type_names = True
 exclude_patterns = ["helpers", "downloads"]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = [str(HERE / "static"), str(assemble.STATIC)]
 html_css_files = ["book.css"]
 html_js_files = ["book.js"]
+html_domain_indices = False
 html_show_sourcelink = False
 html_copy_source = False
 html_search_language = "zh"  # it splits English, too

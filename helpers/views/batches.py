@@ -195,7 +195,7 @@ def _row(index: int, item: dict[str, Any], error: str | None) -> str:
     cell = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;max-width:28em"
     output = _short(item["Output"] or "")
     if item["Output"] is None:
-        output = f'<span style="color:var(--vermillion)">failed: {_short(error or "")}</span>'
+        output = f"<em>failed:</em> {_short(error or '')}"
     return (
         f'<tr><td style="color:var(--muted);vertical-align:top">{index}</td><td style="{cell}">{_short(item["Input"])}'
         f'</td><td style="{cell}">{output}</td></tr>'

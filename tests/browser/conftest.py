@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from lab import CHROMIUM_FLAGS, chromium
+from lab import running_chromium
 
 HARMLESS = ("blob", "data", "about")
 
@@ -12,14 +12,8 @@ HARMLESS = ("blob", "data", "about")
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, without a window."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium: install it (apt-get install chromium) or set PLAYWRIGHT_CHROMIUM to its path")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+    with running_chromium() as browser:
         yield browser
-        browser.close()
 
 
 def _labs_own(error):

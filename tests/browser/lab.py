@@ -31,6 +31,21 @@ def chromium():
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+@contextmanager
+def running_chromium():
+    """Chromium, without a window, driven by playwright; the test is skipped, and says why, where there is none."""
+    import pytest
+
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium: install it (apt-get install chromium) or set PLAYWRIGHT_CHROMIUM to its path")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
 @dataclass(frozen=True)
 class Lab:
     """A running JupyterLab: its address, the folder it serves, and its environment."""

@@ -25,16 +25,30 @@ def tags(cell):
 def execute(notebook, folder, **settings):
     """Run the notebook's cells in a new kernel that works in `folder`; their outputs are replaced by what comes.
 
-    `settings` are those of nbclient's `NotebookClient`. Streams are joined, so that outputs do not depend on when the
-    kernel happened to flush.
+    `settings` are those of nbclient's `NotebookClient`. Text that was printed in one go is joined, so that outputs do
+    not depend on when the kernel happened to flush; what a cell shows between two prints stays between them.
     """
     os.environ["HELPERS_PROGRESS"] = "off"  # which the kernel gets: nobody has solved anything
     NotebookClient(
         notebook,
-        **{"timeout": 300, "coalesce_streams": True, "record_timing": False, "store_widget_state": False} | settings,
+        **{"timeout": 300, "record_timing": False, "store_widget_state": False} | settings,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
     ).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
+
+
+def joined(outputs):
+    """The outputs, with neighbours of one stream made one (nbclient's way moves text ahead of pictures)."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def exercises(notebook):

@@ -2,6 +2,7 @@
 
 import nbformat
 
+from course import joined
 from outputs import complaints, main
 
 
@@ -28,3 +29,10 @@ def test_what_is_off_is_named(tmp_path, capsys):
     nbformat.write(notebook, tmp_path / "off.ipynb")
     assert main([tmp_path / "fine.ipynb", tmp_path / "off.ipynb"]) == 1
     assert "off.ipynb: code cell 2 has the execution count 3" in capsys.readouterr().out
+
+
+def test_text_is_joined_and_stays_where_it_was_between_pictures():
+    shown = nbformat.v4.new_output("display_data", data={"text/plain": "a picture"})
+    printed = [nbformat.v4.new_output("stream", text=text) for text in ("a", "b\n", "c\n")]
+    outputs = joined([printed[0], printed[1], shown, printed[2]])
+    assert [output.get("text", "picture") for output in outputs] == ["ab\n", "picture", "c\n"]

@@ -112,4 +112,4 @@ def test_predictions_are_a_table_of_text(tmp_path):
     table = show_predictions(tmp_path / "p.json").data
     for markup in ("<img", "<script", "</script", "<b>"):
         assert markup not in table
-    assert "&lt;img src=x" in table and "failed: &lt;script&gt;" in table
+    assert "&lt;img src=x" in table and "<em>failed:</em> &lt;script&gt;" in table

@@ -66,7 +66,7 @@ def test_predictions_as_a_table(tmp_path):
     assert "failed" in without
     lines = [{"index": 1, "Input": "bad", "Output": None, "error": "ValueError: <i>"}, {"index": 0}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    assert "failed: ValueError: &lt;i&gt;" in show_predictions(tmp_path / "p.json").data
+    assert "<em>failed:</em> ValueError: &lt;i&gt;" in show_predictions(tmp_path / "p.json").data
     assert "… and 2 more" in show_predictions(tmp_path / "p.json", rows=1).data
     with pytest.raises(BadInputError, match="There is no"):
         show_predictions(tmp_path / "nothing.json")
