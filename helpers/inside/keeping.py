@@ -87,7 +87,9 @@ class Keeper:
     def _buffer(self) -> Any:
         if self._carrier is None:
             self._carrier = ThreadPoolExecutor(1, thread_name_prefix="keeper")
-            self._free.extend(torch.empty(BUFFER_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(BUFFERS))
+            self._free.extend(
+                torch.empty(BUFFER_BYTES, dtype=torch.uint8, device="cpu", pin_memory=True) for _ in range(BUFFERS)
+            )
         if not self._free:
             self._free_one()
         return self._free.popleft()
