@@ -33,7 +33,7 @@ OPEN = --users $(USERS) --address $(ADDRESS) --port $(PORT) $(if $(CODE),--code 
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab workshop workshop-update workshop-stop test unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu book test-book bench-room clean
+.PHONY: help setup lab workshop workshop-update workshop-stop test unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu book slides test-book bench-room clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -128,6 +128,9 @@ bench: setup $(BENCH)/.installed  ## Time and memory beside other tools, into do
 bench-gpu: setup  ## Time and memory on a GPU beside plain transformers, into docs/BENCHMARKS.md; three minutes (ROUNDS=7)
 	$(BIN)/python tests/benchmarks/gpu.py --rounds $(ROUNDS)
 
+slides: setup $(JS_TOOLS)  ## Figures, predictions and recaps of each notebook as slides, in docs/_slides
+	$(BIN)/python docs/slides/make_slides.py
+
 # The committed outputs are read as they are: no notebook runs, and no model is needed.
 book: $(BOOK)/.installed $(JS_TOOLS)  ## The course as pages to read and search, in docs/_build/html (half a minute)
 	rm -rf docs/_build
@@ -156,7 +159,7 @@ $(JS_TOOLS): tests/javascript/package-lock.json $(JS)/.installed
 
 clean:  ## Remove the environments and the prepared models, but no file that the course did not write
 	-$(BIN)/python -m helpers.models --remove
-	rm -rf $(VENV) $(BENCH) $(BOOK) $(ENGINES) $(JS) tests/javascript/node_modules docs/_build
+	rm -rf $(VENV) $(BENCH) $(BOOK) $(ENGINES) $(JS) tests/javascript/node_modules docs/_build docs/_slides
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 lab")'
