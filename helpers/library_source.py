@@ -137,17 +137,25 @@ def broken_anchors(
     return _view(function, start, stop, notes)[1]
 
 
-def since_2024(claim: str, holds: bool) -> None:
+def since_2024(claim: str, holds: bool, *, was: str = "", why: str = "") -> None:
     """Print what has changed in the library since the walkthroughs were written, after checking that it has.
 
-    Raises `AnchorNotFoundError` when the claim no longer holds.
+    `claim` says what it is now, `was` what it was in 2024, and `why` the reason; `holds` whether the installed version
+    bears the claim out. Raises `AnchorNotFoundError` when it no longer does.
 
+    >>> since_2024("one function adds", 1 + 1 == 2, was="two functions", why="one is enough")
+    ✓ Now: one function adds
+      2024: two functions
+      Why: one is enough
     >>> since_2024("1 + 1 is 2", 1 + 1 == 2)
     ✓ 1 + 1 is 2
     """
     if not holds:
         raise AnchorNotFoundError(f"The library has moved on again. No longer true: {claim}.")
-    print("✓", claim)
+    print("✓", f"Now: {claim}" if was or why else claim)
+    for name, text in (("2024", was), ("Why", why)):
+        if text:
+            print(f"  {name}: {text}")
 
 
 def _view(

@@ -315,6 +315,8 @@ def test_a_line_is_frozen():
 def test_a_claim_about_the_library_is_checked_before_it_is_printed(capsys):
     since_2024("addition works", 1 + 1 == 2)
     assert capsys.readouterr().out == "✓ addition works\n"
+    since_2024("one adder", True, was="two", why="one is enough")
+    assert capsys.readouterr().out == "✓ Now: one adder\n  2024: two\n  Why: one is enough\n"
     with pytest.raises(AnchorNotFoundError, match="No longer true: pigs fly"):
         since_2024("pigs fly", False)
     assert capsys.readouterr().out == ""

@@ -27,6 +27,7 @@ SLIDES = ROOT / "docs" / "_slides"
 NODE_MODULES = ROOT / "tests" / "javascript" / "node_modules"
 LIBRARIES = {"reveal": NODE_MODULES / "reveal.js" / "dist", "notes": NODE_MODULES / "reveal.js" / "plugin" / "notes"}
 PICTURES = ("image/svg+xml", "image/png")
+STRIP = "<title>You are here"  # a small drawing under a section's heading: too little for a slide
 FOLD = re.compile(r"<details>.*?</details>", re.DOTALL)
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]*\)")  # to another notebook: a slide has none beside it
 ANCHOR = re.compile(r'<a class="anchor-link".*?</a>')
@@ -106,7 +107,7 @@ def picture_of(cell: dict[str, Any]) -> str:
     for output in cell["outputs"]:
         for kind in PICTURES:
             data = output.get("data", {}).get(kind)
-            if data is not None:
+            if data is not None and STRIP not in "".join(data):
                 data = "".join(data)
                 coded = data.replace("\n", "") if kind == "image/png" else base64.b64encode(data.encode()).decode()
                 return f'<img alt="{alt}" src="data:{kind};base64,{coded}">'

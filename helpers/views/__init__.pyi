@@ -10,7 +10,8 @@ from .file_layout import show_file_layout as show_file_layout
 from .forward import plot_by_layer as plot_by_layer
 from .forward import plot_dials as plot_dials
 from .forward import plot_mask as plot_mask
-from .forward import plot_turns as plot_turns
+from .forward import plot_periods as plot_periods
+from .forward import plot_scores as plot_scores
 from .forward import plot_two_passes as plot_two_passes
 from .glossary import show_glossary as show_glossary
 from .heads import plot_attention_on_picture as plot_attention_on_picture

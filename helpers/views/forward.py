@@ -6,7 +6,7 @@ Each function takes a result and `ax=None`, draws, and returns the `Axes`. Nothi
 from __future__ import annotations
 
 from itertools import cycle
-from math import ceil, cos, pi, sin
+from math import ceil, cos, inf, pi, sin
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
@@ -36,8 +36,8 @@ def plot_two_passes(
     """The pass over the whole prompt beside a pass over one token: what goes in, what is kept, what comes out.
 
     `first` and `later` are the first two `GenerationStep`s of an answer, `config` the model's. Each column is
-    a position, each row of the triangle a query and the keys that it looks at; what a pass computes is filled, what
-    it finds in the KV cache is hatched. Of long prompts the first and last positions are drawn. Returns the Axes.
+    a position, each row of the triangle a query and the keys that it attends to; what a pass computes has one colour,
+    what it finds in the KV cache another. Of long prompts the first and last positions are drawn. Returns the Axes.
 
     Raises `BadInputError` when the two do not follow on each other.
 
@@ -59,9 +59,9 @@ def plot_two_passes(
     gap, height = 1.6, max(panel.height for panel in panels)
     width = sum(panel.width for panel in panels) + gap
     ax = _canvas(ax, width, height)
-    panels[0].draw(ax, 0.0, "First pass: the whole prompt")
-    panels[1].draw(ax, panels[0].width + gap, "Later pass: one new token")
-    _legend(ax, (NEW, None, "computed in this pass"), (CACHED, "////", "found in the KV cache"))
+    panels[0].draw(ax, 0.0, "First pass: everything is computed")
+    panels[1].draw(ax, panels[0].width + gap, "Later pass: one new column")
+    _legend(ax, (NEW, "computed in this pass"), (CACHED, "found in the KV cache"))
     return ax
 
 
@@ -112,9 +112,9 @@ class _Pass:
         kept = f"[1, {heads}, {self.step.kv_length}, {head_dim}]"
         self.caption(y + 0.4, f"in each of {config.num_hidden_layers} layers: KV cache {kept}")
         for x, position in self.places():
-            self.cell(x, y + 0.68, 0.9, 0.6, CACHED if position < self.cached else NEW, hatch=position < self.cached)
+            self.cell(x, y + 0.68, 0.9, 0.6, CACHED if position < self.cached else NEW)
         scores = f"[1, {config.num_attention_heads}, {self.read}, {self.step.kv_length}]"
-        self.caption(y + 1.78, f"attention, a row a query {scores}")
+        self.caption(y + 1.78, f"attention, one row per query {scores}")
         for row, query in enumerate(queries):
             top = y + 2.05 + 0.62 * row
             for x, key in self.places():
@@ -162,9 +162,7 @@ class _Pass:
             if text.startswith("input_ids"):
                 self.ax.text(x, y + 0.66, "…", ha="center", va="center", fontsize=9, color=MUTED)
 
-    def cell(
-        self, x: float, y: float, width: float, height: float, color: str, *, dashed: bool = False, hatch: bool = False
-    ) -> None:
+    def cell(self, x: float, y: float, width: float, height: float, color: Any, *, dashed: bool = False) -> None:
         from matplotlib.patches import Rectangle
 
         style = {"facecolor": "white", "edgecolor": RULE, "lw": 1}
@@ -172,8 +170,6 @@ class _Pass:
             style |= {"facecolor": _tint(color), "edgecolor": color}
         if dashed:
             style["ls"] = (0, (2, 2))
-        if hatch:
-            style["hatch"] = "////"
         self.ax.add_patch(Rectangle((x, y), width, height, **style))
 
     def frame(self, top: float, bottom: float) -> None:
@@ -200,8 +196,10 @@ class _Pass:
         self.ax.annotate("", (x, bottom), (x, top), arrowprops=style)
 
 
-def plot_mask(visible: Any, queries: Sequence[str], keys: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """Which key each query may look at. Returns the Axes.
+def plot_mask(
+    visible: Any, queries: Sequence[str], keys: Sequence[str], *, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Which key each query may attend to. Returns the Axes.
 
     `visible` is bool `[query, key]`; `queries` and `keys` are the tokens of its rows and columns.
 
@@ -210,7 +208,7 @@ def plot_mask(visible: Any, queries: Sequence[str], keys: Sequence[str], *, ax: 
     >>> import torch
     >>> ax = plot_mask(torch.tensor([[True, False], [True, True]]), ["a", "b"], ["a", "b"])
     >>> ax.get_xlabel(), ax.get_ylabel()
-    ('key (looked at)', 'query (looks)')
+    ('key (attended to)', 'query (attends)')
     """
     if tuple(visible.shape) != (len(queries), len(keys)):
         raise BadInputError(
@@ -231,52 +229,99 @@ def plot_mask(visible: Any, queries: Sequence[str], keys: Sequence[str], *, ax: 
     ax.xaxis.set_label_position("top")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="key (looked at)", ylabel="query (looks)", title="What is added to each score")
+    ax.set(xlabel="key (attended to)", ylabel="query (attends)", title=drawable(title or "What is added to each score"))
+    return ax
+
+
+def plot_scores(
+    scores: Any, tokens: Sequence[str], *, title: str = "", weights: bool = False, ax: Axes | None = None
+) -> Axes:
+    """What one head computes for each query and key, as a heat map with the numbers in it. Returns the Axes.
+
+    `scores [query, key]` are its scores, or with `weights` its attention weights: then the colours run from 0 to 1,
+    else from the lowest to the highest number. A masked score, -inf, is grey. `tokens` are the labels of both axes.
+
+    Raises `BadInputError` when shape and tokens do not agree.
+
+    >>> import torch
+    >>> ax = plot_scores(torch.tensor([[1.0, -torch.inf], [2.0, 3.0]]), ["a", "b"], title="Masked")
+    >>> [text.get_text() for text in ax.texts]
+    ['1.0', '−∞', '2.0', '3.0']
+    """
+    from matplotlib import colormaps
+
+    if tuple(scores.shape) != (len(tokens), len(tokens)):
+        raise BadInputError(
+            f"scores has the shape {list(scores.shape)}, {len(tokens)} tokens need [{len(tokens)}, {len(tokens)}]."
+        )
+    finite = scores[scores.isfinite()]
+    low, high = (0.0, 1.0) if weights else (float(finite.min()), float(finite.max()))
+    ax = new_axes(ax, 1.5 + 0.5 * len(tokens), 1.3 + 0.42 * len(tokens))
+    colours = colormaps[WEIGHTS_COLORMAP].with_extremes(bad="#f0f2f4")
+    ax.imshow(scores.float().numpy(force=True), cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for query, row in enumerate(scores.tolist()):
+        for key, number in enumerate(row):
+            masked = number == -inf
+            dark = not masked and number - low < 0.55 * (high - low)
+            text = "−∞" if masked else f"{number:.2f}" if weights else f"{number:.1f}"
+            color = MUTED if masked else "white" if dark else "black"
+            ax.text(key, query, text, ha="center", va="center", fontsize=8, color=color)
+    labels = [drawable(token) for token in tokens]
+    ax.set_xticks(range(len(tokens)), labels, rotation=45, ha="right", rotation_mode="anchor", color=INK, fontsize=8)
+    ax.set_yticks(range(len(tokens)), labels, fontsize=8)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="key (attended to)", ylabel="query (attends)", title=drawable(title))
     return ax
 
 
 def plot_dials(
-    speeds: Any, *, pairs: Sequence[int] = (0, 2, 4, 6, 10, 31), positions: int = 12, ax: Axes | None = None
+    frequencies: Any,
+    *,
+    pairs: Sequence[int] = (0, 2, 4, 6, 10, 31),
+    positions: int = 12,
+    title: str = "",
+    ax: Axes | None = None,
 ) -> Axes:
     """Some of rotary embedding's pairs as clock dials: where the hand stands at each of the first positions.
 
-    `speeds [pair]` are the angles a pair turns by from one position to the next, in radians (`inv_freq` in
-    `transformers`); `pairs` which of them to draw. After a full turn the dots go on further out. Returns the Axes.
+    `frequencies [pair]` are the angles by which a pair rotates from one position to the next, in radians (`inv_freq` in
+    `transformers`); `pairs` which of them to draw. After a full circle the dots go on further out. Returns the Axes.
 
     Raises `BadInputError` for a pair that is not there.
 
     >>> plot_dials([1.0, 0.5, 0.25], pairs=(0, 2), positions=4).get_title()
     'Where the hand stands at positions 0 to 3'
     """
-    speeds = [float(speed) for speed in speeds]
-    missing = [pair for pair in pairs if not 0 <= pair < len(speeds)]
+    frequencies = [float(frequency) for frequency in frequencies]
+    missing = [pair for pair in pairs if not 0 <= pair < len(frequencies)]
     if missing:
-        raise BadInputError(f"There is no pair {missing[0]}: speeds has pairs 0 to {len(speeds) - 1}.")
+        raise BadInputError(f"There is no pair {missing[0]}: there are pairs 0 to {len(frequencies) - 1}.")
     columns = min(6, len(pairs))
     rows = ceil(len(pairs) / columns)
     ax = new_axes(ax, 0.6 + 1.2 * columns, 0.4 + 1.5 * rows)
     for n, pair in enumerate(pairs):
-        dots = _dial(ax, 2.7 * (n % columns), 3.6 * (n // columns), pair, speeds[pair], positions)
+        dots = _dial(ax, 2.7 * (n % columns), 3.6 * (n // columns), pair, frequencies[pair], positions)
     ax.set(xlim=(-1.4, 2.7 * (columns - 1) + 1.4), ylim=(3.6 * (rows - 1) + 1.3, -2.1), aspect="equal")
-    ax.set_title(f"Where the hand stands at positions 0 to {positions - 1}")
+    ax.set_title(drawable(title or f"Where the hand stands at positions 0 to {positions - 1}"))
     ax.set_axis_off()
     bar = ax.figure.colorbar(dots, ax=ax, shrink=0.8, label="position", ticks=[0, (positions - 1) // 2, positions - 1])
     bar.outline.set_visible(False)
     return ax
 
 
-def _dial(ax: Axes, x: float, y: float, pair: int, speed: float, positions: int) -> Any:
+def _dial(ax: Axes, x: float, y: float, pair: int, frequency: float, positions: int) -> Any:
     """One dial with its centre at (x, y), 12 o'clock on top; y grows downwards."""
     from matplotlib.patches import Circle
 
     ax.add_patch(Circle((x, y), 1, facecolor="none", edgecolor=RULE, lw=1))
-    angles = [speed * position for position in range(positions)]
+    angles = [frequency * position for position in range(positions)]
     radius = [1 + 0.14 * (angle // (2 * pi)) for angle in angles]
     ax.plot([x, x + sin(angles[-1])], [y, y - cos(angles[-1])], color=INK, lw=1.2, zorder=1)
-    turn = 2 * pi / speed
+    period = 2 * pi / frequency
     ax.text(x, y - 1.85, f"pair {pair}", ha="center", va="center", fontsize=9, fontweight="bold")
-    once = f"{turn:,.0f}" if turn >= 1000 else f"{turn:.3g}"
-    ax.text(x, y - 1.42, f"one turn in {once}", ha="center", va="center", fontsize=7.2, color=MUTED)
+    circle = f"{period:,.0f}" if period >= 1000 else f"{period:.3g}"
+    ax.text(x, y - 1.42, f"a circle in {circle}", ha="center", va="center", fontsize=8, color=MUTED)
     return ax.scatter(
         [x + r * sin(angle) for r, angle in zip(radius, angles, strict=True)],
         [y - r * cos(angle) for r, angle in zip(radius, angles, strict=True)],
@@ -289,36 +334,38 @@ def _dial(ax: Axes, x: float, y: float, pair: int, speed: float, positions: int)
     )
 
 
-def plot_turns(speeds: Any, context: int | None, *, ax: Axes | None = None) -> Axes:
-    """How many positions each rotary pair needs for one full turn, beside the model's context. Returns the Axes.
+def plot_periods(frequencies: Any, context: int, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """How many positions each rotary pair needs for one full circle, beside the model's context. Returns the Axes.
 
-    `speeds [pair]` as in `plot_dials`; `context` in positions.
+    `frequencies [pair]` as in `plot_dials`; `context` in positions.
 
-    >>> plot_turns([1.0, 0.5, 0.25], 2048).get_xlabel()
+    >>> plot_periods([1.0, 0.5, 0.25], 2048).get_xlabel()
     'pair'
     """
-    turns = [2 * pi / float(speed) for speed in speeds]
+    periods = [2 * pi / float(frequency) for frequency in frequencies]
     ax = new_axes(ax, 5.8, 2.6)
     for inside, name, color in ((True, "within the context", "blue"), (False, "longer than it", "vermillion")):
-        pairs = [pair for pair, turn in enumerate(turns) if (turn <= context) is inside]
-        ax.bar(pairs, [turns[pair] for pair in pairs], 0.7, color=OKABE_ITO[color], label=f"{name}: {len(pairs)} pairs")
+        pairs = [pair for pair, period in enumerate(periods) if (period <= context) is inside]
+        label = f"{name}: {len(pairs)} pairs"
+        ax.bar(pairs, [periods[pair] for pair in pairs], 0.7, color=OKABE_ITO[color], label=label)
     ax.axhline(context, color=INK, lw=1, label=f"context: {context:,}")
     ax.set_yscale("log")
-    ax.set(xlim=(-0.6, len(turns) - 0.4), xlabel="pair", ylabel="positions", title="How long one turn takes")
+    ax.set(xlim=(-0.6, len(periods) - 0.4), xlabel="pair", ylabel="positions in a full circle")
+    ax.set_title(drawable(title or "How long one full circle takes"))
     ax.legend(loc="upper left", fontsize=8.5)
     return ax
 
 
 def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: str = "", ax: Axes | None = None) -> Axes:
-    """One number a layer, a bar each, for one series or several. Returns the Axes.
+    """One number per layer, a bar each, for one series or several. Returns the Axes.
 
     `values` maps a series' name to its numbers, layer 0 first; `before` is drawn as a line to compare with.
 
     Raises `BadInputError` when there is nothing to draw or the series differ in length.
 
-    >>> ax = plot_by_layer({"attention": [0.1, 0.5, 0.9]}, label="share", title="Through the layers")
+    >>> ax = plot_by_layer({"attention": [0.1, 0.5, 0.9]}, label="p", title="Through the layers")
     >>> ax.get_title(), ax.get_ylabel()
-    ('Through the layers', 'share')
+    ('Through the layers', 'p')
     """
     lengths = {len(series) for series in values.values()}
     if len(lengths) != 1 or 0 in lengths:
@@ -364,5 +411,5 @@ def _canvas(ax: Axes, width: float, height: float) -> Axes:
 def _legend(ax: Axes, *entries: Any) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(facecolor=_tint(c), edgecolor=c, hatch=hatch, label=text) for c, hatch, text in entries]
+    handles = [Patch(facecolor=_tint(color), edgecolor=color, label=text) for color, text in entries]
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=len(handles), fontsize=8.5)

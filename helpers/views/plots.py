@@ -311,19 +311,24 @@ def plot_attention(
     return ax
 
 
+LENS_TITLE = "Logit lens: the best next token after each layer"
+
+
 def plot_logit_lens(
     lens: Lens,
     tokenizer: PreTrainedTokenizerBase,
     tokens: Any,
     *,
     positions: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None,
+    title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
     """What each layer would answer: the best token of the logit lens, coloured by its probability.
 
     `lens` is what `logit_lens` gave (`token_ids` and `probabilities`, `[layer+1, position, k]`),
-    `tokens` the labels of the positions, `positions` the ones to draw (default: the last 8). The
-    model's own answer is the top row. Returns the Axes.
+    `tokens` the labels of the positions, `positions` the ones to draw (default: the last 8), `rows` the
+    rows (default: all), lowest first. The model's own answer is the top row. Returns the Axes.
 
     >>> from helpers.inside.lens import logit_lens
     >>> from helpers.inside.tracing import trace
@@ -334,11 +339,15 @@ def plot_logit_lens(
     """
     count = lens.token_ids.shape[1]
     positions = list(range(max(0, count - 8), count)) if positions is None else [p % count for p in positions]
-    ids = lens.token_ids[:, positions, 0]
-    weights = lens.probabilities[:, positions, 0].float().numpy(force=True)
-    layers = ids.shape[0]
+    rows = list(range(lens.token_ids.shape[0])) if rows is None else list(rows)
+    ids = lens.token_ids[rows][:, positions, 0]
+    weights = lens.probabilities[rows][:, positions, 0].float().numpy(force=True)
+    layers = len(rows)
     ax = new_axes(ax, max(5.0, 1.6 + 0.82 * len(positions)), max(2.2, 1.2 + 0.19 * layers))
     picture = ax.imshow(weights, cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, aspect="auto", origin="lower")
+    for place in range(1, layers):
+        if rows[place] != rows[place - 1] + 1:  # rows are left out here
+            ax.axhline(place - 0.5, color="white", lw=3)
     for layer in range(layers):
         for column in range(len(positions)):
             label = token_table(tokenizer, [int(ids[layer, column])])[0].label
@@ -353,10 +362,10 @@ def plot_logit_lens(
                 color="black" if bright else "white",
             )
     ax.set_xticks(range(len(positions)), [drawable(tokens[p]) for p in positions], fontsize=8, color=INK)
-    ax.set_yticks(range(layers), ["embedding", *(f"row {n}" for n in range(1, layers))], fontsize=7)
+    ax.set_yticks(range(layers), [f"row {n}" if n else "embedding" for n in rows], fontsize=7)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="position (what it has just read)", title="Logit lens: the best next token after each layer")
+    ax.set(xlabel="position (what it has just read)", title=drawable(title or LENS_TITLE))
     ax.figure.colorbar(picture, ax=ax, shrink=0.6, label="its probability").outline.set_visible(False)
     return ax
 

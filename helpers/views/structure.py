@@ -18,7 +18,9 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, new_axes, png_bytes
+from helpers.views.strip import ADD, Strip
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, is_sharp, new_axes, png_bytes
+from helpers.views.svg import svg_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 IDLE = "not reached by a text alone"
-ADD = "+"  # in a layer's order: here the residual stream and what was computed from it are added
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,36 @@ class Structure:
         share = 100 * repeats * block.count / self.count
         return "<0.1%" if 0 < share < 0.05 else f"{share:.1f}%"
 
-    def _repr_png_(self) -> bytes:
-        return png_bytes(plot_structure(self).figure)
+    def here(self, *names: str, note: str = "") -> Strip:
+        """The model's blocks in one row, those of these names highlighted: a `Strip`, drawn by a notebook.
+
+        A name is the last piece of a block's: `self_attn`, `lm_head`; "layers" stands for all that is in a layer, and
+        "token ids" and "logits" for the two ends. `note` is written below. Raises `BadInputError` for another name.
+
+        >>> show_structure(model).here("mlp", note="section 10")
+        token ids → embed_tokens → [input_layernorm → self_attn → + → post_attention_layernorm → *mlp* → +] × 30 → \
+norm → lm_head → logits (section 10)
+        """
+        stacks = [block for block in self.blocks if isinstance(block, Stack)]
+        stack = max(stacks, key=lambda stack: stack.count, default=None)
+        layer = [part if part == ADD else part.name for part in stack.run()] if stack else []
+        at = self.blocks.index(stack) if stack else len(self.blocks)
+        others = [block.name.rpartition(".")[2] for block in self.blocks]
+        before, after = ("token ids", *others[:at]), (*others[at + 1 :], "logits")
+        here = tuple(name for given in names for name in (layer if given == "layers" else [given]))
+        return Strip(before, tuple(layer), after, stack.repeats if stack else 0, here, note)
+
+    def _repr_svg_(self) -> str | None:
+        if not is_sharp():
+            return None
+        from matplotlib import pyplot
+
+        figure = plot_structure(self).figure
+        pyplot.close(figure)
+        return svg_text(figure)
+
+    def _repr_png_(self) -> bytes | None:
+        return None if is_sharp() else png_bytes(plot_structure(self).figure)
 
 
 def show_structure(model: PreTrainedModel) -> Structure:

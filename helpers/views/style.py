@@ -54,11 +54,12 @@ HTML_THEME = """\
 --blue:#0072b2;--orange:#e69f00;--green:#009e73;--vermillion:#d55e00;--purple:#cc79a7;"""
 
 
-def use_course_style() -> None:
+def use_course_style(*, sharp: bool = False) -> None:
     """Set matplotlib's defaults for the course: an opaque light card, Okabe-Ito colours, Chinese.
 
     Figures stay light in JupyterLab's dark theme too, so that a saved picture reads the same
-    everywhere. Changes `matplotlib.rcParams` of this process; `matplotlib.rcdefaults()` undoes it.
+    everywhere. With `sharp`, a notebook shows them as SVG, which is sharp on every screen.
+    Changes `matplotlib.rcParams` of this process; `matplotlib.rcdefaults()` undoes it.
 
     >>> import matplotlib
     >>> use_course_style()
@@ -101,6 +102,18 @@ def use_course_style() -> None:
             "image.cmap": WEIGHTS_COLORMAP,
         }
     )
+    if sharp:
+        from helpers.views.svg import draw_as_svg
+
+        matplotlib.rcParams["savefig.format"] = "svg"
+        draw_as_svg()
+
+
+def is_sharp() -> bool:
+    """Whether `use_course_style(sharp=True)` is in force."""
+    import matplotlib
+
+    return matplotlib.rcParams["savefig.format"] == "svg"
 
 
 @cache

@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 import nbformat
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from course import execute, read
 from helpers.library_source import stored_outputs
 
-COLOURS = 128  # of a committed picture: charts need no more, and take a third of the space
+PALETTES = (32, 64, 128)  # colours of a committed picture: charts need no more, and take a third of the space
+UNSEEN = 2.0  # levels of 255 by which a smaller palette may change a picture, on average
 
 
 def write_outputs(path):
@@ -36,10 +37,14 @@ def write_outputs(path):
 
 
 def smaller(png):
-    """The picture, as base64, with a palette of `COLOURS`; as it was if that saves nothing."""
+    """The picture, as base64, with the smallest of `PALETTES` that nobody sees; as it was if that saves nothing."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    for colours in PALETTES:
+        few = picture.quantize(colours, dither=Image.Dither.NONE)
+        if max(ImageStat.Stat(ImageChops.difference(picture, few.convert("RGB"))).mean) <= UNSEEN:
+            break
     packed = io.BytesIO()
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    few.save(packed, "PNG", optimize=True)
     palette = base64.b64encode(packed.getvalue()).decode()
     return palette if len(palette) < len(png) else png
 

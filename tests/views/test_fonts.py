@@ -113,7 +113,7 @@ def results(model, tokenizer):
         lens=logit_lens(model, ran),
         picture=Image.new("RGB", (28, 28), "red"),
         square=torch.eye(len(ran.tokens)),
-        speeds=model.model.rotary_emb.inv_freq,
+        frequencies=model.model.rotary_emb.inv_freq,
         cache=model(ran.input_ids, use_cache=True).past_key_values,
     )
 
@@ -148,13 +148,13 @@ DRAW = {
     "plot_bars": lambda r: plots.plot_bars({CHINESE: 1.0}, unit=CHINESE, title=CHINESE),
     "plot_batch_sizes": lambda r: batches.plot_batch_sizes([BatchMeasure(1, 2.0, 1, []), BatchMeasure(8, 6.0, 8, [])]),
     "plot_by_layer": lambda r: forward.plot_by_layer({CHINESE: [0.1, 0.2]}, before=0.3, title=CHINESE),
-    "plot_dials": lambda r: forward.plot_dials(r.speeds),
+    "plot_dials": lambda r: forward.plot_dials(r.frequencies, title=CHINESE),
     "plot_head_scores": lambda r: heads.plot_head_scores(torch.ones(2, 2), title=CHINESE),
     "plot_heads": lambda r: residual.plot_heads(torch.ones(2, 2), torch.ones(2), title=CHINESE),
     "plot_heads_at_a_glance": lambda r: attention.plot_heads_at_a_glance(attention.AttentionMap(r.trace)),
     "plot_kv_cache": lambda r: cache.plot_kv_cache(r.cache, tokens=r.trace.tokens),
     "plot_logit_lens": lambda r: plots.plot_logit_lens(r.lens, r.tokenizer, r.trace.tokens),
-    "plot_mask": lambda r: forward.plot_mask(torch.ones(1, 1).bool(), [CHINESE], [CHINESE]),
+    "plot_mask": lambda r: forward.plot_mask(torch.ones(1, 1).bool(), [CHINESE], [CHINESE], title=CHINESE),
     "plot_memory_plan": _memory_plan,
     "plot_merges": _merges,
     "plot_next_token": lambda r: plots.plot_next_token(r.steps[0], r.tokenizer),
@@ -166,7 +166,8 @@ DRAW = {
     "plot_processors": lambda r: plots.plot_processors(r.steps[0], r.tokenizer),
     "plot_slots": lambda r: batches.plot_slots([5, 1, 1], 2),
     "plot_structure": lambda r: structure.plot_structure(structure.show_structure(r.model)),
-    "plot_turns": lambda r: forward.plot_turns(r.speeds, 8192),
+    "plot_periods": lambda r: forward.plot_periods(r.frequencies, 8192, title=CHINESE),
+    "plot_scores": lambda r: forward.plot_scores(torch.ones(1, 1), [CHINESE], title=CHINESE),
     "plot_two_passes": lambda r: forward.plot_two_passes(*r.steps, r.tokenizer, r.model.config),
 }
 STILL_PICTURES = {

@@ -12,10 +12,19 @@ from transformers import LlamaConfig
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
+from matplotlib.colors import to_rgba
 
 from helpers.errors import BadInputError
 from helpers.inside.generation import generate_steps
-from helpers.views.forward import plot_by_layer, plot_dials, plot_mask, plot_turns, plot_two_passes
+from helpers.views.forward import (
+    CACHED,
+    plot_by_layer,
+    plot_dials,
+    plot_mask,
+    plot_periods,
+    plot_scores,
+    plot_two_passes,
+)
 from helpers.views.style import use_course_style
 
 PROMPTS = ["The capital of France is", "星期一、星期二、星期三、星期", "Hello"]
@@ -37,9 +46,9 @@ def _written(ax):
 
 
 def _cells(ax, width, height):
-    """Rectangles of one size, and whether each is hatched."""
+    """Rectangles of one size, and whether each has the colour of what comes from the cache."""
     return [
-        patch.get_hatch() is not None
+        patch.get_edgecolor() == to_rgba(CACHED)
         for patch in ax.patches
         if hasattr(patch, "get_width") and (patch.get_width(), patch.get_height()) == (width, height)
     ]
@@ -56,8 +65,8 @@ def test_two_passes_show_tokens_positions_and_shapes(model, tokenizer, prompt):
         f"hidden_states [1, {length}, 576]",
         f"in each of 30 layers: KV cache [1, 3, {length}, 64]",
         f"in each of 30 layers: KV cache [1, 3, {length + 1}, 64]",
-        f"attention, a row a query [1, 9, {length}, {length}]",
-        f"attention, a row a query [1, 9, 1, {length + 1}]",
+        f"attention, one row per query [1, 9, {length}, {length}]",
+        f"attention, one row per query [1, 9, 1, {length + 1}]",
         "hidden_states [1, 1, 576]",
         "logits [1, 1, 49152]",
     ):
@@ -131,28 +140,42 @@ def test_a_mask_of_another_shape_is_refused():
         plot_mask(torch.ones(2, 3).bool(), ["a", "b", "c"], ["a", "b", "c"])
 
 
-def test_dials_turn_clockwise_from_twelve():
+def test_scores_are_written_and_masked_ones_are_grey():
+    scores = torch.tensor([[1.0, -torch.inf], [-2.0, 3.0]])
+    ax = plot_scores(scores, ["我", "$"], title="t")
+    assert _written(ax) == ["1.0", "−∞", "-2.0", "3.0"]
+    assert ax.images[0].get_clim() == (-2, 3) and ax.get_title("left") == "t"
+    assert ax.images[0].cmap.get_bad()[:3] == pytest.approx(to_rgba("#f0f2f4")[:3], abs=0.01)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["我", r"\$"]
+    own = pyplot.subplots()[1]
+    assert plot_scores(scores.softmax(-1), ["a", "b"], weights=True, ax=own) is own
+    assert own.images[0].get_clim() == (0, 1) and _written(own)[:2] == ["1.00", "0.00"]
+    with pytest.raises(BadInputError, match=r"\[2, 2\], 3 tokens need \[3, 3\]"):
+        plot_scores(scores, ["a", "b", "c"])
+
+
+def test_dials_go_clockwise_from_twelve():
     quarter = torch.tensor([pi / 2, pi / 2000])
     ax = plot_dials(quarter, pairs=(0, 1), positions=6)
     (x, y), (slow_x, slow_y) = (dots.get_offsets().T.tolist() for dots in ax.collections)
     assert x == pytest.approx([0, 1, 0, -1, 0, 1.14], abs=1e-6)  # the second round is drawn further out
     assert y == pytest.approx([-1, 0, 1, 0, -1.14, 0], abs=1e-6)  # y grows downwards
     assert max(slow_x) - min(slow_x) < 0.01 and slow_y == pytest.approx([-1] * 6, abs=1e-3)
-    assert {"pair 0", "pair 1", "one turn in 4", "one turn in 4,000"} <= set(_written(ax))
+    assert {"pair 0", "pair 1", "a circle in 4", "a circle in 4,000"} <= set(_written(ax))
 
 
-def test_dials_draw_the_model_s_own_speeds(model):
-    speeds = model.model.rotary_emb.inv_freq
-    assert len(plot_dials(speeds).collections) == 6
-    with pytest.raises(BadInputError, match="no pair 32: speeds has pairs 0 to 31"):
-        plot_dials(speeds, pairs=(0, 32))
+def test_dials_draw_the_model_s_own_frequencies(model):
+    frequencies = model.model.rotary_emb.inv_freq
+    assert len(plot_dials(frequencies).collections) == 6
+    with pytest.raises(BadInputError, match="no pair 32: there are pairs 0 to 31"):
+        plot_dials(frequencies, pairs=(0, 32))
 
 
-def test_turns_are_counted_against_the_context(model):
-    speeds = model.model.rotary_emb.inv_freq
-    ax = plot_turns(speeds, 8192)
+def test_periods_are_counted_against_the_context(model):
+    frequencies = model.model.rotary_emb.inv_freq
+    ax = plot_periods(frequencies, 8192)
     heights = [bar.get_height() for bar in ax.patches]
-    assert heights == pytest.approx([2 * pi / float(speed) for speed in speeds])
+    assert heights == pytest.approx([2 * pi / float(frequency) for frequency in frequencies])
     inside = sum(height <= 8192 for height in heights)
     labels = {text.get_text() for text in ax.get_legend().get_texts()}
     assert labels == {"context: 8,192", f"within the context: {inside} pairs", f"longer than it: {32 - inside} pairs"}

@@ -193,6 +193,10 @@ def test_logit_lens_writes_each_layers_best_token(tokenizer):
     assert rows(ax) == ["embedding", "row 1", "row 2"]
     assert texts(ax) == ["·Paris", "·of", "·is", "The", ".", ","]
     assert texts(plot_logit_lens(lens, tokenizer, ["·is", "·the"], positions=[-1])) == ["·of", "The", ","]
+    few = plot_logit_lens(lens, tokenizer, ["·is", "·the"], positions=[-1], rows=[0, 2], title="Two rows")
+    assert texts(few) == ["·of", ","] and few.get_title("left") == "Two rows"
+    assert [tick.get_text() for tick in few.get_yticklabels()] == ["embedding", "row 2"]
+    assert len(few.lines) == 1  # where row 1 was left out
 
 
 def test_every_plot_draws_into_given_axes(step, tokenizer):

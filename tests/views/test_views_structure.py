@@ -1,4 +1,5 @@
 import warnings
+from xml.dom.minidom import parseString
 
 import matplotlib
 import pytest
@@ -183,6 +184,38 @@ def test_the_picture_is_small_and_draws_every_part_and_residual(model):
     for block in structure.blocks:
         if isinstance(block, Part):
             assert block.name in drawn
+
+
+def test_a_sharp_picture_is_svg_whose_letters_are_text_and_the_same_each_time(model):
+    structure = show_structure(model)
+    assert structure._repr_svg_() is None
+    use_course_style(sharp=True)
+    svg = structure._repr_svg_()
+    assert structure._repr_png_() is None
+    assert svg.startswith("<svg") and ">model.embed_tokens</text>" in svg
+    assert len(svg) < 30_000
+    assert svg == structure._repr_svg_()
+
+
+def test_a_strip_highlights_where_a_reader_is(model):
+    strip = show_structure(model).here("self_attn", note="scores & <mask>")
+    assert (strip.repeats, strip.here) == (30, ("self_attn",))
+    assert repr(strip).endswith("→ lm_head → logits (scores & <mask>)") and "*self_attn*" in repr(strip)
+    page = parseString(strip._repr_svg_())
+    bold = [text.firstChild.data for text in page.getElementsByTagName("text") if text.hasAttribute("font-weight")]
+    assert bold == ["self_attn"]
+    texts = [text.firstChild.data for text in page.getElementsByTagName("text")]
+    assert texts.count("+") == 2 and {"token ids", "30 layers", "scores & <mask>"} <= set(texts)
+    assert "You are here" in page.getElementsByTagName("title")[0].firstChild.data
+    assert len(strip._repr_svg_()) < 3000
+
+
+def test_a_strip_of_all_layers_and_of_both_ends(model):
+    structure = show_structure(model)
+    assert set(structure.here("layers").here) == set(stack_of(structure).order)
+    assert repr(structure.here("token ids", "logits")).startswith("*token ids* → embed_tokens")
+    with pytest.raises(BadInputError, match=r"no 'attention' in this model\. What can be highlighted: token ids,"):
+        structure.here("attention")
 
 
 def test_what_is_no_model_is_named():
