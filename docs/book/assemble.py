@@ -7,6 +7,7 @@ what has changed since 2024 as the notebooks checked it, the pages of `docs/`, a
 from __future__ import annotations
 
 import ast
+import datetime
 import json
 import re
 import shutil
@@ -22,34 +23,35 @@ STATIC = BUILD / "static"
 WORDS = BUILD / "words.txt"
 MATHJAX = ROOT / "tests" / "javascript" / "node_modules" / "mathjax" / "es5"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+NOT_PAGES = shutil.ignore_patterns("_*", "book", "node_modules")
 STUBS = sorted((ROOT / "helpers").rglob("__init__.pyi"))
 FACES = {".".join(stub.parent.relative_to(ROOT).parts) for stub in STUBS}
 FACES |= {"helpers.glm", "helpers.exercises", "helpers.errors"}  # without a stub
 CHINESE = re.compile(r"[\u3400-\u9fff]+")
 CLAIM = re.compile(r"^✓ (.+)$", re.MULTILINE)
 SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
+LINK = re.compile(r"\]\((?=\d\d_\w+\.ipynb)")  # to another notebook, from its own folder
 SINCE_2024 = re.compile(
-    r"^(?:### What has changed since 2024\?|\*\*Since 2024\.\*\*) *\n*(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL
+    r"^(?:### What has changed since 2024\?|\*\*Since 2024\.?\*\*) *\n*(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL
 )
 
 
 def main() -> None:
     """All sources, anew."""
     shutil.rmtree(SOURCES, ignore_errors=True)
-    for folder in ("notebooks", "downloads", "pages"):
-        (SOURCES / folder).mkdir(parents=True)
+    shutil.copytree(ROOT / "docs", SOURCES / "pages", ignore=NOT_PAGES)  # with the files that they link to
+    for folder in ("notebooks", "downloads"):
+        (SOURCES / folder).mkdir()
     glossary = json.loads((ROOT / "data" / "glossary.json").read_text(encoding="utf-8"))
     for path in NOTEBOOKS:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         add_about(notebook, path)
         shutil.copy(path, SOURCES / "downloads")
         write(SOURCES / "notebooks" / path.name, json.dumps(notebook, ensure_ascii=False))
-    for path in PAGES:
-        write(
-            SOURCES / "pages" / path.name,
-            f"{path.read_text(encoding='utf-8')}\n{about(f'Last changed {date_of(path)}.')}",
-        )
+    for page in (SOURCES / "pages").rglob("*.md"):
+        changed = date_of(ROOT / "docs" / page.relative_to(SOURCES / "pages"))
+        write(page, f"{page.read_text(encoding='utf-8')}\n{about(f'Last changed {changed}.')}")
+    shutil.copy(ROOT / "data" / "pictures" / "stepper.png", SOURCES)
     write(SOURCES / "index.md", (ROOT / "docs" / "book" / "index.md").read_text(encoding="utf-8"))
     write(SOURCES / "glossary.md", glossary_page(glossary))
     write(SOURCES / "since_2024.md", since_2024_page(NOTEBOOKS))
@@ -74,9 +76,12 @@ def locked(package: str) -> str:
 
 
 def date_of(path: Path) -> str:
-    """The day of the file's last commit, as 2026-11-26."""
-    command = ["git", "log", "-1", "--format=%cs", "--", str(path)]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    """The day of the file's last commit, as 2026-11-26; outside a clone, the day on which the file was written."""
+    if (ROOT / ".git").exists():
+        command = ["git", "log", "-1", "--format=%cs", "--", str(path)]
+        if committed := subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip():
+            return committed
+    return datetime.date.fromtimestamp(path.stat().st_mtime).isoformat()
 
 
 def about(text: str) -> str:
@@ -132,7 +137,7 @@ def changes(path: Path) -> list[Change]:
         words, claims = [], []
         if cell["cell_type"] == "markdown":
             section = (SECTION.findall(source) or [section])[-1]
-            words = [text.strip() for text in SINCE_2024.findall(source)]
+            words = [LINK.sub("](notebooks/", text).strip() for text in passages(source)]
         elif "since_2024(" in source:
             printed = "".join("".join(output.get("text", "")) for output in cell["outputs"])
             claims = CLAIM.findall(printed)
@@ -144,21 +149,34 @@ def changes(path: Path) -> list[Change]:
     return found
 
 
+def passages(source: str) -> list[str]:
+    """What a cell's text says about 2024: below that title, or the whole section that has a table of then and now."""
+    if "| in 2024 |" in source:
+        return SINCE_2024.findall(source) or [SECTION.split(source)[-1]]
+    return SINCE_2024.findall(source)
+
+
 def since_2024_page(paths: list[Path]) -> str:
     """Every "what has changed since 2024" of the notebooks, by notebook and section."""
     text = (
         "# What has changed since 2024\n\nThe two walkthroughs that this course follows were written for the "
-        "`transformers` of 2024 (4.41 or close to it). This page gathers what has changed since then. Each point of a "
-        f"list is a claim that a cell of the notebook checks, here with transformers {locked('transformers')}.\n"
+        "`transformers` of 2024 (4.41 or close to it). This page gathers what has changed since then, and each title "
+        "leads to the section of the notebook that explains it. Each point of a list is a claim that a cell there "
+        f"checks, here with transformers {locked('transformers')}.\n"
     )
     for path in paths:
         for number, change in enumerate(changes(path)):
             if number == 0:
                 text += f"\n## Notebook {path.name[:2]}\n"
-            text += f"\n### {change.section}\n\n[Read it in the notebook](notebooks/{change.page}).\n\n"
+            text += f"\n### [{change.section}](notebooks/{change.page}#{anchor(change.section)})\n\n"
             text += "".join(f"{words}\n\n" for words in change.words)
             text += "".join(f"- {code_names(claim)}\n" for claim in change.claims)
     return text
+
+
+def anchor(title: str) -> str:
+    """The name by which a page's section is linked to, made of its title."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def code_names(claim: str) -> str:
