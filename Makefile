@@ -135,7 +135,8 @@ slides: setup $(JS_TOOLS)  ## Figures, predictions and recaps of each notebook a
 book: $(BOOK)/.installed $(JS_TOOLS)  ## The course as pages to read and search, in docs/_build/html (half a minute)
 	rm -rf docs/_build
 	$(BOOK)/bin/python docs/book/assemble.py
-	$(BOOK)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b html -c docs/book docs/_build/sources docs/_build/html
+	$(BOOK)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b html -c docs/book -d docs/_build/doctrees \
+	    docs/_build/sources docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
 test-book: $(VENV)/.installed book  ## The book in a browser: contrast, keyboard, names, links, search (where there is a Chromium)
