@@ -28,7 +28,7 @@ STUBS = sorted((ROOT / "helpers").rglob("__init__.pyi"))
 FACES = {".".join(stub.parent.relative_to(ROOT).parts) for stub in STUBS}
 FACES |= {"helpers.glm", "helpers.exercises", "helpers.errors"}  # without a stub
 CHINESE = re.compile(r"[\u3400-\u9fff]+")
-CLAIM = re.compile(r"^✓ (.+)$", re.MULTILINE)
+CLAIM = re.compile(r"^✓ (?:Now: )?(.+(?:\n  .+)*)", re.MULTILINE)  # with what was in 2024, and why, below it
 SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?=\d\d_\w+\.ipynb)")  # to another notebook, from its own folder
 SINCE_2024 = re.compile(
@@ -170,13 +170,19 @@ def since_2024_page(paths: list[Path]) -> str:
                 text += f"\n## Notebook {path.name[:2]}\n"
             text += f"\n### [{change.section}](notebooks/{change.page}#{anchor(change.section)})\n\n"
             text += "".join(f"{words}\n\n" for words in change.words)
-            text += "".join(f"- {code_names(claim)}\n" for claim in change.claims)
+            text += "".join(f"- {claim}\n" for claim in map(points, change.claims))
     return text
 
 
 def anchor(title: str) -> str:
     """The name by which a page's section is linked to, made of its title."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def points(claim: str) -> str:
+    """A claim as it was printed, with what was in 2024 and why as points of their own below it."""
+    now, *more = code_names(claim).split("\n  ")
+    return "\n".join([now, *(f"    - {line.replace('2024:', 'In 2024:')}" for line in more)])
 
 
 def code_names(claim: str) -> str:
