@@ -96,9 +96,14 @@ class Layer:
     gap: str | None
 
     @cached_property
+    def attentions(self) -> tuple[Attention, ...]:
+        """All of its softmax attentions: nearly always one or none."""
+        return tuple(part for part in self.parts if isinstance(part, Attention))
+
+    @cached_property
     def attention(self) -> Attention | None:
-        """Its softmax attention."""
-        return next((part for part in self.parts if isinstance(part, Attention)), None)
+        """Its softmax attention; None where it has several, which no function here tells apart (LongCat)."""
+        return self.attentions[0] if len(self.attentions) == 1 else None
 
     @property
     def mlp(self) -> Part | None:
@@ -263,6 +268,10 @@ class Anatomy:
         several = f"Layers {', '.join(map(str, numbers))}" if len(numbers) > 1 else f"Layer {numbers[0]}"
         have = "have" if len(numbers) > 1 else "has"
         there = self.attention_layers
+        if any(self.layers[number].attentions for number in numbers):
+            count = max(len(self.layers[number].attentions) for number in numbers)
+            each = " each" if len(numbers) > 1 else ""
+            return f"{several} of {self.kind} {have} {count} attentions{each}, which cannot be told apart here."
         if not there:
             return f"{self.kind} has no attention weights in any layer{self._instead(numbers[0])}."
         others = f"layers {_listed(there)} do" if len(there) > 1 else f"layer {there[0]} does"
@@ -643,6 +652,8 @@ def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float) -> Lay
         gap = "its parts do not add up to what it gives"
     elif any(sum(call.module is part.writer for call in inside) > 1 for part in parts):
         gap = "one module writes to the residual stream twice"
+    elif sum(isinstance(part, Attention) for part in parts) > 1:
+        gap = "it has more than one attention"
     return Layer(parts=tuple(parts), gap=gap, **result)
 
 

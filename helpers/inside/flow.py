@@ -18,7 +18,7 @@ _ATEN = torch.ops.aten
 _SUMS = {_ATEN.add.Tensor: 1.0, _ATEN.add_.Tensor: 1.0, _ATEN.sub.Tensor: -1.0, _ATEN.sub_.Tensor: -1.0}
 _PRODUCTS = {_ATEN.mul.Tensor, _ATEN.mul_.Tensor, _ATEN.mul.Scalar, _ATEN.mul_.Scalar}
 _QUOTIENTS = {_ATEN.div.Tensor, _ATEN.div_.Tensor, _ATEN.div.Scalar, _ATEN.div_.Scalar}
-WIDEST = 16  # tensors up to so many times the stream's size are kept: a layer's widest, and not the logits
+WIDEST = 64  # tensors up to so many times the stream's size are kept: a layer's widest, of small models with wide heads
 _COPIES = {_ATEN.clone.default, _ATEN._to_copy.default}
 
 

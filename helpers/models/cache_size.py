@@ -61,10 +61,13 @@ def layer_caches(config: Any) -> list[tuple[int, int | None]]:
     text = config.get_text_config(decoder=True)
     if set(getattr(text, "layer_types", None) or ()) == {"linear_attention"} or text.model_type == "rwkv":
         return [(0, None)] * text.num_hidden_layers  # nothing but state space layers
-    layers = list(_by_formula(text))
     held = None if text.model_type in TESTED else _by_a_run(config)
     if held == []:
-        return [(0, None)] * text.num_hidden_layers  # a model without a cache (GPT-1)
+        return [(0, None)] * text.num_hidden_layers  # a model without a cache (GPT-1, xLSTM)
+    try:
+        layers = list(_by_formula(text))
+    except (AttributeError, TypeError, ZeroDivisionError):
+        raise _unknown(text, "it lacks what the formula needs") from None
     if held is not None and [values for values, _ in layers] != held:
         raise _unknown(text, "it differs from what the formula gives")
     return layers

@@ -175,14 +175,23 @@ def load_processor(name: str | Path, *, source: str | None = None) -> Any:
     _check_tokenizer_settings(folder)
     try:
         processor = from_pretrained(AutoProcessor, folder, **_config_if_any(folder))
-    except BadInputError as error:
-        if not isinstance(error.__cause__, ImportError) or importlib.util.find_spec("torchvision"):
+    except (BadInputError, DamagedFilesError) as error:
+        if importlib.util.find_spec("torchvision") or not _asks_for_a_package(error.__cause__):
             raise
         image_processor = from_pretrained(AutoImageProcessor, folder, backend="pil")
         processor = PictureProcessor(image_processor, _read_tokenizer(folder))
     if not hasattr(processor, "image_processor"):
         raise BadInputError(f"{name} does not see: it has a tokenizer and no picture processor. Use load_tokenizer.")
     return processor
+
+
+def _asks_for_a_package(error: BaseException | None) -> bool:
+    """Whether a package is missing; for the part for videos, transformers raises a ValueError then."""
+    last = None if error is None else error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    raised_in = "" if last is None else last.tb_frame.f_globals.get("__name__", "")
+    return isinstance(error, ImportError) or raised_in.endswith(".video_processing_auto")
 
 
 def from_pretrained(auto_class: Any, folder: Path, **settings: Any) -> Any:
@@ -222,7 +231,9 @@ def reason(error: BaseException) -> str:
 
 
 class PictureProcessor:
-    """A tokenizer and an image processor, for models whose own processor needs packages that only videos need."""
+    """A tokenizer and an image processor, for models whose own processor needs a package that only videos need."""
+
+    needs = "torchvision"
 
     def __init__(self, image_processor: Any, tokenizer: Callable[..., Any]) -> None:
         self.image_processor, self.tokenizer = image_processor, tokenizer

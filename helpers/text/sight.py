@@ -56,6 +56,12 @@ class NoSight:
             raise BadInputError(
                 "This model sees, but a tokenizer alone takes no pictures: give load_processor(name) in its place."
             )
+        needs = getattr(self.processor, "needs", None)
+        if needs is not None:
+            raise BadInputError(
+                f"Pictures cannot be given to a {type(self.model).__name__} here, since its own processor needs a "
+                f"package that is missing: pip install {needs} and load it again, or leave the picture away."
+            )
         raise BadInputError(
             f"Pictures cannot be given to a {type(self.model).__name__} here with a {type(self.processor).__name__}: "
             "leave the picture away. (The folder may lack its model's own processor.)"
@@ -159,9 +165,23 @@ class ProcessorSight(NoSight):
         encoded = self._encoded([token * len(of_row) for of_row in with_pictures], with_pictures, return_tensors="pt")
         tensors = {k: v for k, v in encoded.items() if k not in {"input_ids", "attention_mask", *TOKEN_TYPES}}
         visible = {self.model.config.image_token_id}
+        self._check_kinds(encoded, visible)
         kinds = [[int(token_id in visible) for token_id in row] for row in rows]
         takes = inspect.signature(self.model.forward).parameters
         return rows, tensors | {name: kinds for name in TOKEN_TYPES if name in takes}
+
+    def _check_kinds(self, encoded: Any, visible: set[int]) -> None:
+        """That the processor's token types are 1 at a picture and 0 elsewhere, as they are made here for whole rows.
+
+        PaliGemma's are 0 at all of the prompt, and its processor writes more than the picture: text of its own.
+        """
+        ids = torch.as_tensor(encoded["input_ids"])
+        pictures = torch.isin(ids, torch.tensor(sorted(visible))).long()
+        if any(not torch.equal(torch.as_tensor(encoded[name]), pictures) for name in TOKEN_TYPES & set(encoded)):
+            raise BadInputError(
+                f"How a {type(self.model).__name__} reads a picture within a chat is not known here: leave the picture "
+                "away, or give what its processor makes of a prompt to trace (input_ids, pixel_values, token_type_ids)."
+            )
 
     def _encoded(self, texts: list[str], pictures: list[list[Image]], **settings: Any) -> Any:
         try:

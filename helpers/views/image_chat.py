@@ -193,7 +193,7 @@ class ImageChat(Commands):
         """Make this the picture; raises before anything changes."""
         self._rest()
         if source is not None and not self.sees:
-            raise BadInputError("This model does not see: ask without a picture, or load glm-4v-9b with its processor.")
+            self.sight.check()
         picture = None
         if source is not None:
             picture = open_picture(source, name=name if isinstance(source, bytes) else None)

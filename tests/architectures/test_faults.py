@@ -1,6 +1,7 @@
 """Faults that readers of other projects met, and this one had: each is right now, or refused in a sentence."""
 
 import copy
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -204,3 +205,67 @@ def test_a_model_of_nothing_but_linear_attention_has_no_cache_to_go_on_from(open
     ):
         with pytest.raises(BadInputError, match="No layer of this model keeps keys and values"):
             run()
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="their processors need it, for videos")
+@pytest.mark.parametrize("name", ["internvl", "mistral3", "smolvlm"])
+def test_a_processor_that_lacks_a_package_is_no_damaged_file(folder_of, name):
+    """InternVL's files were to be fetched again, and of Mistral 3 it was said that it does not see."""
+    folder = str(folder_of(name))
+    model, processor = helpers.load_model(folder, device="cpu"), helpers.load_processor(folder)
+    picture = Image.new("RGB", (56, 56), "red")
+    assert helpers.Conversation(model, processor).ask("Hello", max_new_tokens=2).text is not None
+    for ask in (
+        lambda: helpers.Conversation(model, processor).ask("What is this?", picture, max_new_tokens=2),
+        lambda: helpers.image_chat(model, processor, picture=picture),
+    ):
+        with pytest.raises(BadInputError, match=r"needs a package that is missing: pip install torchvision"):
+            ask()
+
+
+def test_a_model_with_a_cache_of_its_own_kind_is_told_apart(opened):
+    """MiniMax takes no other cache than its own, and said so in a traceback."""
+    _, tokenizer = opened("llama")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    config = transformers.MiniMaxConfig(
+        vocab_size=400, pad_token_id=0, bos_token_id=1, eos_token_id=3, **sizes, **experts
+    )
+    model = transformers.MiniMaxForCausalLM(config).eval()
+    for run in (
+        lambda: helpers.generate_steps(model, tokenizer, PROMPT, max_new_tokens=2),
+        lambda: helpers.Conversation(model, tokenizer).ask("Hello", max_new_tokens=2),
+    ):
+        with pytest.raises(BadInputError, match="keeps a cache of its own kind"):
+            run()
+
+
+def test_a_layer_with_two_attentions_is_refused(opened):
+    """LongCat has two in each layer; the first alone was shown, and what its heads wrote was wrong."""
+    _, tokenizer = opened("llama")
+    torch.manual_seed(0)
+    latent = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12}
+    sizes = {"hidden_size": 32, "ffn_hidden_size": 48, "num_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    experts = {"n_routed_experts": 4, "moe_topk": 2, "expert_ffn_hidden_size": 24, "zero_expert_num": 1}
+    config = transformers.LongcatFlashConfig(vocab_size=400, pad_token_id=0, **latent, **sizes, **experts)
+    model = transformers.LongcatFlashForCausalLM(config).eval()
+    assert helpers.trace(model, tokenizer, PROMPT, attentions=False).hidden_states.shape[0] == 3
+    with pytest.raises(BadInputError, match="have 2 attentions each, which cannot be told apart here"):
+        helpers.trace(model, tokenizer, PROMPT)
+    with pytest.raises(BadInputError, match="Layer 1 of LongcatFlashForCausalLM has 2 attentions, which"):
+        helpers.ablate_heads(model, [(1, 0)]).__enter__()
+    with pytest.raises(BadInputError, match="it has more than one attention"):
+        helpers.residual_contributions(model, tokenizer, PROMPT)
+
+
+def test_heads_that_are_wide_beside_the_stream(opened):
+    """Four heads of 256 numbers each in a stream of 32: the projection was not found."""
+    _, tokenizer = opened("gemma")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = transformers.GemmaForCausalLM(
+        transformers.GemmaConfig(vocab_size=400, pad_token_id=0, num_key_value_heads=2, head_dim=256, **sizes)
+    ).eval()
+    parts = helpers.residual_contributions(model, tokenizer, PROMPT)
+    assert torch.allclose(helpers.head_contributions(model, parts, 1).sum(0), parts.attention[1], atol=1e-4)

@@ -12,10 +12,15 @@ from transformers import (
     Idefics3ImageProcessorPil,
     Idefics3Processor,
     LlavaProcessor,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+    SiglipImageProcessorPil,
 )
 
 from helpers.conversation import Conversation
 from helpers.errors import BadInputError
+from helpers.inside.tracing import trace
 from helpers.text.pictures import picture_inputs
 from helpers.text.prompts import render_chat
 from helpers.text.sight import GridSight, NoSight, ProcessorSight, sight_of
@@ -113,6 +118,29 @@ def test_a_conversation_about_pictures_is_that_of_generate(seeing):
         expected = model.generate(**inputs, max_new_tokens=3, do_sample=False, eos_token_id=[2, 0])
         assert reply.output_ids == expected[0, inputs["input_ids"].shape[1] :].tolist(), takes
     assert talk.reused == 0
+
+
+def test_paligemma_takes_no_picture_in_a_chat(tokenizer):
+    """It looks both ways over the picture and the question. In a chat it was told to at the question alone."""
+    used = with_added(tokenizer, template=TEMPLATE.replace("PLACE", "<image>"))
+    images = SiglipImageProcessorPil(size={"height": 56, "width": 56})
+    images.image_seq_length = 16
+    processor = PaliGemmaProcessor(images, used)
+    place, vocabulary = processor.image_token_id, len(processor.tokenizer)
+    settings = {"text_config": _text("gemma", vocabulary, head_dim=8), "projection_dim": 32, "image_token_id": place}
+    config = PaliGemmaConfig(vision_config=TOWER | {"projection_dim": 32, "vision_use_head": False}, **settings)
+    torch.manual_seed(0)
+    model = PaliGemmaForConditionalGeneration(config).eval()
+    with pytest.raises(BadInputError, match="is not known here: leave the picture away") as error:
+        Conversation(model, processor).ask("What is this?", RED, max_new_tokens=2)
+    assert "\n" not in str(error.value)
+    inputs = processor(text=["<image>What is this?"], images=[[RED]], return_tensors="pt")
+    ids, mask, _ = inputs.pop("input_ids"), inputs.pop("attention_mask"), inputs.pop("labels", None)
+    assert not inputs["token_type_ids"].any()
+    with torch.no_grad():
+        expected = model(ids, attention_mask=mask, **inputs).logits[0]
+    run = trace(model, processor, ids, **inputs)
+    assert torch.allclose(run.logits, expected, atol=1e-3)
 
 
 def test_a_processor_that_lacks_what_it_needs_is_one_sentence(tokenizer):
