@@ -7,7 +7,7 @@ the argument's name and its value, and gives back the value in the form that the
 import math
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,8 @@ def file_path(name: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise BadInputError(f"{name} is a text or a path, not {shown(value)}.")
     written = text(name, os.fspath(value), empty=False)
+    if not written.strip():
+        raise BadInputError(f"{name} is nothing but white space: give it a path.")
     if "\0" in written:
         raise BadInputError(f"{name} holds a null character, which no path can hold: {shown(written)}.")
     path = Path(written)
@@ -115,6 +117,69 @@ def file_path(name: str, value: Any) -> Path:
         raise BadInputError(
             f"{name} begins with the home folder of a user this machine does not have: {written}."
         ) from None
+
+
+def tensor(name: str, value: Any) -> Any:
+    """Finite numbers as a tensor, from a tensor, an array, a number or lists of them. Raises `BadInputError`.
+
+    >>> tensor("vector", [1.0, 2.0]).shape
+    torch.Size([2])
+    >>> tensor("vector", "north")
+    Traceback (most recent call last):
+    helpers.errors.BadInputError: vector is a tensor of numbers, not 'north'.
+    """
+    import torch
+
+    try:
+        numbers = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # what torch says to texts, None and uneven lists
+        raise BadInputError(f"{name} is a tensor of numbers, not {shown(value)}.") from None
+    if numbers.is_meta:
+        raise BadInputError(f'{name} is on the device "meta", so it has no values: make it anew.')
+    if numbers.is_complex() or not bool(torch.isfinite(numbers).all()):
+        raise BadInputError(f"{name} holds numbers that are complex, infinite or NaN: nothing can be made of those.")
+    return numbers
+
+
+def for_each_token(name: str, value: Any, length: int) -> Any:
+    """A whole number for each of a prompt's tokens, as a tensor whose last axis is `length`. Raises `BadInputError`.
+
+    >>> import torch
+    >>> for_each_token("attention_mask", torch.ones(1, 3, dtype=torch.long), 3).tolist()
+    [[1, 1, 1]]
+    """
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.dim() < 2 or value.shape[-1] != length:
+        shape = f"a tensor {list(value.shape)} of {value.dtype}" if isinstance(value, torch.Tensor) else None
+        raise BadInputError(
+            f"{name} has a whole number for each of the prompt's {length} tokens, as a tensor [1, {length}]; it is "
+            f"{shape or shown(value)}."
+        )
+    return value
+
+
+def given_by(function: str, name: str, value: Any, *fields: str) -> Any:
+    """A result of one of the course's functions, known by its fields. Raises `BadInputError`.
+
+    >>> given_by("trace", "trace", "The sky is", "hidden_states")
+    Traceback (most recent call last):
+    helpers.errors.BadInputError: trace is what trace gives, not 'The sky is'.
+    """
+    if any(not hasattr(value, field) for field in fields):
+        raise BadInputError(f"{name} is what {function} gives, not {shown(value)}.")
+    return value
+
+
+def several(name: str, value: Any, of: str) -> list[Any]:
+    """A list, tuple or other collection as a list; a text is none. Raises `BadInputError`.
+
+    >>> several("titles", ("one", "two"), "texts")
+    ['one', 'two']
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise BadInputError(f"{name} is a list of {of}, not {shown(value)}.")
+    return list(value)
 
 
 def language_model(name: str, value: Any) -> Any:

@@ -20,12 +20,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import shown
 from helpers.errors import AnchorNotFoundError, BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
+LONGEST_PATTERN = 1000  # characters: no line of the library is longer
 STORED = "helpers-stored"  # the key of an output's metadata
 REPOSITORIES = {
     "transformers": "https://github.com/huggingface/transformers/blob/v{version}/src/{file}",
@@ -189,15 +191,15 @@ def _view(
 def _checked_notes(notes: Mapping[Anchor, str] | None) -> Mapping[Anchor, str]:
     notes = {} if notes is None else notes
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
-        raise BadInputError(f'notes are a dict {{"piece of a line": "what to say about it"}}, not {notes!r}.')
+        raise BadInputError(f'notes are a dict {{"piece of a line": "what to say about it"}}, not {shown(notes)}.')
     return notes
 
 
 def _matches(pattern: Anchor, text: str) -> bool:
-    if isinstance(pattern, re.Pattern):
+    if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
         return bool(pattern.search(text))
-    if not isinstance(pattern, str) or not pattern.strip():
-        raise BadInputError(f"A pattern is a piece of a line of code (or a re.compile(...)), not {pattern!r}.")
+    if not isinstance(pattern, str) or not pattern.strip() or len(pattern) > LONGEST_PATTERN:
+        raise BadInputError(f"A pattern is a piece of a line of code (or a re.compile(...)), not {shown(pattern)}.")
     return pattern in text
 
 

@@ -44,7 +44,9 @@ def test_what_is_no_option_is_shown(value):
         checks.one_of("kind", value, (True, "a"))
 
 
-@pytest.mark.parametrize("value", [5, 3.5, None, b"x", ["x"], {}, "", "a\0b", "x" * 5000, "a/" + "北" * 100, "\ud800"])
+@pytest.mark.parametrize(
+    "value", [5, 3.5, None, b"x", ["x"], {}, "", " ", "a\0b", "x" * 5000, "a/" + "北" * 100, "\ud800"]
+)
 def test_what_is_no_path_is_shown(value):
     with pytest.raises(BadInputError, match="folder"):
         checks.file_path("folder", value)

@@ -267,7 +267,8 @@ class _Numbered:
     """Prompts as `Prompt`s numbered from 0, as often as they are asked for."""
 
     def __init__(self, prompts: Iterable[Any], tokenizer: Any) -> None:
-        if isinstance(prompts, str | bytes | dict) or not hasattr(prompts, "__iter__") or iter(prompts) is prompts:
+        is_kind = isinstance(prompts, str | bytes | dict | type)  # PromptFile itself is not one of them
+        if is_kind or not hasattr(prompts, "__iter__") or iter(prompts) is prompts:
             raise BadInputError(
                 f"prompts is a list or a PromptFile, not a {type(prompts).__name__}: they are read twice, to know "
                 "how many there are and whether they are the same when a run is resumed."

@@ -23,6 +23,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from helpers.checks import language_model
 from helpers.errors import BadInputError
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.flow import Call, Flow, tensors
@@ -298,9 +299,11 @@ def anatomy(model: torch.nn.Module) -> Anatomy:
     Raises `BadInputError` for a model whose layers cannot be found, and `DoesNotFitError` when that run runs out of
     memory.
     """
-    known = _known.get(model)
+    known = _known.get(model) if isinstance(model, torch.nn.Module) else None
     if known is not None and tuple(known.container) == tuple(layer.module for layer in known.layers):
         return known
+    if not isinstance(model, torch.nn.Module) or hasattr(model, "config"):
+        language_model("model", model)
     if model in _refused:
         raise BadInputError(_refused[model])
     with one_at_a_time(model, "a first look at its parts"):

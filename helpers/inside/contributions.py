@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helpers.checks import given_by
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import Anatomy, anatomy, is_edited, matrix
 from helpers.inside.exclusive import one_at_a_time
@@ -247,6 +248,7 @@ def head_contributions(model: PreTrainedModel, parts: Contributions, layer: int)
     >>> list(head_contributions(model, parts, layer=29).shape)
     [9, 3, 576]
     """
+    given_by("residual_contributions", "parts", parts, "mixed", "scales")
     number = _checked_layer(model, layer)
     weight = _by_head(model, number).to(parts.mixed)
     mixed = parts.mixed[number, :, : weight.shape[1], : weight.shape[2]]
@@ -280,6 +282,7 @@ def direct_logit(
     """
     inside = anatomy(model)
     inside.check_lens()
+    given_by("residual_contributions", "parts", parts, "mixed", "positions")
     last = len(inside.layers)
     layer = last if layer is None else layer
     _check_choice("layer", layer, 0, last)

@@ -338,7 +338,8 @@ def _first_model_inputs(
     takes = inspect.signature(model.forward).parameters
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("attention_mask", "position_ids"):
-        _check_positions(name, given.get(name), input_ids.shape[1])
+        if name in given:
+            checks.for_each_token(name, given[name], input_ids.shape[1])
     model_inputs = {
         "attention_mask": torch.ones_like(input_ids),
         "past_key_values": DynamicCache(config=model.config.get_text_config(decoder=True)),
@@ -360,18 +361,6 @@ def _mask_says_nothing(model: Any, model_inputs: dict[str, Any]) -> bool:
     fixed = isinstance(model_inputs["past_key_values"], StaticCache)
     unpads = is_flash_attention_requested(model.config) and fixed
     return not unpads and bool((model_inputs["attention_mask"] == 1).all())
-
-
-def _check_positions(name: str, value: Any, length: int) -> None:
-    """That a mask or positions are whole numbers, one for each token of the prompt."""
-    if value is None:
-        return
-    if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.dim() < 2 or value.shape[-1] != length:
-        shape = f"a tensor {list(value.shape)} of {value.dtype}" if isinstance(value, torch.Tensor) else None
-        raise BadInputError(
-            f"{name} has a whole number for each of the prompt's {length} tokens, as a tensor [1, {length}]; it is "
-            f"{shape or checks.shown(value)}."
-        )
 
 
 def _check_model(model: PreTrainedModel, model_inputs: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helpers.checks import number, tensor
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy
 from helpers.inside.exclusive import one_at_a_time
@@ -164,11 +165,10 @@ def attention_rollout(attentions: Tensor, *, residual: float = 0.5) -> Tensor:
     >>> attention_rollout(uniform).shape
     torch.Size([2, 2, 2])
     """
-    shape = list(attentions.shape)
+    shape = list(tensor("attentions", attentions).shape)
+    number("residual", residual, least=0, most=1)
     if len(shape) != 4 or shape[2] != shape[3]:
         raise BadInputError(f"attentions is [layer, head, query, key] with all positions as queries, not {shape}.")
-    if not 0 <= residual <= 1:
-        raise BadInputError(f"residual is a share from 0 to 1, not {residual!r}.")
     identity = torch.eye(shape[-1], device=attentions.device)
     rollout, layers = identity, []
     for attention in attentions:

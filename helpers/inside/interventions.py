@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helpers.checks import number, several, shown, tensor, whole_number
 from helpers.errors import BadInputError
-from helpers.inside.anatomy import anatomy, at_the_end, replace_output, replaced, with_first
+from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, replace_output, replaced, with_first
 from helpers.inside.exclusive import one_at_a_time
 
 if TYPE_CHECKING:
@@ -55,15 +56,25 @@ def ablate_heads(
     (False, True)
     """
     parts = anatomy(model)
-    of_layer = {}
-    for pair in heads:
+    written = tensor("value", value)
+    of_layer: dict[int, list[int]] = {}
+    for pair in several("heads", heads, "pairs (layer, head) such as (5, 0)"):
         layer, head = layer_and_head(model, pair)
         of_layer.setdefault(layer, []).append(head)
+        _check_room(parts, layer, written)
     with one_at_a_time(model, "ablate_heads"), ExitStack() as hooks:
         for layer, numbers in of_layer.items():
-            hook = _replace_heads(numbers, parts.attention(layer).heads, value)
+            hook = _replace_heads(numbers, parts.attention(layer).heads, written)
             hooks.enter_context(parts.projection(layer).register_forward_pre_hook(hook))
         yield
+
+
+def _check_room(parts: Anatomy, layer: int, value: Tensor) -> None:
+    """That a head of this layer can write the value: one number, or `[head_dim]`."""
+    width = getattr(parts.projection(layer), "in_features", None)
+    size = width // parts.attention(layer).heads if isinstance(width, int) else None
+    if value.dim() > 1 or (value.dim() == 1 and size is not None and len(value) not in (1, size)):
+        raise BadInputError(f"A head of this model writes [{size}]; this value is {list(value.shape)}.")
 
 
 def layer_and_head(model: torch.nn.Module, pair: tuple[int, int]) -> tuple[int, int]:
@@ -71,11 +82,11 @@ def layer_and_head(model: torch.nn.Module, pair: tuple[int, int]) -> tuple[int, 
     try:
         layer, head = pair
     except (TypeError, ValueError):
-        raise BadInputError(f"Heads are pairs (layer, head) such as (5, 0), not {pair!r}.") from None
+        raise BadInputError(f"Heads are pairs (layer, head) such as (5, 0), not {shown(pair)}.") from None
     parts = anatomy(model)
     count = parts.attention(layer).heads
     if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < count:
-        raise BadInputError(f"There is no head {head!r}: each layer of this model has heads 0 to {count - 1}.")
+        raise BadInputError(f"There is no head {shown(head)}: each layer of this model has heads 0 to {count - 1}.")
     return parts.number(layer), head
 
 
@@ -165,8 +176,10 @@ def patch_hidden_state(
     >>> bool((patched[10, -1] == 0).all()), bool((patched[10, 0] == 0).all())
     (True, False)
     """
-    positions = [position] if isinstance(position, int) else list(position)
-    value = torch.as_tensor(value)
+    listed = position.tolist() if isinstance(position, torch.Tensor) else position
+    listed = listed if isinstance(listed, Iterable) and not isinstance(listed, str) else [listed]
+    positions = [whole_number("position", one) for one in listed]
+    value = tensor("value", value)
     hidden = anatomy(model).hidden_size
     if value.shape not in ((hidden,), (len(positions), hidden)):
         raise BadInputError(
@@ -208,7 +221,7 @@ def steer(model: torch.nn.Module, layer: int, vector: torch.Tensor, *, scale: fl
     >>> bool((added - 2.0).abs().max() < 1e-2)
     True
     """
-    vector = torch.as_tensor(vector)
+    vector, scale = tensor("vector", vector), number("scale", scale)
     hidden = anatomy(model).hidden_size
     if vector.shape != (hidden,):
         raise BadInputError(f"A direction in this model is [{hidden}]; this vector is {list(vector.shape)}.")
@@ -231,7 +244,7 @@ def _on_hidden_state(
     parts = anatomy(model)
     count = len(parts.layers)
     if isinstance(layer, bool) or not isinstance(layer, int) or not -count - 1 <= layer <= count:
-        raise BadInputError(f"There is no hidden state {layer!r}: they run from 0 (embedding) to {count}.")
+        raise BadInputError(f"There is no hidden state {shown(layer)}: they run from 0 (embedding) to {count}.")
     layer %= count + 1
     start = 0
 

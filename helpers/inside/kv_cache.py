@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.checks import shown, whole_number
+from helpers.checks import several, shown, whole_number
 from helpers.errors import BadInputError
 
 NO_KEYS = "No layer of this model keeps keys and values: each keeps a state of fixed size, however long the text is."
@@ -283,7 +283,8 @@ def common_prefix(first_ids: Any, second_ids: Any) -> int:
     2
     """
     first, second = (
-        ids.reshape(-1).tolist() if hasattr(ids, "reshape") else list(ids) for ids in (first_ids, second_ids)
+        ids.reshape(-1).tolist() if hasattr(ids, "reshape") else several("A prompt's ids", ids, "whole numbers")
+        for ids in (first_ids, second_ids)
     )
     pairs = zip(first, second, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

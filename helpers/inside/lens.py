@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from helpers.checks import given_by
 from helpers.errors import BadInputError
 from helpers.inside import fast_lens
 from helpers.inside.anatomy import Anatomy, anatomy
@@ -121,6 +122,7 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
 
 
 def _check(trace: Trace, parts: Anatomy, top_k: int) -> None:
+    given_by("trace", "trace", trace, "hidden_states", "layers", "positions")
     vocabulary = parts.head.weight.shape[0]
     if trace.hidden_states is None:
         raise BadInputError("This trace holds no hidden states: run trace(..., hidden_states=True).")

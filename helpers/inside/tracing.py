@@ -23,7 +23,7 @@ import torch
 from transformers import Cache
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from helpers.checks import ids_of_model
+from helpers import checks
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, library_eager
 from helpers.inside.exclusive import one_at_a_time
@@ -186,7 +186,7 @@ def trace(
         raise BadInputError("There is nothing to keep: ask for hidden_states, attentions, logits or a module's output.")
     tokenizer = text_tokenizer(tokenizer)
     input_ids = prompt_ids(tokenizer, prompt, context=parts.context)
-    ids_of_model(model, input_ids, tokenizer if isinstance(prompt, str | RenderedChat) else None)
+    checks.ids_of_model(model, input_ids, tokenizer if isinstance(prompt, str | RenderedChat) else None)
     seen_ids, patch_index = sight_of(model).as_seen(input_ids, model_inputs.get("pixel_values"))
     length = seen_ids.shape[1]
     chosen = _layers(layers, len(parts.layers), attentions)
@@ -202,6 +202,7 @@ def trace(
         outputs_of=_modules(model, outputs_of),
         inputs_of=_modules(model, inputs_of),
     )
+    model_inputs = {name: value for name, value in model_inputs.items() if value is not None}
     past = _cached(model, model_inputs.get("past_key_values"), length, recorder.attention_layers)
     given = _complete(model, input_ids, model_inputs, past, parts.context)
     sizes = _sizes(recorder, past)
@@ -706,6 +707,9 @@ def _complete(
 ) -> dict[str, Any]:
     """Everything the model is given, on its device; `past` positions are in a cache."""
     length = past + input_ids.shape[1]
+    for name, numbers in (("attention_mask", length), ("position_ids", input_ids.shape[1])):
+        if name in model_inputs:
+            checks.for_each_token(name, model_inputs[name], numbers)
     if context is not None and length > context:
         raise PromptTooLongError(
             f"{past} cached positions and {input_ids.shape[1]} new ones exceed the model's context of {context}: "
@@ -740,7 +744,7 @@ def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:
     values = values.tolist() if isinstance(values, torch.Tensor) else values
     several = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
     if not several or not all(isinstance(value, Integral) and not isinstance(value, bool) for value in several):
-        raise BadInputError(f"{what} is a whole number or several, such as [0, 5], not {values!r}.")
+        raise BadInputError(f"{what} is a whole number or several, such as [0, 5], not {checks.shown(values)}.")
     if len(set(several)) < len(several):
         raise BadInputError(f"{what} names one twice: {list(several)}.")
     return tuple(int(value) for value in several)
@@ -786,13 +790,13 @@ def _positions(positions: Any, length: int) -> Any:
 
 def _modules(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:
     """Name -> module."""
+    names = [names] if isinstance(names, str) else checks.several("outputs_of and inputs_of", names, "modules' names")
     modules = dict(model.named_modules()) if names else {}
-    names = [names] if isinstance(names, str) else list(names)
     for name in names:
-        if name not in modules or not name:
+        if not isinstance(name, str) or name not in modules or not name:
             close = get_close_matches(str(name), modules, n=3, cutoff=0.5) or list(modules)[1:4]
             raise BadInputError(
-                f"There is no module {name!r} in {type(model).__name__}. Near it: {', '.join(close)}. "
+                f"There is no module {checks.shown(name)} in {type(model).__name__}. Near it: {', '.join(close)}. "
                 "model.named_modules() has all names."
             )
     return {name: modules[name] for name in names}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import file_path, given_by, several, whole_number
 from helpers.errors import BadInputError
 from helpers.views.style import HTML_THEME, INK, MUTED, OKABE_ITO, RULE, drawable
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.axes import Axes
 
+COLUMNS = ("Input", "Output")
 LONGEST_SHOWN = 300  # characters of a cell of the table
 
 
@@ -35,7 +38,9 @@ def plot_padding(
     """
     import matplotlib.pyplot as plt
 
-    if not lengths or batch_size < 1:
+    lengths = _whole_numbers("lengths", lengths)
+    batch_size = whole_number("batch_size", batch_size)
+    if not any(lengths) or batch_size < 1:
         raise BadInputError(f"There is nothing to draw: {len(lengths)} prompts in batches of {batch_size}.")
     if axes is None:
         _, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), sharex=True, sharey=True)
@@ -50,6 +55,10 @@ def plot_padding(
     handles = [plt.Rectangle((0, 0), 1, 1, color=OKABE_ITO["blue"]), plt.Rectangle((0, 0), 1, 1, color=RULE)]
     axes[1].legend(handles, ["prompt", "padding"], loc="lower left", frameon=False)
     return axes
+
+
+def _whole_numbers(name: str, values: Any) -> list[int]:
+    return [whole_number(f"One of {name}", value, least=0) for value in several(name, values, "whole numbers")]
 
 
 def _draw_batches(ax: Axes, order: Sequence[int], batch_size: int) -> int:
@@ -77,6 +86,11 @@ def plot_batch_sizes(measures: Sequence[Any], *, axes: Sequence[Axes] | None = N
 
     if axes is None:
         _, axes = plt.subplots(1, 2, figsize=(8.2, 3.2))
+    measures = several("measures", measures, "what measure_batch_sizes gives")
+    for measure in measures:
+        given_by("measure_batch_sizes", "A measure", measure, "prompts_per_second", "batch_size", "peak_bytes")
+    if not measures:
+        raise BadInputError("There is nothing to draw: measures is empty.")
     places = range(len(measures))
     first = measures[0].prompts_per_second / measures[0].batch_size
     speeds = [measure.prompts_per_second for measure in measures]
@@ -120,6 +134,9 @@ def plot_slots(answer_lengths: Sequence[int], slots: int, *, axes: Sequence[Axes
 
     if axes is None:
         _, axes = plt.subplots(1, 2, figsize=(8.6, 2.6), sharex=True, sharey=True)
+    answer_lengths, slots = _whole_numbers("answer_lengths", answer_lengths), whole_number("slots", slots, least=1)
+    if not answer_lengths:
+        raise BadInputError("There is nothing to draw: answer_lengths is empty.")
     colours = [OKABE_ITO["blue"], OKABE_ITO["sky"]]
     static, refilled = _static_starts(answer_lengths, slots), _refilled_starts(answer_lengths, slots)
     panels = zip(axes, ("Batches wait", "Slots are refilled"), (static, refilled), (slots, None), strict=True)
@@ -161,19 +178,21 @@ def show_predictions(predictions_file: str | Path, *, rows: int = 20) -> HTML:
     """The first `rows` predictions as a table: number, Input, Output, and in words why one failed.
 
     `predictions_file` is the `.json` of a run that is done; its `.jsonl` says why a prompt failed. Returns
-    `IPython.display.HTML`. Raises `BadInputError` when there is no such file.
+    `IPython.display.HTML`. Raises `BadInputError` when there is no such file, or it is of another kind.
 
-    >>> from pathlib import Path
-    >>> _ = Path("answers.json").write_text('[{"Input": "Hi", "Output": "Hello"}]')
-    >>> "Hello" in show_predictions("answers.json").data
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "answers.json")
+    ...     _ = file.write_text('[{"Input": "Hi", "Output": "Hello"}]')
+    ...     "Hello" in show_predictions(file).data
     True
     """
     from IPython.display import HTML
 
-    path = Path(predictions_file)
+    path, rows = file_path("predictions_file", predictions_file), whole_number("rows", rows, least=1)
     if not path.is_file():
         raise BadInputError(f"There is no {path}: run_batch writes it when all prompts are done.")
-    items = json.loads(path.read_text(encoding="utf-8"))
+    items = _predictions(path)
     errors = _errors(path.with_suffix(".jsonl"))
     body = "".join(_row(index, item, errors.get(index)) for index, item in enumerate(items[:rows]))
     more = f"<p>… and {len(items) - rows} more.</p>" if len(items) > rows else ""
@@ -185,10 +204,27 @@ def show_predictions(predictions_file: str | Path, *, rows: int = 20) -> HTML:
 
 
 def _errors(jsonl: Path) -> dict[int, str]:
+    """Prompt's index -> why it failed. A line that is damaged says nothing; `run_batch` is what sets it aside."""
     if not jsonl.is_file():
         return {}
-    lines = (json.loads(line) for line in jsonl.read_text(encoding="utf-8").split("\n") if line)
-    return {line["index"]: line["error"] for line in lines if "error" in line}
+    errors = {}
+    for line in jsonl.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
+            fields = json.loads(line)
+            errors[fields["index"]] = fields["error"]
+    return errors
+
+
+def _predictions(path: Path) -> list[dict[str, Any]]:
+    """What `run_batch` wrote. Raises `BadInputError` for a file of another kind."""
+    try:
+        items = json.loads(path.read_bytes().decode("utf-8"))
+        if not isinstance(items, list) or not all(isinstance(item, dict) and {*COLUMNS} <= {*item} for item in items):
+            raise ValueError("it is no list of Input and Output")
+    except (OSError, ValueError, RecursionError) as error:  # JSON and UTF-8 errors, too
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise BadInputError(f"{path} is no file of predictions as run_batch writes it: {reason}.") from None
+    return items
 
 
 def _row(index: int, item: dict[str, Any], error: str | None) -> str:
@@ -204,4 +240,5 @@ def _row(index: int, item: dict[str, Any], error: str | None) -> str:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
-    return html.escape(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " …")
+    short = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " …"
+    return html.escape(short.encode("utf-8", "backslashreplace").decode())  # half a character breaks a notebook's file

@@ -8,6 +8,7 @@ import numpy
 import torch
 from transformers import DynamicCache
 
+from helpers.checks import language_model
 from helpers.errors import BadInputError
 from helpers.inside.generation import generate_steps
 from helpers.inside.kv_cache import KVCacheNorms, kv_cache_norms
@@ -91,7 +92,7 @@ class CacheSteps(StepByStep):
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Any, **generation: Any
     ) -> None:
-        self.tokenizer, self.config = tokenizer, model.config.get_text_config()
+        self.tokenizer, self.config = tokenizer, language_model("model", model).config.get_text_config()
         self.prompt_ids = prompt_ids(tokenizer, prompt)
         if "past_key_values" in generation:
             raise BadInputError("The explorer brings a cache of its own: leave past_key_values out.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from textwrap import wrap
 
+from helpers.checks import text
 from helpers.errors import BadInputError
 from helpers.glossary import Term, load_glossary
 
@@ -36,7 +37,7 @@ def show_glossary(search: str = "") -> GlossaryView:
         The running sum that every layer reads from and adds to: one vector per position.
     """
     terms = load_glossary()
-    wanted = search.casefold()
+    wanted = text("search", search).casefold()
     found = tuple(t for t in terms if wanted in f"{t.term} {t.chinese} {t.definition}".casefold())
     if not found:
         raise BadInputError(

@@ -13,6 +13,7 @@ import traitlets
 from matplotlib.axes import Axes
 from transformers import PreTrainedModel
 
+from helpers.checks import language_model
 from helpers.conversation import Conversation
 from helpers.errors import BadInputError
 from helpers.inside.picture_attention import attention_on_picture
@@ -61,7 +62,7 @@ class ImageChat(Commands):
     ) -> None:
         if pictures is not None and not isinstance(pictures, dict):
             raise BadInputError("pictures is a dict from name to picture, or None for the course's own.")
-        self.model, self.processor = model, tokenizer
+        self.model, self.processor = language_model("model", model), tokenizer
         self.tokenizer = text_tokenizer(tokenizer)
         self.sight = sight_of(model, tokenizer)
         self.sees = self.sight.sees

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import number, several, tensor, whole_number
 from helpers.errors import BadInputError
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, new_axes, veil, wrapped
 
@@ -42,6 +43,9 @@ def plot_pictures(
     from matplotlib import pyplot
 
     opened = _opened(pictures)
+    columns, width = whole_number("columns", columns, least=1), number("width", width, least=0.1, most=40)
+    captions = [str(caption) for caption in several("captions", captions or (), "texts")]
+    heats, marks = several("heats", heats, "tensors"), several("marks", marks, "pairs (row, column)")
     opened = opened * len(heats) if len(opened) == 1 and len(heats) > 1 else opened
     for name, values in (("captions", captions), ("heats", heats), ("marks", marks)):
         if values and len(values) != len(opened):
@@ -125,7 +129,7 @@ def _draw(ax: Axes, picture: Any, keep_shape: bool) -> None:
 
 
 def _draw_heat(ax: Axes, heat: Any, mark: Any) -> None:
-    heat = heat.detach().float().cpu()
+    heat = tensor("A heat", heat).detach().float().cpu()
     if heat.dim() != 2 or bool((heat < 0).any()):
         raise BadInputError(f"A heat is [row, column] with weights of 0 or more; this is {list(heat.shape)}.")
     shown = heat / heat.max().clamp(min=1e-12)

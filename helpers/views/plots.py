@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import given_by, several, shown, tensor, whole_number
 from helpers.errors import BadInputError
 from helpers.text.tokens import token_table
 from helpers.views.style import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from helpers.inside.generation import GenerationStep
     from helpers.inside.lens import Lens
 
+MOST_CANDIDATES = 1000  # tokens drawn below each other
 MOST_LABELS = 40  # tokens written along an axis; beyond that every n-th
 
 
@@ -70,6 +72,7 @@ def candidates(
     """
     import torch
 
+    top = whole_number("top", top, least=1, most=MOST_CANDIDATES)
     first = next(iter(scores.values()))
     ids = torch.topk(first.float(), min(top, len(first))).indices.tolist()
     if chosen is not None and chosen not in ids:
@@ -145,7 +148,7 @@ def plot_processors(
     >>> [label.get_text() for label in plot_processors(step, tokenizer).get_xticklabels()]
     ['raw logits', '1. top k']
     """
-    scores = stage_scores(step)
+    scores = stage_scores(given_by("generate_steps", "step", step, "logits", "processed", "token_id"))
     rows = candidates(scores, tokenizer, top=top, chosen=step.token_id, before=_just_read(step))
     ax = new_axes(ax, 1.6 + 1.35 * len(scores), 0.9 + 0.27 * len(rows))
     width = 0.86
@@ -181,9 +184,12 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
     >>> plot_bars({"Llama": 32, "GLM": 40}, unit="layers", title="Depth").get_title()
     'Depth'
     """
+    if not isinstance(values, Mapping):
+        raise BadInputError(f"values is a dict of name to number, not {shown(values)}.")
     if not values:
         raise BadInputError("There is nothing to draw: values is empty. Give it a dict of name to number.")
     groups = {n: v if isinstance(v, Mapping) else {"": v} for n, v in values.items()}
+    groups = {n: {part: _length(part or n, value) for part, value in v.items()} for n, v in groups.items()}
     series = list(dict.fromkeys(name for group in groups.values() for name in group))
     ax = new_axes(ax, 6.6, 0.7 + 0.24 * len(groups) * len(series) + 0.12 * len(groups))
     height = 0.8 / len(series)
@@ -216,17 +222,20 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
 def plot_memory_plan(plans: Any, *, ax: Axes | None = None) -> Axes:
     """What each plan needs (weights, KV cache, working memory) against the memory there is. Returns the Axes.
 
-    `plans` maps a name to a `MemoryPlan`, or is a list of them. GB are 10**9 bytes. The `overhead_bytes` (8 MB) are in
-    the number beside the bar, but too few to be drawn.
+    `plans` maps a name to a `MemoryPlan`, or is a list of them, or one. GB are 10**9 bytes. The `overhead_bytes`
+    (8 MB) are in the number beside the bar, but too few to be drawn.
 
     >>> from helpers.models.memory import memory_plan
     >>> plot_memory_plan({"float32": memory_plan("smollm2-135m", device="cpu")}).get_xlabel()
     'GB'
     """
     if not isinstance(plans, Mapping):
-        plans = {plan.name: plan for plan in plans}
+        listed = [plans] if hasattr(plans, "total_bytes") else several("plans", plans, "what memory_plan gives")
+        plans = {given_by("memory_plan", "A plan", plan, "name").name: plan for plan in listed}
     if not plans:
         raise BadInputError("There is nothing to draw: plans is empty. Give it what memory_plan returned.")
+    for plan in plans.values():
+        given_by("memory_plan", "A plan", plan, "total_bytes", "available_bytes", "fits")
     ax = new_axes(ax, 7.2, 1.0 + 0.38 * len(plans))
     rows = range(len(plans))
     needs = [plan.total_bytes / 1e9 for plan in plans.values()]
@@ -288,6 +297,9 @@ def plot_attention(
     import numpy as np
     from matplotlib import colormaps
 
+    attention, tokens = tensor("attention", attention), several("tokens", tokens, "labels")
+    if not tokens:
+        raise BadInputError("There is nothing to draw: tokens is empty.")
     if tuple(attention.shape) != (len(tokens), len(tokens)):
         raise BadInputError(
             f"attention has the shape {list(attention.shape)}, {len(tokens)} tokens need "
@@ -337,8 +349,13 @@ def plot_logit_lens(
     >>> len(ax.get_xticklabels())
     3
     """
-    count = lens.token_ids.shape[1]
-    positions = list(range(max(0, count - 8), count)) if positions is None else [p % count for p in positions]
+    count = given_by("logit_lens", "lens", lens, "token_ids", "probabilities").token_ids.shape[1]
+    positions = _columns(positions, count)
+    tokens = several("tokens", tokens, "labels")
+    if len(tokens) != count:
+        raise BadInputError(
+            f"The lens has {count} positions, and there are {len(tokens)} tokens: give those of its run."
+        )
     rows = list(range(lens.token_ids.shape[0])) if rows is None else list(rows)
     ids = lens.token_ids[rows][:, positions, 0]
     weights = lens.probabilities[rows][:, positions, 0].float().numpy(force=True)
@@ -370,6 +387,16 @@ def plot_logit_lens(
     return ax
 
 
+def _columns(positions: Sequence[int] | None, count: int) -> list[int]:
+    """Positions from 0; the last 8 where none are asked for."""
+    if positions is None:
+        return list(range(max(0, count - 8), count))
+    asked = several("positions", positions, "whole numbers")
+    if not asked:
+        raise BadInputError("There is nothing to draw: positions is empty.")
+    return [whole_number("A position", position, least=-count, most=count - 1) % count for position in asked]
+
+
 def numbered(labels: Sequence[str]) -> list[str]:
     """Labels with repeated ones told apart: `·the`, `·the (2)`."""
     seen = Counter()
@@ -383,6 +410,14 @@ def numbered(labels: Sequence[str]) -> list[str]:
 def _just_read(step: Any) -> list[int]:
     """The last ids that the model was given in a step, as far as the step knows them."""
     return step.input_ids[0, -3:].tolist() if hasattr(step, "input_ids") else []
+
+
+def _length(name: object, value: Any) -> float:
+    """A bar's length; NaN is drawn as a bar without one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise BadInputError(f"values has no number for {shown(name)}, but {shown(value)}.") from None
 
 
 def _number(value: float) -> str:

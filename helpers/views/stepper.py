@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import BadInputError
-from helpers.inside.generation import generate_steps
+from helpers.inside.generation import check_settings, generate_steps
 from helpers.text.prompts import prompt_ids
 from helpers.text.tokens import token_table, visible
 from helpers.views.plots import plot_next_token, plot_processors
@@ -51,6 +51,7 @@ class Stepper(StepByStep):
         for name, value in generation.items():
             (self.settings if name in self.settings else self.inputs)[name] = value
         self.seed = seed
+        self._check_settings()
         self.by_reader = set()
         self.index = 0
         self._run([])
@@ -82,10 +83,15 @@ class Stepper(StepByStep):
             raise BadInputError(f"There is no setting {unknown[0]!r} here; there are: {', '.join(before)}.")
         self.settings = {**before, **settings}
         try:
+            self._check_settings()
             self._run(self.token_ids)
         except Exception:
             self.settings = before
             raise
+
+    def _check_settings(self) -> None:
+        """Those of sampling too while they rest, since their sliders show them. Raises `BadInputError`."""
+        check_settings(**{**self.settings, "do_sample": True}, max_new_tokens=1, seed=None)
 
     def draw_again(self) -> None:
         """Sample this step and the next ones with another seed."""

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import given_by
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -42,6 +44,7 @@ CJK_FONTS = (
     "Microsoft YaHei",
     "SimHei",
 )
+MOST_DRAWN = 300  # characters of one text in a figure
 WEIGHTS = (400, 700)  # normal and bold, the two that the course draws text in
 FONT_PACKAGE = ("notojp_matplotlib", "fonts/NotoSansCJKjp-Regular.otf")
 
@@ -176,17 +179,18 @@ def png_bytes(figure: Figure) -> bytes:
 def drawable(text: str) -> str:
     """`text` as matplotlib can draw it now: characters that its fonts lack (emoji, rare scripts, control characters)
     become their code point, such as `U+1F600`, and `$` stays a dollar sign instead of opening a formula. Line breaks
-    stay. Whatever a caller, a model or a file brings goes through it on its way into a figure, once.
+    stay. Whatever a caller, a model or a file brings goes through it on its way into a figure, once. Of more than
+    `MOST_DRAWN` characters the middle is left out.
 
     >>> drawable("$5 and \\x07")
     '\\\\$5 and U+0007'
     """
     import matplotlib
 
-    families = tuple(matplotlib.rcParams["font.family"])
-    return "".join(c if c == "\n" or _has_glyph(c, families) else f"U+{ord(c):04X}" for c in str(text)).replace(
-        "$", r"\$"
-    )
+    families, text = tuple(matplotlib.rcParams["font.family"]), str(text)
+    if len(text) > MOST_DRAWN:
+        text = f"{text[: MOST_DRAWN // 2]} … {text[-MOST_DRAWN // 2 :]}"
+    return "".join(c if c == "\n" or _has_glyph(c, families) else f"U+{ord(c):04X}" for c in text).replace("$", r"\$")
 
 
 @cache
@@ -212,7 +216,7 @@ def columns(text: str) -> int:
 def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
     """The Axes that were given, or those of a new figure of this size in inches."""
     if ax is not None:
-        return ax
+        return given_by("matplotlib.pyplot.subplots", "ax", ax, "imshow", "barh")
     from matplotlib import pyplot
 
     return pyplot.subplots(figsize=(width, height), layout="constrained")[1]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import shown
 from helpers.errors import BadInputError
 from helpers.text.prompts import RenderedChat, Segment, prompt_ids
 from helpers.text.tokens import TokenRow, token_table
@@ -86,8 +87,8 @@ def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Any, *, limit: int =
     >>> print(str(show_tokens(tokenizer, "Hello, world!")).splitlines()[0])
     Hello  ,   ·world  !
     """
-    if limit is not None and limit < 1:
-        raise BadInputError(f"limit={limit}: show at least 1 token, or limit=None for all of them.")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise BadInputError(f"limit={shown(limit)}: show at least 1 token, or limit=None for all of them.")
     ids = prompt_ids(tokenizer, prompt)[0].tolist()
     rows = token_table(tokenizer, ids)[:limit]
     segments: tuple[Segment, ...] = (Segment(None, "", 0, len(rows)),)
