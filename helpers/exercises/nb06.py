@@ -1,4 +1,4 @@
-"""Checks for notebook 06: rows of the lens, heads of an answer, a mean ablation, a lens, one head at one position."""
+"""Checks for notebook 06: rows of the lens, heads of an answer, a mean ablation, a head's sources, one head patched."""
 
 from __future__ import annotations
 
@@ -141,54 +141,78 @@ def _(answer: Any) -> str:
     return f"{with_mean:.2f} with its mean, {with_zeros:.2f} with zeros: zero is a value too, and an unusual one."
 
 
-def _tiny(family: str) -> PreTrainedModel:
-    """A small random model whose final norm has weights that matter."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+SOURCE_HEADS = ((23, 4), (29, 1), (10, 6))
 
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes |= {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61, "pad_token_id": 0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes), dtype=torch.float32).eval()
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter)
-    return model
+
+def _by_position(layer: int, head: int, *, value_head: int | None = None, against: str | None = " London") -> Any:
+    """(attention weights, contributions, contributions without the final norm) at the last position, `[position]` each.
+
+    `value_head` and `against` make the wrong answers that a reader may give.
+    """
+    from helpers.inside.tracing import trace
+
+    model, tokenizer = _default()
+    config, norm = model.config, model.model.norm
+    name = f"model.layers.{layer}.self_attn"
+    run = trace(model, tokenizer, _prompt("France"), hidden_states=False, layers=layer, outputs_of=f"{name}.v_proj")
+    group = config.num_attention_heads // config.num_key_value_heads
+    values = run.outputs[f"{name}.v_proj"].view(len(run.tokens), config.num_key_value_heads, -1)
+    columns = model.get_submodule(f"{name}.o_proj").weight.detach().view(config.hidden_size, -1, config.head_dim)
+    unembedding = model.lm_head.weight.detach()
+    difference = unembedding[_token(" Paris")] - (unembedding[_token(against)] if against else 0)
+    final = _parts("France").total[-1]
+    divisor = (final.pow(2).mean() + config.rms_norm_eps).sqrt()
+    weights = run.attentions[0, head, -1]
+    written = values[:, head // group if value_head is None else value_head] @ columns[:, head].T
+    return (
+        weights,
+        weights * (written @ (difference * norm.weight.detach() / divisor)),
+        weights * (written @ difference),
+    )
 
 
 @exercise("06.4", expects=Callable)
 def _(answer: Any) -> str:
     import torch
 
-    states = 3 * torch.randn(7, 32, generator=torch.Generator().manual_seed(1))
-    for family in ("llama", "glm"):
-        model = _tiny(family)
-        with torch.no_grad():
-            logits = model.lm_head(model.model.norm(states))
-            unnormed = model.lm_head(states)
-        for token in (0, 17, 60):
-            given = answer(model, states.clone(), token)
-            require(
-                isinstance(given, torch.Tensor) and given.shape == (7,) and not given.is_floating_point(),
-                "for 7 rows it should be an int tensor [7].",
-            )
-            right = (logits > logits[:, token, None]).sum(-1)
-            require(
-                not torch.equal(given, (unnormed > unnormed[:, token, None]).sum(-1)) or torch.equal(given, right),
-                "these are the ranks without the final norm: its weights change them.",
-            )
-            require(
-                not torch.equal(given, right + 1),
-                "all are one too high: the top token has rank 0, none is ahead of it.",
-            )
-            require(
-                torch.equal(given, right), f"for a tiny {family} it should be {right.tolist()}, not {given.tolist()}."
-            )
-    return "The ranks of any token, for Llama and GLM."
+    def same(given: Tensor, other: Tensor) -> bool:
+        return torch.allclose(given.float().cpu(), other, atol=2e-3, rtol=1e-2)
+
+    for layer, head in SOURCE_HEADS:
+        weights, right, unnormed = _by_position(layer, head)
+        given, which = answer(layer, head), f"head {head} of layer {layer}"
+        require(
+            isinstance(given, torch.Tensor) and tuple(given.shape) == tuple(right.shape),
+            f"for {which} it should be a tensor {list(right.shape)}: one number for each token of the English prompt.",
+        )
+        if same(given, right):
+            continue
+        require(
+            not same(given, weights),
+            f"for {which} these are the attention weights. They say how much is taken from a position, not what.",
+        )
+        require(
+            not same(given, _by_position(layer, head, against=None)[1]),
+            f"for {which} this is the logit of Paris alone: take off what the head adds to London's.",
+        )
+        require(
+            not same(given, unnormed),
+            f"for {which} the final norm is missing: divide by the divisor of section 5 and multiply by the weight.",
+        )
+        require(
+            not any(same(given, _by_position(layer, head, value_head=other)[1]) for other in range(3)),
+            f"for {which} the values are those of another group: heads 0, 1 and 2 share the first of the three.",
+        )
+        require(
+            abs(float(given.sum() - right.sum())) > 0.01,
+            f"for {which} the sum is right and the positions are not: use the attention weights of the last query.",
+        )
+        require(False, f"for {which} the sum should be {float(right.sum()):.3f}; yours is {float(given.sum()):.3f}.")
+    return "France for head 4 of layer 23, and the last position itself for head 1 of layer 29."
 
 
 @cache
-def _shares() -> Any:
+def _moved() -> Any:
     """head -> (at the last position only, at every position): how far the lead moves."""
     from helpers.inside.interventions import ablate_heads
 
@@ -199,18 +223,18 @@ def _shares() -> Any:
         return float(logits[paris] - logits[berlin])
 
     before, goal = lead("Germany"), lead("France")
-    shares = []
+    moved = []
     for head in range(9):
         value = _parts("Germany").mixed[HEAD[0], :, head].clone()
         value[-1] = _parts("France").mixed[HEAD[0], -1, head]
         with ablate_heads(_default()[0], [(HEAD[0], head)], value=value[:, None]):
-            shares.append((lead("Germany") - before) / (goal - before))
-    return shares
+            moved.append((lead("Germany") - before) / (goal - before))
+    return moved
 
 
 @exercise("06.5", expects=Callable)
 def _(answer: Any) -> str:
-    for head, right in enumerate(_shares()):
+    for head, right in enumerate(_moved()):
         given = answer(head)
         require(isinstance(given, float | int), f"for head {head} it should return a number.")
         require(

@@ -1,5 +1,15 @@
 """Wrong answers to the exercises of notebook 06."""
 
+_DIFFERENCE = "(model.lm_head.weight[paris] - model.lm_head.weight[london])"
+_FROM_POSITIONS = (
+    "def answer_4(layer, head):\n"
+    '    name = f"model.layers.{{layer}}.self_attn.v_proj"\n'
+    "    one = trace(model, tokenizer, english, hidden_states=False, layers=layer, outputs_of=name)\n"
+    "    values = one.outputs[name].view(5, 3, 64)[:, {}]\n"
+    "    columns = model.model.layers[layer].self_attn.o_proj.weight.view(576, 9, 64)[:, head]\n"
+    "    return one.attentions[0, head, -1] * (values @ columns.T @ ({}))\n"
+)
+
 WRONG_ANSWERS = {
     "06.1": [
         ("answer_1 = [30]", "more row(s) read 5 on top"),
@@ -17,22 +27,18 @@ WRONG_ANSWERS = {
         ("answer_3 = -0.5", "one vector [head_dim]"),
     ],
     "06.4": [
+        ("answer_4 = lambda layer, head: 2.66", "one number for each token"),
         (
-            "def answer_4(model, states, token_id):\n"
-            "    logits = model.lm_head(states)\n"
-            "    return (logits > logits[:, token_id, None]).sum(-1)",
-            "without the final norm",
+            "def answer_4(layer, head):\n"
+            "    return trace(model, tokenizer, english, hidden_states=False, layers=layer).attentions[0, head, -1]",
+            "these are the attention weights",
         ),
-        (
-            "def answer_4(model, states, token_id):\n"
-            "    logits = model.lm_head(model.model.norm(states))\n"
-            "    return (logits >= logits[:, token_id, None]).sum(-1)",
-            "all are one too high",
-        ),
-        ("answer_4 = lambda model, states, token_id: 0", "an int tensor [7]"),
+        (_FROM_POSITIONS.format("head // 3", "direction"), "the logit of Paris alone"),
+        (_FROM_POSITIONS.format("head % 3", _DIFFERENCE + " * model.model.norm.weight / divisor"), "of another group"),
+        (_FROM_POSITIONS.format("head // 3", _DIFFERENCE), "the final norm is missing"),
     ],
     "06.5": [
-        ("answer_5 = lambda head: share[head]", "still the German prompt's own"),
+        ("answer_5 = lambda head: moved_by_head[head]", "still the German prompt's own"),
         ("answer_5 = lambda head: None", "should return a number"),
     ],
 }

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from helpers.views.style import is_sharp, use_course_style
-from helpers.views.svg import shorter, svg_text
+from helpers.views.svg import needs_a_font, sharp_png, shorter, svg_text
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,16 @@ def test_what_is_drawn_in_one_style_becomes_one_group():
     assert shorter(f"<svg><g>{bar} {bar}</g></svg>") == (
         '<svg><g style="fill:#ffffff"><path d="M1.2 2L3 4"/><path d="M1.2 2L3 4"/></g></svg>'
     )
+
+
+def test_chinese_is_drawn_since_a_reader_may_have_no_font_for_it():
+    figure = _figure()
+    assert needs_a_font(figure)
+    png, size = sharp_png(figure)
+    assert png.startswith(b"\x89PNG") and size["width"] == pytest.approx(480, abs=30)
+    plain = pyplot.figure()
+    plain.suptitle("·Paris → −∞ …")
+    assert not needs_a_font(plain)
 
 
 def test_sharp_is_a_setting_that_rcdefaults_takes_back():
