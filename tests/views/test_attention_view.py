@@ -4,24 +4,16 @@ import base64
 import json
 import zlib
 
-import matplotlib
 import numpy
 import pytest
 import torch
-from matplotlib import pyplot
 from PIL import Image
 
-from helpers import attention_explorer, attention_rollout, trace, use_course_style
+from helpers import attention_explorer, attention_rollout, trace
 from helpers.errors import BadImageError, BadInputError
 from helpers.views.attention import GLANCE, AttentionMap, as_bytes, pack_layer
 
-
-@pytest.fixture(autouse=True)
-def style():
-    with matplotlib.rc_context():
-        use_course_style()
-        yield
-        pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 @pytest.fixture(scope="module")

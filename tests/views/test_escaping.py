@@ -9,7 +9,6 @@ from xml.sax.saxutils import escape
 import matplotlib
 import pytest
 import torch
-from matplotlib import pyplot
 from PIL import Image
 
 from helpers.text.tokens import visible
@@ -21,7 +20,7 @@ from helpers.views.parts import plot_parts
 from helpers.views.pictures import plot_patches, plot_pictures
 from helpers.views.plots import plot_attention, plot_bars, plot_memory_plan
 from helpers.views.residual import plot_against_controls, plot_heads, plot_patching
-from helpers.views.style import drawable, use_course_style
+from helpers.views.style import drawable
 
 matplotlib.use("agg")
 
@@ -64,12 +63,7 @@ DRAWN = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _style():
-    with matplotlib.rc_context():
-        use_course_style()
-        yield
-        pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 def _saved(figure, kind):

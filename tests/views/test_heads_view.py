@@ -1,13 +1,11 @@
 """Pictures of heads' scores and of attention over a picture; one head under a slider."""
 
-import matplotlib
 import numpy
 import pytest
 import torch
-from matplotlib import pyplot
 from PIL import Image
 
-from helpers import trace, use_course_style
+from helpers import trace
 from helpers.errors import BadInputError
 from helpers.inside.heads import head_temperature
 from helpers.views.heads import plot_attention_on_picture, plot_head_scores
@@ -16,12 +14,7 @@ from helpers.views.sharpen import SharpenedHeads, sharpen_heads
 PROMPT = "Please call Dr. Zubrowski tomorrow. I have not seen Dr. Z"
 
 
-@pytest.fixture(autouse=True)
-def style():
-    with matplotlib.rc_context():
-        use_course_style()
-        yield
-        pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,6 @@ from helpers.errors import BadInputError
 from helpers.views.batches import plot_batch_sizes, plot_padding, plot_slots, show_predictions
 
 
-@pytest.fixture(autouse=True)
-def closed_figures():
-    yield
-    plt.close("all")
-
-
 def test_padding_is_counted_as_it_comes_and_sorted():
     left, right = plot_padding([1, 9, 2, 8], 2)
     assert left.get_title().endswith("41% padding")  # 14 of 34

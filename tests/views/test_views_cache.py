@@ -1,7 +1,6 @@
 """The KV cache as a picture and as a widget that grows with the steps."""
 
 import json
-import warnings
 
 import matplotlib
 import pytest
@@ -15,22 +14,14 @@ from helpers.inside.generation import generate_steps
 from helpers.inside.kv_cache import kv_cache_norms, kv_cache_summary
 from helpers.text.prompts import render_chat
 from helpers.views.cache import MOST_POSITIONS, CacheSteps, kv_cache_explorer, plot_kv_cache
-from helpers.views.style import colormap, use_course_style
+from helpers.views.style import colormap
 
 matplotlib.use("agg")
 PROMPT = "The capital of France is"
 LENGTH = 6
 
 
-@pytest.fixture(autouse=True)
-def _style():
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        use_course_style()
-        yield
-        for number in pyplot.get_fignums():
-            pyplot.figure(number).canvas.draw()  # a missing character warns only now
-    pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("no_warnings")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What the pictures of a forward pass show, and what they refuse to draw."""
 
-import warnings
 from math import pi
 from types import SimpleNamespace
 
@@ -25,20 +24,11 @@ from helpers.views.forward import (
     plot_scores,
     plot_two_passes,
 )
-from helpers.views.style import use_course_style
 
 PROMPTS = ["The capital of France is", "星期一、星期二、星期三、星期", "Hello"]
 
 
-@pytest.fixture(autouse=True)
-def _style():
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("error")  # a missing glyph is a warning
-        use_course_style()
-        yield
-        for number in pyplot.get_fignums():
-            pyplot.figure(number).canvas.draw()
-        pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("no_warnings")
 
 
 def _written(ax):

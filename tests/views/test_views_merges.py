@@ -7,19 +7,13 @@ from matplotlib import pyplot
 from helpers.errors import BadInputError
 from helpers.text.bpe import merge_steps
 from helpers.views.merges import MOST_ROWS, plot_merges
-from helpers.views.style import use_course_style
 
 matplotlib.use("agg")
 
 RANKS = {(b"\xe4", b"\xbd"): 5, (b"\xe4\xbd", b"\xa0"): 1234, (b" ", b"a"): 0}
 
 
-@pytest.fixture(autouse=True)
-def _style_and_no_figures_left_open():
-    with pyplot.rc_context():
-        use_course_style()
-        yield
-    pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 def test_a_row_a_step_with_ranks_and_readable_fragments():

@@ -6,19 +6,13 @@ from matplotlib import pyplot
 
 from helpers.errors import BadInputError
 from helpers.views.parts import plot_parts
-from helpers.views.style import use_course_style
 
 matplotlib.use("agg")
 
 ROWS = {"small": {"weights": 1.0, "cache": 3.0}, "large": {"weights": 10.0, "rest": 1234.5}}
 
 
-@pytest.fixture(autouse=True)
-def _style_and_no_figures_left_open():
-    with pyplot.rc_context():
-        use_course_style()
-        yield
-    pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 def _texts(ax):

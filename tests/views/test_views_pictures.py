@@ -8,14 +8,6 @@ from helpers.errors import BadImageError, BadInputError
 from helpers.views.pictures import plot_patches, plot_pictures
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    from matplotlib import pyplot
-
-    pyplot.close("all")
-
-
 @pytest.fixture
 def picture():
     """Red on the left, blue on the right."""

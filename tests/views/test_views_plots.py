@@ -1,4 +1,3 @@
-import warnings
 from types import SimpleNamespace
 
 import matplotlib
@@ -21,20 +20,11 @@ from helpers.views.plots import (
     plot_processors,
     stage_scores,
 )
-from helpers.views.style import use_course_style
 
 matplotlib.use("agg")
 
 
-@pytest.fixture(autouse=True)
-def _style():
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        use_course_style()
-        yield
-        for number in pyplot.get_fignums():
-            pyplot.figure(number).canvas.draw()  # a missing character warns only now
-    pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("no_warnings")
 
 
 @pytest.fixture(scope="module")

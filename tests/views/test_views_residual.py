@@ -14,12 +14,6 @@ from helpers.views.residual import plot_against_controls, plot_heads, plot_patch
 from helpers.views.style import use_course_style
 
 
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    pyplot.close("all")
-
-
 def test_a_sweep():
     moved = torch.tensor([[0.0, 1.0], [0.5, -2.0], [0.0, 0.0]])
     sweep = PatchingSweep(moved, (0, 4, 7), "attention", ("·a", "$b"), ("·a", "·<b>"), -1.0, 1.0)

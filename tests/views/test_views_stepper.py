@@ -4,7 +4,6 @@ import warnings
 import matplotlib
 import pytest
 import torch
-from matplotlib import pyplot
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from helpers.errors import BadInputError, PromptTooLongError
@@ -17,12 +16,6 @@ matplotlib.use("agg")
 PROMPT = "The capital of France is"
 LENGTH = 8
 SAMPLED = {"do_sample": True, "temperature": 0.8, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.1}
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,7 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _style():
-    with matplotlib.rc_context():
-        use_course_style()
-        yield
-    pyplot.close("all")
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 def small(config_class, **settings):
