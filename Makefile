@@ -33,7 +33,7 @@ OPEN = --users $(USERS) --address $(ADDRESS) --port $(PORT) $(if $(CODE),--code 
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab workshop workshop-update workshop-stop test unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu book slides test-book bench-room clean
+.PHONY: help setup lab workshop workshop-update workshop-stop test unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu book slides teaching test-book bench-room clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -127,6 +127,9 @@ bench: setup $(BENCH)/.installed  ## Time and memory beside other tools, into do
 
 bench-gpu: setup  ## Time and memory on a GPU beside plain transformers, into docs/BENCHMARKS.md; three minutes (ROUNDS=7)
 	$(BIN)/python tests/benchmarks/gpu.py --rounds $(ROUNDS)
+
+teaching: setup  ## The teacher's page of each notebook, in docs/room/teaching
+	$(BIN)/python docs/room/teaching.py
 
 slides: setup $(JS_TOOLS)  ## Figures, predictions and recaps of each notebook as slides, in docs/_slides
 	$(BIN)/python docs/slides/make_slides.py
