@@ -10,8 +10,10 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +42,7 @@ def cells(number):
 
 
 class Memory(threading.Thread):
-    """Looks at the memory of every student's processes (PSS: shared pages counted once) until it is told to stop."""
+    """Looks at the memory of every student's processes (PSS: shared pages are divided) until it is told to stop."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -90,7 +92,12 @@ def run_notebook(student, uid, number, memory):
         if error == "the kernel died":
             break
     total = time.monotonic() - began
-    used, _ = kernel.run("import time as _time; print(_time.process_time())")
+    used, _ = kernel.run("import os as _os, time as _time; print(_os.getpid(), _time.process_time())")
+    pid, cpu = used.split() if used.strip() else (None, None)
+    peak = None
+    if pid:
+        status = Path(f"/proc/{pid}/status").read_text()
+        peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     memory.doing.pop(uid)
     kernel.close()
     return {
@@ -98,7 +105,8 @@ def run_notebook(student, uid, number, memory):
         "notebook": number,
         "seconds": total,
         "cells": seconds,
-        "cpu_seconds": float(used.split()[-1]) if used.strip() else None,
+        "cpu_seconds": float(cpu) if cpu else None,
+        "peak_bytes": peak,
         "failures": failures,
     }
 
@@ -148,6 +156,7 @@ def summary(count, notebooks, runs, up, total, memory, before):
                 "cell_seconds": spread(seconds),
                 "longest_cell_seconds": round(max(seconds), 1),
                 "cpu_seconds": round(statistics.median(cpu), 1) if cpu else None,
+                "peak_bytes": max((run["peak_bytes"] or 0 for run in mine), default=0),
                 "kernel_bytes": max(memory.peaks.get(("kernel", number), [0])),
             }
     return {
@@ -245,6 +254,7 @@ def main():
     parser.add_argument("--output", type=Path, default=JSON)
     parser.add_argument("--page-only", action="store_true", help="write the page from the table that is there")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the room is closed
     if not options.page_only:
         table = {
             "date": time.strftime("%Y-%m-%d"),
