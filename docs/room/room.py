@@ -16,6 +16,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -132,6 +133,10 @@ def chosen(options: argparse.Namespace) -> dict[str, str]:
     """The room's settings, as the variables that its programs read."""
     if options.users < 1:
         raise Trouble(f"USERS is how many students may sign up, at least 1, not {options.users}.")
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]", options.memory):
+        raise Trouble(f"MEMORY is what one student may use, such as 3G, not {options.memory}.")
+    if options.cpus is not None and options.cpus <= 0:
+        raise Trouble(f"CPUS is how many processors one student may use, such as 1.5, not {options.cpus:g}.")
     if bool(options.cert) != bool(options.key):
         raise Trouble("A certificate needs its key: give both CERT and KEY, or neither.")
     for file in filter(None, (options.cert, options.key)):

@@ -27,6 +27,9 @@ JSON = ROOT / "docs" / "room" / "table.json"
 PAGE = ROOT / "docs" / "room" / "README.md"
 BEGIN, END = "<!-- table.json, by make bench-room -->", "<!-- end of the table -->"
 EVERY = 3.0  # seconds between two looks at the memory
+ALONE = ROOT / "docs" / "room" / "alone.json"
+BINDER = ROOT / "docs" / "room" / "binder.md"
+BINDER_BYTES = 2_000_000_000  # of memory, the most that mybinder.org gives
 PATIENCE = 1800  # seconds that one cell may take in a crowd
 CLASS = 30
 USED = 0.7  # of a machine's memory, so that the system has the rest
@@ -220,9 +223,10 @@ def follows(table, numbers):
         f"**What follows for a room of {CLASS}.**",
         "",
         f"- *Memory.* A server takes {room['server_bytes'] / 1e6:.0f} MB, and the largest of these kernels "
-        f"{kernel / 1e9:.1f} GB, pages that are shared counted once. {CLASS} students with one notebook open each need "
-        f"{CLASS * each / 1e9:.0f} GB; a machine with {memory / 1e9:.0f} GB leaves enough for the system. Ask students "
-        "to shut down the kernels of pages that they have finished: each open notebook costs as much again.",
+        f"{kernel / 1e9:.1f} GB, shared pages divided among those who share them. {CLASS} students with one notebook "
+        f"open each need {CLASS * each / 1e9:.0f} GB; a machine with {memory / 1e9:.0f} GB leaves enough for the "
+        "system. Ask students to shut down the kernels of pages that they have finished: each open notebook costs as "
+        "much again.",
         f"- *Cores.* A notebook needs this much time of one core, from top to bottom: {listed}. In a lesson that "
         "time is spread over an hour or more, so what counts is the rush when everyone presses Run All: with "
         f"{cores} cores {CLASS} students get through the longest of them in 10 minutes, with twice as many in 5.",
@@ -239,6 +243,20 @@ def write_page(table):
     PAGE.write_text(f"{before}{BEGIN}\n{rendered(table)}\n{END}{after}", encoding="utf-8")
 
 
+def write_binder(table):
+    """Which notebooks fit into Binder's memory, into its page."""
+    (room,) = table["rooms"]
+    lines = ["| notebook | most memory of its kernel and the server | fits into 2 GB |", "|---|---|---|"]
+    for number, one in sorted(room["notebooks"].items()):
+        used = one["peak_bytes"] + room["server_bytes"]
+        lines.append(f"| {number} | {used / 1e9:.2f} GB | {'yes' if used < BINDER_BYTES else 'no'} |")
+    text = BINDER.read_text(encoding="utf-8")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    said = f"Measured on {table['date']}, each notebook run from top to bottom in a new kernel."
+    shown = "\n".join([*lines, "", said])
+    BINDER.write_text(f"{before}{BEGIN}\n{shown}\n{END}{after}", encoding="utf-8")
+
+
 def processor():
     """The processor's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -251,10 +269,14 @@ def main():
     parser.add_argument("--students", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--notebooks", nargs="+", default=NOTEBOOKS)
     parser.add_argument("--one", action="store_true", help="each student runs one notebook alone: a third of the time")
+    parser.add_argument("--binder", action="store_true", help="every notebook, one student: what fits on Binder")
     parser.add_argument("--output", type=Path, default=JSON)
     parser.add_argument("--page-only", action="store_true", help="write the page from the table that is there")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the room is closed
+    if options.binder:
+        options.students, options.output = [1], ALONE
+        options.notebooks = [path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
     if not options.page_only:
         table = {
             "date": time.strftime("%Y-%m-%d"),
@@ -269,6 +291,8 @@ def main():
             print(json.dumps(room), flush=True)
             table["rooms"].append(room)
             options.output.write_text(json.dumps(table, indent=1) + "\n")  # what is measured stays measured
+    if options.output == ALONE:
+        write_binder(json.loads(ALONE.read_text()))
     if options.output == JSON:
         write_page(json.loads(JSON.read_text()))
         subprocess.run(["git", "diff", "--stat", "--", JSON.parent], cwd=ROOT, check=False)
