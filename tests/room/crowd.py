@@ -263,6 +263,12 @@ def processor():
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
+def stop(*_):
+    """Close the room, which ends what its students wait for, and end."""
+    command("close")
+    sys.exit("stopped")
+
+
 def main():
     """Measure, write the table, and put it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,7 +279,7 @@ def main():
     parser.add_argument("--output", type=Path, default=JSON)
     parser.add_argument("--page-only", action="store_true", help="write the page from the table that is there")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the room is closed
+    signal.signal(signal.SIGTERM, stop)
     if options.binder:
         options.students, options.output = [1], ALONE
         options.notebooks = [path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
