@@ -48,6 +48,8 @@ def limited(name: str, memory: int, cpus: float) -> tuple[list[str], list[str]]:
     if by == "systemd":
         settings = [f"MemoryMax={memory}", "MemorySwapMax=0"] if memory else []
         settings += [f"CPUQuota={cpus:.0%}"] if cpus else []
+        # From 253 on systemd ends the whole group when one process ran out of memory, unless told otherwise.
+        settings += ["OOMPolicy=continue"] if _systemd_version() >= 253 else []
         properties = [f"--property={setting}" for setting in [*settings, "CPUWeight=100"]]
         command = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={name}-{os.urandom(4).hex()}"]
         return [*command, *properties, "--"], []
@@ -73,6 +75,12 @@ def limited(name: str, memory: int, cpus: float) -> tuple[list[str], list[str]]:
             if (folder / file).exists():  # no swap is counted where there is none
                 (folder / file).write_text(str(content))
     return [], [str(folder) for folder in groups]
+
+
+def _systemd_version() -> int:
+    said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"\d+", said)
+    return int(found[0]) if found else 0
 
 
 class StudentServer(LocalProcessSpawner):
