@@ -191,10 +191,10 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
     groups = {n: v if isinstance(v, Mapping) else {"": v} for n, v in values.items()}
     groups = {n: {part: _length(part or n, value) for part, value in v.items()} for n, v in groups.items()}
     series = list(dict.fromkeys(name for group in groups.values() for name in group))
-    ax = new_axes(ax, 6.6, 0.7 + 0.24 * len(groups) * len(series) + 0.12 * len(groups))
+    legend = 0.25 if len(series) > 1 else 0.0  # inches below the axis
+    ax = new_axes(ax, 6.6, 0.7 + legend + 0.24 * len(groups) * len(series) + 0.12 * len(groups))
     height = 0.8 / len(series)
     colors = [OKABE_ITO[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky")]
-    hatches = ("", "//", "..", "\\\\", "xx", "--")
     for n, name in enumerate(series):
         places = [g + (n - (len(series) - 1) / 2) * height for g in range(len(groups))]
         lengths = [group.get(name, 0.0) for group in groups.values()]
@@ -204,8 +204,6 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
             height=height * 0.9,
             label=drawable(name),
             color=colors[n % len(colors)],
-            hatch=hatches[n % len(hatches)],
-            edgecolor="white",
             lw=0,
         )
         ax.bar_label(bars, [_number(value) for value in lengths], padding=3, fontsize=8.5, color=MUTED)
@@ -214,8 +212,11 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel=drawable(unit), title=drawable(title))
     ax.margins(x=0.1)
-    if len(series) > 1:
-        ax.legend(loc="best", fontsize=8.5)
+    if legend:
+        from matplotlib.transforms import ScaledTranslation
+
+        below = ax.transAxes + ScaledTranslation(0, -0.42, ax.figure.dpi_scale_trans)  # below ticks and label
+        ax.legend(ncols=len(series), loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, fontsize=8.5)
     return ax
 
 
