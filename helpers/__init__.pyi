@@ -1,3 +1,4 @@
+from .attempts import attempt as attempt
 from .batch.run import PromptFile as PromptFile
 from .batch.run import run_batch as run_batch
 from .conversation import Conversation as Conversation

@@ -1,0 +1,108 @@
+"""Programs written for an older library: what stops them today, and what the library says while they run."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import re
+import textwrap
+import traceback
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Result = TypeVar("Result")
+_INSTALLED = re.compile(r"[^\s('\"]*site-packages[\\/]")  # where one machine keeps its packages
+_WIDTH = 200  # characters of a message that are worth reading
+
+
+class _Kept(logging.Handler):
+    """A handler that keeps what it is told in a list."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def library_messages() -> Iterator[list[str]]:
+    """What transformers logs, and what anybody warns of, while the block runs: in a list, and not on the page.
+
+    Each message is there once, log messages first. No bar is shown meanwhile. Afterwards everything is as it was.
+
+    >>> from transformers import GenerationConfig
+    >>> with library_messages() as said:
+    ...     _ = GenerationConfig(do_sample=False, temperature=0.2)
+    >>> said[0][:57]
+    'The following generation flags are not valid and may be i'
+    """
+    from transformers.utils import logging as library
+
+    said: list[str] = []
+    log, bars = logging.getLogger("transformers"), library.is_progress_bar_enabled()
+    handlers, level = log.handlers, log.level
+    library.warning_once.cache_clear()  # what it has said once it would not say again
+    library.disable_progress_bar()
+    log.handlers = [_Kept(said)]
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield said
+            said += [str(warning.message) for warning in caught]
+            said[:] = list(dict.fromkeys(said))
+    finally:
+        log.handlers = handlers
+        log.setLevel(level)
+        if bars:
+            library.enable_progress_bar()
+
+
+def attempt(program: Callable[..., Result], *arguments: Any) -> Result | None:
+    """Run `program(*arguments)`, and print what the library says meanwhile and the error that stops it, if one does.
+
+    For an error it prints the line of `program` at which it stopped, the error's class and its message, without the
+    folders of this machine. Returns what `program` returns, or None where it was stopped.
+
+    >>> def first(length):
+    ...     return length[0]
+    >>> attempt(first, 3)
+    stopped at line 2: return length[0]
+    TypeError: 'int' object is not subscriptable
+    >>> attempt(first, "three")
+    first ran to its end
+    't'
+    """
+    stopped: Exception | None = None
+    result = None
+    with library_messages() as said:
+        try:
+            result = program(*arguments)
+        except Exception as error:
+            stopped = error
+    for message in said:
+        print(f"the library says: {_short(message)}")
+    if stopped is None:
+        print(f"{program.__name__} ran to its end")
+        return result
+    print(f"stopped at line {_where(program, stopped)}")
+    print(f"{type(stopped).__name__}: {_short(str(stopped)) or '(the error has no message)'}")
+    return None
+
+
+def _short(message: str) -> str:
+    return textwrap.shorten(_INSTALLED.sub("…/", message), _WIDTH, placeholder=" …")
+
+
+def _where(program: Callable[..., Any], error: Exception) -> str:
+    """The last line of the program itself, in the program's own count, that the error came through."""
+    code = inspect.unwrap(program).__code__  # type: ignore[attr-defined]
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((frame for frame in reversed(frames) if frame.filename == code.co_filename), frames[-1])
+    return f"{(last.lineno or code.co_firstlineno) - code.co_firstlineno + 1}: {(last.line or '').strip()}"
