@@ -24,7 +24,7 @@ AGREED = Path(os.environ["ROOM_STATE"]) / "agreed.json"
 FILE = ".inside-language-models/progress.json"
 LARGEST = 100_000  # bytes: with every exercise solved it has about 3,000
 EXERCISE = re.compile(r"(\d\d)\.(\d{1,2})")
-NOTEBOOKS = [f"{number:02}" for number in range(11)]
+NOTEBOOKS = [f"{number:02}" for number in range(12)]
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Where is everyone</title>{more}
 <style>body {{ font: 16px/1.5 sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }}
 table {{ border-collapse: collapse }} th, td {{ border: 1px solid #767676; padding: .3rem .6rem; text-align: left }}

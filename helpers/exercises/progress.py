@@ -36,7 +36,7 @@ class Progress:
 
     def __repr__(self) -> str:
         rows = [
-            f"  {notebook}  {''.join('■' if name in self.solved else '□' for name in names):<8}"
+            f"  {notebook}  {''.join('■' if name in self.solved else '□' for name in names):<10}"
             f"{sum(name in self.solved for name in names)} of {len(names)}"
             for notebook, names in self.exercises.items()
         ]

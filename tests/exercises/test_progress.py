@@ -33,11 +33,11 @@ def test_a_right_answer_is_remembered_and_another_is_not(file, capsys):
     assert first[0] == "00.1"
     assert "could not" not in capsys.readouterr().out
     assert repr(show_progress()).startswith("Exercises solved: 1 of ")
-    assert "\n  00  ■□□□    1 of 4\n" in repr(show_progress())
+    assert "\n  00  ■□□□      1 of 4\n" in repr(show_progress())
 
 
 def test_every_notebook_with_exercises_has_its_row(file):
-    assert list(show_progress().exercises) == [f"{number:02}" for number in range(11)]
+    assert list(show_progress().exercises) == [f"{number:02}" for number in range(12)]
 
 
 def test_nothing_is_written_when_it_is_off(monkeypatch, tmp_path):

@@ -2,9 +2,11 @@
 
 import ast
 import re
+from collections import Counter
 from statistics import median
 
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from course import NOTEBOOKS, read, tags
 from outputs import LARGEST, complaints
@@ -138,6 +140,62 @@ def test_predictions_and_figures_are_framed(notebook):
             assert "**What to notice" in after, f"cell {index + 1} draws a figure; no 'What to notice' follows"
 
 
+PREDICTION = re.compile(r"^> \*\*Predict\.\*\*.*(?:\n>.*)*", re.MULTILINE)
+QUOTED = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”")
+
+
+def predictions_at_fault(cells):
+    """A sentence for each box that does not ask one question, or after which no code shows the answer."""
+    found = []
+    for number, cell in enumerate(cells):
+        boxes = PREDICTION.findall(cell.source) if cell.cell_type == "markdown" else []
+        for box in boxes:
+            questions = QUOTED.sub("", box).count("?")
+            if questions != 1:
+                found.append(f"asks {questions} questions, one is enough: {box:.80}")
+            if "<details" in cell.source.partition(box)[0]:
+                found.append(f"a fold stands before the question: {box:.80}")
+            if number + 1 == len(cells) or cells[number + 1].cell_type != "code":
+                found.append(f"no code follows: {box:.80}")
+    return found
+
+
+def test_predictions_ask_one_question_and_are_answered_by_the_next_cell(notebook):
+    assert predictions_at_fault(notebook.cells) == []
+
+
+@pytest.mark.parametrize(
+    ("box", "follows", "fault"),
+    [
+        ("> **Predict.** How many?", "code", None),
+        ('> **Predict.** It asks "why?". Does\n> it answer?', "code", None),
+        ("> **Predict.** Think.", "code", "asks 0 questions"),
+        ("> **Predict.** How many? And which?", "code", "asks 2 questions"),
+        ("> **Predict.** How many?", "markdown", "no code follows"),
+        ("<details>42</details>\n\n> **Predict.** How many?", "code", "a fold stands before"),
+    ],
+)
+def test_a_prediction_that_cannot_work_is_named(box, follows, fault):
+    cells = [new_markdown_cell(box), new_code_cell("42") if follows == "code" else new_markdown_cell("42")]
+    found = predictions_at_fault(cells)
+    assert len(found) == (fault is not None)
+    assert not found or found[0].startswith(fault)
+
+
+def test_recap_bullets_do_not_all_begin_alike(notebook):
+    recap = "\n".join(_text(notebook)).partition("## Recap")[2].partition("## Exercises")[0]
+    begins = Counter(bullet.split()[0].lower() for bullet in re.findall(r"^[-*] (.+)$", recap, re.MULTILINE))
+    if begins.total() >= 3:
+        word, count = begins.most_common(1)[0]
+        assert count <= begins.total() / 2, f"{count} of {begins.total()} bullets begin with {word!r}"
+
+
+def test_the_first_cell_has_a_table_of_minutes(notebook):
+    rows = re.findall(r"^\|.*\|$", notebook.cells[0].source, re.MULTILINE)
+    timed = [row for row in rows if re.search(r"\| *(?:about )?\d+(?: min(?:utes)?)? *\|", row)]
+    assert len(timed) >= 3, "the first cell says how many minutes each section takes"
+
+
 def test_asserts_check_the_claims(path, notebook):
     count = sum(len(re.findall(r"^\s*assert ", cell.source, re.MULTILINE)) for cell in _code(notebook))
     assert count >= (2 if path.name.startswith("00") else 5)
@@ -148,6 +206,15 @@ def test_images_have_alt_text(notebook):
         assert not re.search(r"!\[\s*\]\(", text), "an image without alt text"
         for tag in re.findall(r"<img[^>]*>", text):
             assert re.search(r'alt="[^"]+"', tag), tag
+
+
+def test_drawn_pictures_have_alt_text(notebook):
+    """In the cell's metadata, from where the book takes it."""
+    for number, cell in enumerate(notebook.cells):
+        drawn = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if drawn & {"image/png", "image/svg+xml"}:
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt.split()) >= 3, f"cell {number} draws a picture; mystnb.image.alt says {alt!r}"
 
 
 def test_library_source_is_tagged(notebook):
@@ -165,6 +232,7 @@ def test_source_cells_keep_their_notes(notebook):
             assert re.search(r'href="https://github\.com/[^"]+/blob/v[^"]+#L\d+-L\d+"', page), cell.source
             if "notes=" in cell.source:
                 assert "<tr>" in page, cell.source
+                assert not re.search(r"<td[^>]*>\s*</td>", page), f"a note that says nothing: {cell.source}"
 
 
 def test_size_and_paths(path, notebook):

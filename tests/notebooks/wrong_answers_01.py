@@ -31,8 +31,31 @@ RIGHT = """def on_the_right(rows, pad_id):
 
 
 answer_5 = on_the_right"""
-TURNS = "\"\".join(f\"<|im_start|>{m['role']}\\n{m['content']}<|im_end|>\\n\" for m in messages)"
+FROM_TEXT = """def from_text(ids):
+    messages = []
+    for turn in llama3.decode(ids).split("<|start_header_id|>")[1:]:
+        role, content = turn.split("<|end_header_id|>")
+        if content.strip():
+            messages.append({"role": role, "content": content.removesuffix("<|eot_id|>").strip()})
+    return messages
 
+
+answer_4 = from_text"""
+FROM_IDS_OF_TURNS = """def turns(ids, first=2, last=0, with_open=False):
+    start, end, stop = llama3.convert_tokens_to_ids(["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"])
+    messages, rest = [], list(ids)
+    while start in rest:
+        rest = rest[rest.index(start) + 1 :]
+        if stop not in rest and not with_open:
+            break
+        until = rest.index(stop) if stop in rest else len(rest)
+        turn = rest[: until + last]
+        role, content = llama3.decode(turn[: turn.index(end)]), llama3.decode(turn[turn.index(end) + first :])
+        messages.append({"role": role, "content": content})
+    return messages
+
+
+"""
 WRONG_ANSWERS = {
     "01.1": [
         ('answer_1 = "你"', "2 tokens for SmolLM2 and 1 for Llama-3"),
@@ -56,9 +79,12 @@ WRONG_ANSWERS = {
         ('answer_3 = {"en": 1, "zh": 2}', "the keys are"),
     ],
     "01.4": [
-        (f"answer_4 = lambda messages: {TURNS}", "the open assistant turn is missing"),
-        (f'answer_4 = lambda messages: {TURNS} + "<|im_start|>assistant\\n"', "should begin with a system turn"),
-        ("answer_4 = lambda messages: messages", "a text is asked for"),
+        (FROM_TEXT, "a message that nobody wrote"),
+        (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, with_open=True)", "isn't a message yet"),
+        (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, first=1)", "the two line breaks belong to the header"),
+        (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, last=1)", "is not part of the content"),
+        ("answer_4 = lambda ids: llama3.decode(ids)", "a list of messages is asked for"),
+        ("answer_4 = lambda ids: ['Hi']", "a dictionary with role and content"),
     ],
     "01.5": [
         (FROM_IDS, "A pad_id inside a row is real"),

@@ -101,7 +101,7 @@ WRONG_ANSWERS = {
         ("answer_2 = lambda tokenizer, messages: torch.tensor([1, 2])", "should be [1, length]"),
     ],
     "11.3": [
-        ("answer_3 = answer_2024", "cut at a position"),
+        ("answer_3 = answer_2024", "The following generation flags are not valid"),
         (WITH_PROMPT, "is still in front of the answer"),
         (SPECIAL, "special tokens are part of the text"),
         (NO_PENALTY, "without the repetition penalty"),
