@@ -102,7 +102,7 @@ def _short(message: str) -> str:
 
 def _where(program: Callable[..., Any], error: Exception) -> str:
     """The last line of the program itself, in the program's own count, that the error came through."""
-    code = inspect.unwrap(program).__code__  # type: ignore[attr-defined]
+    code = inspect.unwrap(program).__code__
     frames = traceback.extract_tb(error.__traceback__)
     last = next((frame for frame in reversed(frames) if frame.filename == code.co_filename), frames[-1])
     return f"{(last.lineno or code.co_firstlineno) - code.co_firstlineno + 1}: {(last.line or '').strip()}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SETTINGS = {"do_sample": False, "repetition_penalty": 1.1, "max_new_tokens": 24}
+SETTINGS: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.1, "max_new_tokens": 24}
 LINES = ("What is the capital of France?", "你有什么建议？", "What does <|im_end|> mean?")
 TURNS = ("你好", "浙江的省会在哪里", "它有什么好玩的景点")
 
