@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from small_tokenizers import tiny_llama
 
+from helpers.batch.engines import Prompt, prompt_token_ids
+from helpers.conversation import Conversation
 from helpers.errors import BadInputError, PromptTooLongError
+from helpers.inside.tracing import trace
 from helpers.text.prompts import RenderedChat, load_prompts, prompt_ids, render_chat
 from helpers.text.tokens import token_bytes, token_table, visible
 
@@ -214,3 +218,21 @@ def test_prompt_files():
     assert len(load_prompts("english")) >= 10
     with pytest.raises(BadInputError, match="chinese, english"):
         load_prompts("klingon")
+
+
+def test_the_begin_of_text_comes_once(llama3_tokenizer):
+    """In a text, a chat, a chat that is run, a batch and a second turn alike."""
+    model, begin = tiny_llama(llama3_tokenizer, bos_token_id=128000, eos_token_id=128001), 128000
+    chat = [{"role": "user", "content": "hi"}]
+    talk = Conversation(model, llama3_tokenizer)
+    talk.ask("hi", max_new_tokens=2)
+    ways = {
+        "text": trace(model, llama3_tokenizer, "hello").input_ids[0].tolist(),
+        "chat": render_chat(llama3_tokenizer, chat).input_ids,
+        "run chat": trace(model, llama3_tokenizer, render_chat(llama3_tokenizer, chat)).input_ids[0].tolist(),
+        "batch text": prompt_token_ids(llama3_tokenizer, Prompt(0, "hello")),
+        "batch chat": prompt_token_ids(llama3_tokenizer, Prompt(0, "hi", messages=chat)),
+        "second turn": talk.ask("ho", max_new_tokens=2).input_ids,
+    }
+    assert {way: ids.count(begin) for way, ids in ways.items()} == dict.fromkeys(ways, 1)
+    assert all(ids[0] == begin for ids in ways.values())
