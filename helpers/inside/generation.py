@@ -369,12 +369,12 @@ def _check_model(model: PreTrainedModel, model_inputs: dict[str, Any]) -> None:
     causal = hasattr(model, "can_generate") and model.can_generate() and not model.config.is_encoder_decoder
     if not causal or "past_key_values" not in takes:
         raise BadInputError(
-            f"A {type(model).__name__} cannot continue a text token by token with a KV cache: "
+            f"{type(model).__name__} cannot continue a text token by token with a KV cache: "
             "load a causal language model, for example load_model('smollm2-135m')."
         )
     if not getattr(type(model), "_supports_default_dynamic_cache", lambda: True)():
         raise BadInputError(
-            f"A {type(model).__name__} keeps a cache of its own kind in place of a KV cache, which generate_steps "
+            f"{type(model).__name__} keeps a cache of its own kind in place of a KV cache, which generate_steps "
             "cannot follow: model.generate(...) continues a text with it."
         )
     unknown = [name for name in model_inputs if name not in takes or name in NOT_FOR_READERS]
