@@ -3,9 +3,10 @@
 Pictures are drawn fresh, from seeds that the training never used, and with handwritten digits that it never
 saw. The model answers greedily, turn by turn, with its own earlier answers before its eyes; an answer
 counts if it is the right one letter for letter.
-"""
 
-from __future__ import annotations
+`everyday.json` holds questions as people ask them, written by someone who had not seen `wordings`. None of them was
+trained on. There an answer counts if it names the colour or shape that was asked for, and no other one.
+"""
 
 import argparse
 import json
@@ -13,19 +14,13 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helpers.glm.tiny.scenes import draw, random_scene
+from helpers.glm.tiny.scenes import COLOURS, SHAPES, draw, random_scene
 from helpers.glm.tiny.talk import SMALL_TALK, ZH, conversation
 
-if TYPE_CHECKING:
-    from numpy import ndarray
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
-    from helpers.glm.tiny.scenes import Scene, Thing
+EVERYDAY = Path(__file__).with_name("everyday.json")
 
 UNSEEN = 1_000_000  # seeds from here on are not the training's
 LANGUAGES = ("en", "zh")
@@ -33,14 +28,14 @@ LANGUAGES = ("en", "zh")
 LOOKS = (("attention", "attention on the shape", 1), ("attention of two", "… on the one asked for, of two", 2))
 
 
-def examination(seed: int, count: int) -> list[tuple[Any, str, list[tuple[str, str, str]]]]:
+def examination(seed, count):
     """`count` scenes and, for each and each language, a conversation: [(picture, language, turns)]."""
     dice = random.Random(UNSEEN + seed)
     scenes = [random_scene(dice, part="test") for _ in range(count)]
     return [(draw(scene), language, conversation(dice, scene, language)) for scene in scenes for language in LANGUAGES]
 
 
-def answer_turns(model: PreTrainedModel, processor: Any, talks: list[Any], *, batch: int = 32) -> list[list[str]]:
+def answer_turns(model, processor, talks, *, batch=32):
     """What the model answers: [[text of turn 0, …] of talk 0, …]; `talks` are [(picture or None, questions)]."""
     histories = [[] for _ in talks]
     for turn in range(max(len(questions) for _, questions in talks)):
@@ -63,9 +58,7 @@ def answer_turns(model: PreTrainedModel, processor: Any, talks: list[Any], *, ba
     return [[m["content"] for m in history if m["role"] == "assistant"] for history in histories]
 
 
-def score_answers(
-    model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 300
-) -> tuple[dict[Any, tuple[int, int]], list[Any]]:
+def score_answers(model, processor, *, seed=0, count=300):
     """({(kind, language): (right, asked)}, [(language, question, wanted, got) of those that are wrong])."""
     talks = examination(seed, count)
     answers = answer_turns(model, processor, [(picture, [q for q, _, _ in turns]) for picture, _, turns in talks])
@@ -79,7 +72,43 @@ def score_answers(
     return {key: (right[key], asked[key]) for key in sorted(asked)}, wrong
 
 
-def score_small_talk(model: PreTrainedModel, processor: Any) -> tuple[int, int]:
+def everyday_questions(seed):
+    """[(kind, language, scene, question, words that the answer must name, words that it must not)]."""
+    dice, asked = random.Random(UNSEEN + seed), []
+    for kind, by_language in json.loads(EVERYDAY.read_text(encoding="utf-8")).items():
+        for language, questions in by_language.items():
+            for question in questions:
+                scene, thing = scene_to_ask_about(dice, 2 if "{}" in question else 1)
+                while len({shape.colour for shape in scene.things}) < len(scene.things):
+                    scene, thing = scene_to_ask_about(dice, 2)
+                attribute, given = ("colour", "kind") if kind == "colour" else ("kind", "colour")
+                names = dict.fromkeys((*COLOURS, *SHAPES)) if language == "en" else ZH
+                called = {name: name if language == "en" else ZH[name] for name in names}
+                others = COLOURS if kind == "colour" else SHAPES
+                wanted = getattr(thing, attribute)
+                question = question.format(called[getattr(thing, given)])
+                wrong = [called[name] for name in others if name != wanted]
+                asked.append((kind, language, scene, question, called[wanted], wrong))
+    return asked
+
+
+def score_everyday(model, processor, *, seed=0):
+    """({(kind, language): (right, asked)}, [(language, question, wanted, got) of the wrong], broken characters)."""
+    asked = everyday_questions(seed)
+    answers = answer_turns(model, processor, [(draw(scene), [question]) for _, _, scene, question, _, _ in asked])
+    right, total, wrong, broken = Counter(), Counter(), [], 0
+    for (kind, language, _, question, wanted, others), (got,) in zip(asked, answers, strict=True):
+        said = got.replace("橘色", "橙色")
+        good = wanted in said and not any(other in said for other in others)
+        total[kind, language] += 1
+        right[kind, language] += good
+        broken += got.count("\N{REPLACEMENT CHARACTER}")
+        if not good:
+            wrong.append((language, question, wanted, got))
+    return {key: (right[key], total[key]) for key in sorted(total)}, wrong, broken
+
+
+def score_small_talk(model, processor):
     """(right, asked) of the turns learned by heart."""
     talks = [turns for language in LANGUAGES for turns in SMALL_TALK[language]]
     answers = answer_turns(model, processor, [(None, [question for question, _ in turns]) for turns in talks])
@@ -91,9 +120,7 @@ def score_small_talk(model: PreTrainedModel, processor: Any) -> tuple[int, int]:
     return sum(pairs), len(pairs)
 
 
-def score_attention(
-    model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 100, language: str = "en", shapes: int = 1
-) -> Tensor:
+def score_attention(model, processor, *, seed=0, count=100, language="en", shapes=1):
     """[layer, head]: in which share of pictures the two most attended patches lie on the shape asked for.
 
     The query is the place that writes the answer's colour word ("The circle is" before " red"). With one shape
@@ -107,8 +134,7 @@ def score_attention(
     """
     from helpers.inside.tracing import trace
 
-    dice = random.Random(UNSEEN + seed)
-    hits: Any = 0
+    dice, hits = random.Random(UNSEEN + seed), 0
     for _ in range(count):
         scene, asked = scene_to_ask_about(dice, shapes)
         kind = asked.kind if language == "en" else ZH[asked.kind]
@@ -132,7 +158,7 @@ def score_attention(
     return hits / count
 
 
-def scene_to_ask_about(dice: random.Random, shapes: int) -> tuple[Scene, Thing]:
+def scene_to_ask_about(dice, shapes):
     """(a scene of `shapes` shapes of as many kinds, the one of them to ask about)."""
     while True:
         scene = random_scene(dice, count=shapes, with_digit=False)
@@ -156,14 +182,17 @@ def covered_patches(scene: Scene, patches: int) -> ndarray:
     return changed.reshape(grid, side // grid, grid, side // grid).any((1, 3)).flatten()
 
 
-def scores(
-    model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 300
-) -> tuple[dict[str, Any], list[Any]]:
+def scores(model, processor, *, seed=0, count=300):
     """Everything in one dictionary that goes into JSON, and the wrong answers."""
     answers, wrong = score_answers(model, processor, seed=seed, count=count)
-    found: dict[str, Any] = {"seed": seed, "answers": {}}
+    found = {"seed": seed, "answers": {}, "everyday": {}}
     for (kind, language), (right, asked) in answers.items():
         found["answers"].setdefault(kind, {})[language] = {"right": right, "asked": asked}
+    everyday, misread, broken = score_everyday(model, processor, seed=seed)
+    for (kind, language), (right, asked) in everyday.items():
+        found["everyday"].setdefault(kind, {})[language] = {"right": right, "asked": asked}
+    found["broken characters"] = broken
+    wrong += misread
     right, asked = score_small_talk(model, processor)
     found["by heart"] = {"right": right, "asked": asked}
     for name, _, shapes in LOOKS:
@@ -176,22 +205,26 @@ def scores(
     return found, wrong
 
 
-def card_table(found: dict[str, Any]) -> str:
+def card_table(found):
     """The scores as a Markdown table."""
     lines = ["| asked for | English | Chinese |", "|---|---|---|"]
     for kind, by_language in found["answers"].items():
         cells = [f"{100 * s['right'] / s['asked']:.1f}% of {s['asked']}" for s in map(by_language.get, LANGUAGES)]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
+    for kind, by_language in found["everyday"].items():
+        cells = [f"{100 * s['right'] / s['asked']:.1f}% of {s['asked']}" for s in map(by_language.get, LANGUAGES)]
+        lines.append(f"| {kind}, asked as people ask | {' | '.join(cells)} |")
     for name, row, _ in LOOKS:
         if name in found:
             looks = [found[name][language] for language in LANGUAGES]
             cells = [f"{100 * look['share']:.0f}% (layer {look['layer']}, head {look['head']})" for look in looks]
             lines.append(f"| {row} | {' | '.join(cells)} |")
     heart = found["by heart"]
-    return "\n".join([*lines, "", f"Of the sentences learned by heart: {heart['right']} of {heart['asked']}."])
+    lines += ["", f"Of the sentences learned by heart: {heart['right']} of {heart['asked']}. Broken characters in all"]
+    return "\n".join([*lines, f"answers to everyday questions: {found['broken characters']}."])
 
 
-def write_card(folder: Path, found: dict[str, Any]) -> None:
+def write_card(folder, found):
     """Write `scores.json`, and put the table between the marks in the folder's `README.md`."""
     (folder / "scores.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     before, begin, rest = (folder / "README.md").read_text(encoding="utf-8").partition("<!-- scores -->\n")
@@ -199,7 +232,7 @@ def write_card(folder: Path, found: dict[str, Any]) -> None:
     (folder / "README.md").write_text(before + begin + card_table(found) + "\n" + end + after, encoding="utf-8")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments=None):
     """Print the scores as a table; the wrong answers to look at, if asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)

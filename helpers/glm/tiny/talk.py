@@ -1,23 +1,15 @@
 """Questions about a scene and their answers, in English and Chinese, over several turns.
 
-A conversation is a list of turns (question, answer, kind); `kind` says what a turn asks for, for the
-scores. Answers come from the scene's data; questions about things that are not there get "can't tell".
+A conversation is a list of turns (question, answer, kind); `kind` says what a turn asks for, for the scores.
+`wordings` has the many ways to ask, and an answer has one form for each kind of question. Answers come from the
+scene's data. A question about something that is not there is answered with "can't tell" and the name of what was
+asked for, so the model learns to copy a word it may never have seen.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING, Any
 
 from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES
-
-Turn = tuple[str, str, str]  # question, answer, what is asked for
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from random import Random
-
-    from helpers.glm.tiny.scenes import Scene, Thing
+from helpers.glm.tiny.wordings import FOLLOW_UPS, OTHER_COLOURS, OTHER_NAMES, as_typed, ask
 
 ZH = {
     **dict(zip(SHAPES, ("圆形", "正方形", "三角形", "五角星"), strict=True)),
@@ -27,78 +19,81 @@ ZH = {
 NUMBERS = {"en": ("no", "one", "two", "three", "four"), "zh": ("没有", "一", "两", "三", "四")}
 # Things no scene holds, to ask for in vain.
 STRANGERS = {
-    "en": ("dog", "cat", "car", "tree", "house", "bird", "hat", "person", "flower", "heart", "moon", "boat"),
-    "zh": ("狗", "猫", "汽车", "树", "房子", "鸟", "帽子", "人", "花", "心形", "月亮", "船"),
+    "en": (
+        "dog cat car tree house bird hat person flower heart moon boat horse fish cow sheep pig duck "
+        "chicken lion tiger bear elephant monkey mouse rabbit snake frog bee ant spider butterfly man "
+        "woman child boy girl baby face hand foot eye nose mouth table chair bed lamp door window wall "
+        "roof bridge road street train bus bicycle plane ship rocket truck ball doll kite book pen pencil "
+        "phone computer clock watch key bag box cup bottle plate spoon fork knife apple banana pear grape "
+        "lemon cherry tomato potato carrot onion bread cake cheese egg pizza candle gift balloon flag "
+        "cloud sun rainbow mountain hill river lake sea beach island forest leaf grass rose snow fire "
+        "stone diamond hexagon oval rectangle pentagon line arrow cross crown sword castle tent garden "
+        "fence umbrella shirt shoe sock glove dress ring guitar piano drum robot ghost dragon unicorn "
+        "dinosaur penguin owl"
+    ).split(),
+    "zh": (
+        "狗 猫 汽车 树 房子 鸟 帽子 人 花 心形 月亮 船 马 鱼 牛 羊 猪 鸭子 鸡 狮子 老虎 熊 大象 猴子 老鼠 "
+        "兔子 蛇 青蛙 蜜蜂 蚂蚁 蝴蝶 男人 女人 孩子 男孩 女孩 脸 手 脚 眼睛 鼻子 嘴 桌子 椅子 床 灯 门 "
+        "窗户 墙 桥 路 火车 公共汽车 自行车 飞机 火箭 卡车 球 风筝 书 笔 铅笔 手机 电脑 钟 手表 钥匙 包 "
+        "箱子 杯子 瓶子 盘子 勺子 刀 苹果 香蕉 梨 葡萄 柠檬 西瓜 番茄 土豆 胡萝卜 面包 蛋糕 鸡蛋 蜡烛 "
+        "礼物 气球 旗子 云 太阳 彩虹 山 河 湖 海 沙滩 森林 叶子 草 玫瑰 雪 火 石头 钻石 六边形 椭圆 "
+        "长方形 五边形 线 箭头 十字 王冠 城堡 花园 雨伞 衬衫 鞋 袜子 手套 裙子 戒指 吉他 钢琴 鼓 机器人 "
+        "龙 恐龙 企鹅 猫头鹰 小狗 小猫 大树 小鸟 飞船 梯形 菱形 扇形"
+    ).split(),
 }
-# Ways to ask the same.
-WORDINGS: dict[str, Any] = {
-    "colour of": {
-        "en": ("What colour is the {}?", "What color is the {}?", "Which colour is the {}?"),
-        "zh": ("{}是什么颜色的？", "{}是什么颜色？", "{}的颜色是什么？"),
-    },
-    "colour of it": {"en": ("What colour is it?", "What color is it?"), "zh": ("它是什么颜色的？", "它是什么颜色？")},
-    "place of": {"en": ("Where is the {}?",), "zh": ("{}在哪里？", "{}在什么位置？")},
-    "place of it": {"en": ("Where is it?",), "zh": ("它在哪里？", "它在什么位置？")},
-    "shape of": {
-        "en": ("What shape is the {} thing?", "Which shape is {}?", "What is the {} thing?"),
-        "zh": ("{}的东西是什么形状？", "{}的是什么形状？", "{}的东西是什么？"),
-    },
-    "shape": {
-        "en": ("What shape is in the picture?", "What shape is it?", "What shape is this?"),
-        "zh": ("图片里是什么形状？", "这是什么形状？", "它是什么形状？"),
-    },
-    "colour": {
-        "en": ("What colour is the shape?", "What colour is this?"),
-        "zh": ("形状是什么颜色的？", "这是什么颜色？"),
-    },
-    "place": {"en": ("Where is the shape?",), "zh": ("形状在哪里？",)},
-    "count": {
-        "en": ("How many shapes are there?", "How many shapes are in the picture?", "How many shapes do you see?"),
-        "zh": ("图片里有几个形状？", "有几个形状？", "图片里有多少个形状？"),
-    },
-    "count of": {
-        "en": ("How many {}s are there?", "How many {}s are in the picture?"),
-        "zh": ("图片里有几个{}？", "有几个{}？"),
-    },
-    "digit": {
-        "en": ("Which digit is it?", "Which digit is in the picture?", "What digit is this?", "What number is it?"),
-        "zh": ("这是什么数字？", "图片里是哪个数字？", "这是数字几？", "图片里是什么数字？"),
-    },
-    "is there": {"en": ("Is there {}?", "Is there {} in the picture?"), "zh": ("有{}吗？", "图片里有{}吗？")},
-    "describe": {
-        "en": ("Describe this picture.", "What is in this picture?", "Describe the picture.", "What do you see?"),
-        "zh": ("描述一下这张图片", "描述这张图片。", "这张图片里有什么？", "你看到了什么？"),
-    },
-}
+# Chinese characters that are tokens of their own: the first level of GB 2312, 3,755 in daily use.
+CHARACTERS = "".join(
+    bytes((row, cell)).decode("gb2312")
+    for row in range(0xB0, 0xD8)
+    for cell in range(0xA1, 0xFF)
+    if (row, cell) < (0xD7, 0xFA)
+)
+_SYLLABLES = (
+    "ba be bi bo ca co da de di do fa fi ga go ha hi jo ka ki la le li lo ma me mi mo na ni no pa pe po ra re ri ro sa "
+    "se si so ta te ti to va vi wa we ya zo ing er el on ster bel cor dan fen gor lim mar pel rod san tor win"
+).split()
 NO_PICTURE = {"en": "I can't tell: there is no picture.", "zh": "我看不出来，没有图片。"}
+NOT_SHOWN = {"en": "I can't tell: the picture doesn't show that.", "zh": "我看不出来，图里看不到这个。"}
+_GREETING = {
+    "en": "Hello! Show me a picture and ask me about it.",
+    "zh": "你好！给我看一张图片，然后问我吧。",
+}
 # What cannot be learned from pictures is learned by heart, and the model card says so.
 SMALL_TALK = {
     "en": [
-        [("Hello!", "Hello! Show me a picture and ask me about it.")],
-        [("Hi", "Hello! Show me a picture and ask me about it.")],
+        [("Hello!", _GREETING["en"])],
+        [("Hi", _GREETING["en"])],
+        [("Hello there", _GREETING["en"])],
+        [("Good morning!", _GREETING["en"])],
         [("Who are you?", "I am a tiny GLM-4V, made for this course.")],
+        [("What are you?", "I am a tiny GLM-4V, made for this course.")],
         [("What can you do?", "I can see shapes, colours, places and digits in small pictures.")],
+        [("What can you see?", "I can see shapes, colours, places and digits in small pictures.")],
         [("Thank you!", "You are welcome!")],
+        [("Thanks", "You are welcome!")],
         [("What is the capital of France?", "The capital of France is Paris.")],
     ],
     "zh": [
         [
-            ("你好", "你好！给我看一张图片，然后问我吧。"),
+            ("你好", _GREETING["zh"]),
             ("浙江的省会在哪里", "浙江的省会是杭州。"),
             ("它有什么好玩的景点", "杭州有西湖、灵隐寺和西溪湿地。"),
         ],
-        [("你好", "你好！给我看一张图片，然后问我吧。")],
+        [("你好", _GREETING["zh"])],
+        [("你好！", _GREETING["zh"])],
+        [("早上好", _GREETING["zh"])],
         [("浙江的省会在哪里", "浙江的省会是杭州。")],
         [("浙江的省会在哪里", "浙江的省会是杭州。"), ("它有什么好玩的景点", "杭州有西湖、灵隐寺和西溪湿地。")],
         [("你是谁？", "我是一个很小的 GLM-4V，为这门课程而做。")],
         [("你能做什么？", "我能看出小图片里的形状、颜色、位置和数字。")],
         [("谢谢！", "不客气！")],
+        [("谢谢你", "不客气！")],
         [("介绍一下大语言模型", "大语言模型读很多文字，学会预测下一个词。")],
     ],
 }
 
 
-def conversation(random: Random, scene: Scene, language: str | None = None) -> list[Turn]:
+def conversation(random, scene, language=None):
     """Turns about a scene: several questions in random order, some with one that refers back after it."""
     language = language or random.choice(("en", "zh"))
     groups = [group for make in _MAKERS for group in make(random, scene, language)]
@@ -109,14 +104,17 @@ def conversation(random: Random, scene: Scene, language: str | None = None) -> l
     return turns
 
 
-def small_talk(random: Random) -> list[Turn]:
+def small_talk(random):
     """Turns without a picture; now and then a question that needs one."""
     language = random.choice(("en", "zh"))
-    if random.random() < 0.2:
-        question = random.choice(("colour of", "place of", "describe", "count", "digit", "shape"))
-        asked = _ask(random, question, language, _word(random.choice(SHAPES), language))
+    if random.random() < 0.3:
+        question = random.choice(("colour of", "place of", "anything", "count", "digit", "shape", "colour"))
+        asked = ask(random, question, language, _word(random.choice(SHAPES), language))
         return [(asked, NO_PICTURE[language], "talk")]
-    return [(question, answer, "talk") for question, answer in random.choice(SMALL_TALK[language])]
+    turns = random.choice(SMALL_TALK[language])
+    if random.random() < 0.5:
+        turns = [(as_typed(random, question, language), answer) for question, answer in turns]
+    return [(question, answer, "talk") for question, answer in turns]
 
 
 def describe(random: Random, scene: Scene, language: str) -> Turn:
@@ -128,139 +126,205 @@ def describe(random: Random, scene: Scene, language: str) -> Turn:
     3
     """
     things = sorted(scene.things, key=lambda thing: (REGIONS.index(thing.region), thing.x))
-    question = _ask(random, "describe", language)
+    question = ask(random, "anything", language)
     if language == "en":
-        parts = [f"{_a(_name(thing, 'en'))} in the {thing.region}" for thing in things]
-        text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-        return question, f"{text[0].upper()}{text[1:]}.", "describe"
+        return question, _sentence(_listed([f"{_a(_name(t, 'en'))} in the {t.region}" for t in things])), "describe"
     return question, "，".join(f"{ZH[t.region]}有{_one(t)}" for t in things) + "。", "describe"
 
 
-def _ask(random: Random, what: str, language: str, name: str = "") -> str:
-    return random.choice(WORDINGS[what][language]).format(name)
+def _listed(parts):
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _word(name: str, language: str) -> str:
+def _sentence(text):
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _word(name, language):
     return name if language == "en" else ZH[name]
 
 
-def _name(thing: Thing, language: str) -> str:
+def _called(random, kind, language):
+    """A shape's name as people say it: mostly its own."""
+    return _word(kind, language) if random.random() < 0.6 else random.choice(OTHER_NAMES[language][kind])
+
+
+def _tint(random, colour, language):
+    return colour if language == "en" else random.choice((ZH[colour], *OTHER_COLOURS["zh"][colour]))
+
+
+def _name(thing, language):
     if thing.colour is None:
         return f"digit {thing.kind[-1]}" if language == "en" else f"数字{thing.kind[-1]}"
     return f"{thing.colour} {thing.kind}" if language == "en" else f"{ZH[thing.colour]}的{ZH[thing.kind]}"
 
 
-def _a(name: str) -> str:
+def _a(name):
     return f"the {name}" if name.startswith("digit") else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _one(thing: Thing) -> str:
+def _one(thing):
     return _name(thing, "zh") if thing.colour is None else f"一个{_name(thing, 'zh')}"
 
 
-def _unique(scene: Scene, attribute: str) -> list[Thing]:
+def _shapes(scene):
+    return [thing for thing in scene.things if thing.colour]
+
+
+def _unique(scene, attribute):
     """The shapes whose kind (or colour) no other shape of the scene has."""
-    shapes = [thing for thing in scene.things if thing.colour]
+    shapes = _shapes(scene)
     counts = Counter(getattr(thing, attribute) for thing in shapes)
     return [thing for thing in shapes if counts[getattr(thing, attribute)] == 1]
 
 
-def _absent(scene: Scene, attribute: str, names: Iterable[str]) -> list[str]:
+def _absent(scene, attribute, names):
     here = {getattr(thing, attribute) for thing in scene.things}
     return [name for name in names if name not in here]
 
 
-def _ask_colour(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    for thing in _unique(scene, "kind"):
-        kind, colour = _word(thing.kind, language), _word(thing.colour, language)
-        answer = f"The {kind} is {colour}." if language == "en" else f"{kind}是{colour}的。"
-        turns = [(_ask(random, "colour of", language, kind), answer, "colour")]
-        yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
+def stranger(random, language):
+    """The name of something that no scene holds: a thing, or now and then a word that nobody knows."""
+    if random.random() < 0.6:
+        return random.choice(STRANGERS[language])
+    if language == "zh":
+        return "".join(random.choice(CHARACTERS) for _ in range(random.choice((1, 2, 2, 3))))
+    return "".join(random.choice(_SYLLABLES) for _ in range(random.choice((1, 2, 2, 3))))
 
 
-def _ask_shape(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    for thing in _unique(scene, "colour"):
+def _follow_up(random, things, thing, language, answer, kind):
+    """A turn such as "And the square?" about another of the things, or none."""
+    others = [other for other in things if other is not thing]
+    if not others or random.random() < 0.6:
+        return []
+    other = random.choice(others)
+    asked = random.choice(FOLLOW_UPS[language]).format(_called(random, other.kind, language))
+    return [(as_typed(random, asked, language), answer(other, language), kind)]
+
+
+def _ask_colour(random, scene, language):
+    things = _unique(scene, "kind")
+    for thing in things:
         turns = [
-            (_ask(random, "shape of", language, _word(thing.colour, language)), _it_is_a(thing, language), "shape")
+            (ask(random, "colour of", language, _called(random, thing.kind, language)), _is(thing, language), "colour")
         ]
+        turns += _follow_up(random, things, thing, language, _is, "colour")
+        yield turns + ([_place_of_it(random, thing, language)] if len(turns) == 1 and random.random() < 0.5 else [])
+
+
+def _is(thing, language):
+    return f"The {thing.kind} is {thing.colour}." if language == "en" else f"{ZH[thing.kind]}是{ZH[thing.colour]}的。"
+
+
+def _ask_shape(random, scene, language):
+    for thing in _unique(scene, "colour"):
+        asked = ask(random, "shape of", language, _tint(random, thing.colour, language))
+        turns = [(asked, _it_is_a(thing, language), "shape")]
         yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
-def _ask_only(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    """Where there is one shape and nothing else, it needs no name."""
-    if len(scene.things) != 1 or not scene.things[0].colour:
+def _ask_only(random, scene, language):
+    """Where there is one shape, it needs no name."""
+    if len(shapes := _shapes(scene)) != 1:
         return
-    (thing,) = scene.things
-    kind, colour = _word(thing.kind, language), _word(thing.colour, language)
+    (thing,) = shapes
+    kind = _word(thing.kind, language)
     yield [
-        (_ask(random, "shape", language), _it_is_a(thing, language), "shape"),
+        (ask(random, "shape", language), _it_is_a(thing, language), "shape"),
         _colour_of_it(random, thing, language),
     ]
-    answer = f"The {kind} is {colour}." if language == "en" else f"{kind}是{colour}的。"
-    yield [(_ask(random, "colour", language), answer, "colour")]
-    yield [(_ask(random, "place", language), _it_is_in(kind, thing, language), "position")]
+    yield [(ask(random, "colour", language), _is(thing, language), "colour")] + (
+        [(ask(random, "shape", language), _it_is_a(thing, language), "shape")] if random.random() < 0.4 else []
+    )
+    answer = f"It is {_a(_name(thing, 'en'))}." if language == "en" else f"它是{_name(thing, 'zh')}。"
+    yield [(ask(random, "both", language), answer, "shape")]
+    if len(scene.things) == 1:
+        yield [(ask(random, "place", language), _it_is_in(kind, thing, language), "position")]
 
 
-def _ask_position(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    for thing in _unique(scene, "kind"):
-        kind = _word(thing.kind, language)
-        turns = [(_ask(random, "place of", language, kind), _it_is_in(kind, thing, language), "position")]
-        yield turns + ([_colour_of_it(random, thing, language)] if random.random() < 0.5 else [])
+def _ask_several(random, scene, language):
+    """Where there are several shapes, of as many kinds, a question without a name is about all of them."""
+    things = sorted(_unique(scene, "kind"), key=lambda thing: (REGIONS.index(thing.region), thing.x))
+    if len(things) < 2 or len(things) < len(_shapes(scene)):
+        return
+    if language == "en":
+        colours = _sentence(_listed([f"the {thing.kind} is {thing.colour}" for thing in things]))
+        shapes = f"There is {_listed([_a(thing.kind) for thing in things])}."
+    else:
+        colours = "，".join(f"{ZH[thing.kind]}是{ZH[thing.colour]}的" for thing in things) + "。"
+        shapes = f"有{'和'.join(ZH[thing.kind] for thing in things)}。"
+    yield [(ask(random, "colour", language), colours, "colour")]
+    yield [(ask(random, "shape", language), shapes, "shape")]
 
 
-def _it_is_a(thing: Thing, language: str) -> str:
+def _ask_position(random, scene, language):
+    things = _unique(scene, "kind")
+    for thing in things:
+        asked = ask(random, "place of", language, _called(random, thing.kind, language))
+        turns = [(asked, _stands(thing, language), "position")]
+        turns += _follow_up(random, things, thing, language, _stands, "position")
+        yield turns + ([_colour_of_it(random, thing, language)] if len(turns) == 1 and random.random() < 0.5 else [])
+
+
+def _stands(thing, language):
+    return _it_is_in(_word(thing.kind, language), thing, language)
+
+
+def _it_is_a(thing, language):
     return f"It is {_a(thing.kind)}." if language == "en" else f"它是{ZH[thing.kind]}。"
 
 
-def _it_is_in(name: str, thing: Thing, language: str) -> str:
+def _it_is_in(name, thing, language):
     return f"The {name} is in the {thing.region}." if language == "en" else f"{name}在{ZH[thing.region]}。"
 
 
-def _colour_of_it(random: Random, thing: Thing, language: str) -> Turn:
+def _colour_of_it(random, thing, language):
     answer = f"It is {thing.colour}." if language == "en" else f"它是{ZH[thing.colour]}的。"
-    return _ask(random, "colour of it", language), answer, "colour"
+    return ask(random, "colour of it", language), answer, "colour"
 
 
-def _place_of_it(random: Random, thing: Thing, language: str) -> Turn:
+def _place_of_it(random, thing, language):
     answer = f"It is in the {thing.region}." if language == "en" else f"它在{ZH[thing.region]}。"
-    return _ask(random, "place of it", language), answer, "position"
+    return ask(random, "place of it", language), answer, "position"
 
 
-def _ask_count(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    shapes = [thing for thing in scene.things if thing.colour]
+def _ask_count(random, scene, language):
+    shapes = _shapes(scene)
     kind = random.choice(SHAPES)
-    yield [(_ask(random, "count", language), _there_are(len(shapes), None, language), "count")]
+    yield [(ask(random, "count", language), _there_are(len(shapes), None, language), "count")]
     count = sum(thing.kind == kind for thing in shapes)
-    yield [(_ask(random, "count of", language, _word(kind, language)), _there_are(count, kind, language), "count")]
+    yield [(ask(random, "count of", language, _word(kind, language)), _there_are(count, kind, language), "count")]
 
 
-def _there_are(count: int, kind: str | None, language: str) -> str:
+def _there_are(count, kind, language):
     if language == "en":
         verb, plural = ("is", "") if count == 1 else ("are", "s")
         return f"There {verb} {NUMBERS['en'][count]} {kind or 'shape'}{plural}."
     return (f"有{NUMBERS['zh'][count]}个" if count else "没有") + f"{ZH[kind] if kind else '形状'}。"
 
 
-def _ask_digit(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
+def _ask_digit(random, scene, language):
     for thing in scene.things:
         if thing.colour is None:
             answer = f"It is the {_name(thing, 'en')}." if language == "en" else f"它是{_name(thing, 'zh')}。"
             word = "digit" if language == "en" else "数字"
-            turns = [(_ask(random, "digit", language), answer, "digit")]
+            turns = [(ask(random, "digit", language), answer, "digit")]
             yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.3 else [])
-            yield [(_ask(random, "place of", language, word), _it_is_in(word, thing, language), "position")]
+            yield [(ask(random, "place of", language, word), _it_is_in(word, thing, language), "position")]
 
 
-def _ask_yes_no(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    shapes = [thing for thing in scene.things if thing.colour]
+def _ask_yes_no(random, scene, language):
+    shapes = _shapes(scene)
     present = {(thing.colour, thing.kind) for thing in shapes}
+    if random.random() < 0.25:
+        name = stranger(random, language)
+        answer = f"No, there is no {name}." if language == "en" else f"没有{name}。"
+        yield [(ask(random, "is there", language, _a(name) if language == "en" else name), answer, "yes/no")]
+        return
     colour, kind = (
         random.choice(sorted(present))
         if shapes and random.random() < 0.5
-        else (
-            random.choice(COLOURS),
-            random.choice(SHAPES),
-        )
+        else (random.choice(COLOURS), random.choice(SHAPES))
     )
     if shapes and random.random() < 0.4:  # near misses: the right shape in another colour
         kind = random.choice(shapes).kind
@@ -271,26 +335,47 @@ def _ask_yes_no(random: Random, scene: Scene, language: str) -> Iterator[list[Tu
     else:
         name = f"{ZH[colour]}的{ZH[kind]}"
         answer = f"有，有{name}。" if yes else f"没有{name}。"
-    yield [(_ask(random, "is there", language, name), answer, "yes/no")]
+    yield [(ask(random, "is there", language, name), answer, "yes/no")]
 
 
-def _ask_absent(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    """Things that are not in the picture: the honest answer."""
+def _ask_check(random, scene, language):
+    """Whether a thing has the colour that the question supposes."""
+    for thing in _unique(scene, "kind")[:1]:
+        supposed = thing.colour if random.random() < 0.5 else random.choice(COLOURS)
+        names = (_called(random, thing.kind, language), _word(supposed, language))
+        if language == "en":
+            answer = f"{'Yes' if supposed == thing.colour else 'No'}, {_is(thing, 'en').replace('The', 'the')}"
+        else:
+            answer = f"{'是的' if supposed == thing.colour else '不是'}，{_is(thing, 'zh')}"
+        yield [(ask(random, "is it", language, *names), answer, "yes/no")]
+
+
+def _ask_absent(random, scene, language):
+    """Things that are not in the picture, or that no picture shows: the honest answer."""
+    if random.random() < 0.25:
+        thing = random.choice(scene.things)
+        name = "digit" if thing.colour is None else thing.kind
+        name = name if language == "en" else "数字" if thing.colour is None else ZH[name]
+        yield [(ask(random, "unknowable", language, name), NOT_SHOWN[language], "can't tell")]
+        return
     kind, colour = (
         _word(random.choice(_absent(scene, attribute, names)), language)
         for attribute, names in (("kind", SHAPES), ("colour", COLOURS))
     )
-    if random.random() < 0.3:
-        kind = random.choice(STRANGERS[language])
+    if random.random() < 0.5:
+        kind = stranger(random, language)
     en = language == "en"
     no_kind = f"I can't tell: there is no {kind}." if en else f"我看不出来，图里没有{kind}。"
     no_colour = f"I can't tell: there is nothing {colour}." if en else f"我看不出来，图里没有{colour}的东西。"
     options = [("colour of", kind, no_kind), ("place of", kind, no_kind), ("shape of", colour, no_colour)]
     if all(thing.colour for thing in scene.things):
         options.append(("digit", "", "I can't tell: there is no digit." if en else "我看不出来，图里没有数字。"))
+    if not _shapes(scene):
+        no_shape = "I can't tell: there is no shape." if en else "我看不出来，图里没有形状。"
+        options += [("shape", "", no_shape), ("colour", "", no_shape)]
     what, name, answer = random.choice(options)
-    yield [(_ask(random, what, language, name), answer, "can't tell")]
+    yield [(ask(random, what, language, name), answer, "can't tell")]
 
 
-_MAKERS: tuple[Callable[..., Any], ...] = (_ask_colour, _ask_shape, _ask_only, _ask_position, _ask_count, _ask_digit)
+_MAKERS = (_ask_colour, _ask_shape, _ask_only, _ask_several, _ask_position, _ask_count, _ask_digit, _ask_check)
 _MAKERS += 2 * (_ask_yes_no, _ask_absent)  # the hardest: what is not there has to be looked for everywhere

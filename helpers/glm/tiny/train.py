@@ -1,4 +1,4 @@
-"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. Two to three hours on a core.
+"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. A night on a CPU, minutes on a GPU.
 
 Four stages, one after the other, all by one seed:
 
@@ -8,46 +8,50 @@ Four stages, one after the other, all by one seed:
    away afterwards. (The silhouette teaches most: 64 answers where the name of the shape is only one.)
 2. "look closer": the same on other pictures, most of them with a digit: ten digits take longer than four shapes.
 3. "speak": the language model alone learns to talk about what the tower, left as it is, sees. It takes long
-   until an answer about one of several shapes finds the right one.
+   until an answer about one of several shapes finds the right one, and longer until any way of asking is understood:
+   `wordings` can ask for the same thing in thousands of ways. Now and then a token of a question is replaced by
+   another one, so that a word the model has never met does not stop it.
 4. "refer back": a little more of the same, mostly on pictures where two shapes are of a kind. There "Where is it?"
    has to go back to the colour that was asked for.
 
 The weights after each stage are kept in `FOLDER/stages`, so a training that was stopped goes on with the
 stage it was in. The end result is saved in bfloat16, in the layout of the original checkpoints.
-"""
 
-from __future__ import annotations
+With `--tower OTHER` the tower is taken from a model that was trained before, and training begins at stage 3. The
+shipped model was made that way on one GPU, with the tower of its predecessor and `--speak-batch 256 --workers 15`. On
+a CPU the same commands work with smaller batches and more patience: 8,000 steps of 32 pictures take three hours on one
+core and understand the plain questions; the many ways of asking take about ten times as many.
+"""
 
 import argparse
 import base64
+import contextlib
 import json
 import math
 import random
+import shutil
 import time
+from functools import cache
+from multiprocessing import Pool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES, draw, outline_points, random_scene
-from helpers.glm.tiny.talk import conversation, small_talk
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from transformers import PreTrainedModel
-
-    from helpers.glm.tiny.scenes import Scene, Thing
+from helpers.glm.tiny.talk import CHARACTERS, STRANGERS, conversation, small_talk
 
 SIDE, PATCH, GRID = 96, 8, 6
 SILHOUETTE = 8  # its side, in cells
 MOST_THINGS = 4
 WINDOW = 4  # the side of the cut-outs that the tower sees first, in patches of the language model
 KINDS = ("nothing", *SHAPES, *(f"digit {n}" for n in range(10)))
-RANKS = 640
+ENGLISH_RANKS = 1400
+MARKS = "，。？！、：；“”…"
+TYPING_ERRORS = 0.02  # of a question's tokens are replaced while training
 SPECIALS = (
     "<|endoftext|> [MASK] [gMASK] [sMASK] <sop> <eop> <|system|> <|user|> <|assistant|> <|observation|> "
     "<|begin_of_image|> <|end_of_image|> <|begin_of_video|> <|end_of_video|>"
@@ -59,18 +63,22 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 # ------------------------------------------------------------------------------------------ files
 
 
-def write_tokenizer(folder: Path, seed: int = 0) -> int:
-    """`tokenizer.model` (tiktoken ranks, byte-level BPE trained on the talk) and its config."""
+def write_tokenizer(folder, seed=0):
+    """`tokenizer.model` (tiktoken ranks) and its config.
+
+    English is byte-level BPE trained on the talk. Each Chinese character in daily use is one token: its three bytes
+    are merged in two steps, as BPE would. So no answer is ever made of parts of characters.
+    """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     from helpers.models.conversion import LLAMA3_PATTERN  # the same pattern as GLM-4's
     from helpers.text.tokens import byte_alphabet
 
     dice = random.Random(seed)
-    texts = []
-    for _ in range(6000):
-        turns = conversation(dice, random_scene(dice)) if dice.random() < 0.9 else small_talk(dice)
-        texts += [text for question, answer, _ in turns for text in (question, answer)]
+    texts = [" ".join(STRANGERS["en"])]
+    for _ in range(12_000):
+        turns = conversation(dice, random_scene(dice), "en") if dice.random() < 0.9 else small_talk(dice)
+        texts += [text for question, answer, _ in turns for text in (question, answer) if text.isascii()]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -80,13 +88,15 @@ def write_tokenizer(folder: Path, seed: int = 0) -> int:
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=RANKS, initial_alphabet=alphabet, show_progress=False)
+        texts, trainers.BpeTrainer(vocab_size=ENGLISH_RANKS, initial_alphabet=alphabet, show_progress=False)
     )
     bytes_of = byte_alphabet()
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     tokens = [bytes(bytes_of[c] for c in token) for token, _ in vocabulary]
     singles = [token for token in tokens if len(token) == 1]
-    ordered = sorted(singles) + [token for token in tokens if len(token) > 1]
+    characters = [character.encode() for character in CHARACTERS + MARKS]
+    firsts = sorted({character[:2] for character in characters})
+    ordered = sorted(singles) + firsts + characters + [token for token in tokens if len(token) > 1]
     lines = [b"%s %d" % (base64.b64encode(token), rank) for rank, token in enumerate(ordered)]
     (folder / "tokenizer.model").write_bytes(b"\n".join(lines) + b"\n")
     added = {
@@ -117,7 +127,7 @@ def write_tokenizer(folder: Path, seed: int = 0) -> int:
     return len(ordered)
 
 
-def write_config(folder: Path, ranks: int) -> None:
+def write_config(folder, ranks):
     """`config.json` and `generation_config.json` in the original layout."""
     ids = {token: ranks + index for index, token in enumerate(SPECIALS)}
     stops = [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
@@ -133,7 +143,7 @@ def write_config(folder: Path, ranks: int) -> None:
         "multi_query_attention": True,
         "multi_query_group_num": 2,
         "num_attention_heads": 6,
-        "num_layers": 5,
+        "num_layers": 6,
         "original_rope": True,
         "padded_vocab_size": math.ceil((ranks + len(SPECIALS)) / 64) * 64,
         "post_layer_norm": True,
@@ -197,7 +207,7 @@ def new_model(folder: Path) -> Any:
     return model
 
 
-def start_like_a_trained_one(attention: Any) -> None:
+def start_like_a_trained_one(attention):
     """Queries and keys begin alike, so that patches look at those that are near them and like them.
 
     After Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
@@ -209,7 +219,7 @@ def start_like_a_trained_one(attention: Any) -> None:
         query[rows : rows + len(directions)] = key[rows : rows + len(directions)] = 0.7 * directions
 
 
-def sines(grid: int, width: int) -> torch.Tensor:
+def sines(grid, width):
     """[grid * grid, width]: a quarter each of sines and cosines of row and of column, at doubling wavelengths."""
     at = torch.arange(grid, dtype=torch.float32)
     frequencies = math.pi / grid * 2 ** torch.linspace(0, math.log2(grid), width // 4)
@@ -221,7 +231,7 @@ def sines(grid: int, width: int) -> torch.Tensor:
 class DenseHeads(nn.Module):
     """What each of the tower's output vectors should tell, read off it by linear maps."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden):
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
         sizes = {"kind": len(KINDS), "colour": len(COLOURS), "region": len(REGIONS), "centre": 2}
@@ -231,15 +241,15 @@ class DenseHeads(nn.Module):
         self.mask = nn.Linear(hidden, 16)
         self.accuracy = {}
 
-    def loss(self, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(self, features, labels):
         """`features [batch, patch, hidden]`; `labels` by name `[batch, patch]`, -100 where there is none."""
         features = self.norm(features)
-        total: Any = 0.0
+        total = 0.0
         for name, linear in self.maps.items():
             if name not in labels:
                 continue
             logits, wanted = linear(features).flatten(0, 1), labels[name].flatten()
-            rare = torch.tensor([0.3] + [1.0] * (len(KINDS) - 1)) if name == "kind" else None
+            rare = logits.new_tensor([0.3] + [1.0] * (len(KINDS) - 1)) if name == "kind" else None
             share = 0.2 if name.startswith("count") else 1.0
             total = total + share * F.cross_entropy(logits, wanted, weight=rare)
             asked = wanted > 0 if name in ("kind", "centre") else wanted >= 0
@@ -253,7 +263,7 @@ class DenseHeads(nn.Module):
         return total + 3.0 * F.binary_cross_entropy_with_logits(guess, wanted) + 2.0 * mask
 
 
-def dense_labels(scene: Scene) -> dict[str, Any]:
+def dense_labels(scene):
     """What each patch should tell, by name, each [GRID * GRID]: see `DenseHeads`.
 
     A patch belongs to the thing that covers most of it, if that is at least a fifth. `owner` is that
@@ -295,7 +305,7 @@ def dense_labels(scene: Scene) -> dict[str, Any]:
     return labels
 
 
-def silhouette(thing: Thing) -> Any:
+def silhouette(thing):
     """[SILHOUETTE**2]: 1 where a thing is, in a frame that is as large as it is."""
     from PIL import Image, ImageDraw
 
@@ -311,55 +321,71 @@ def silhouette(thing: Thing) -> Any:
 # ------------------------------------------------------------------------------------------- data
 
 
+def drawn_and_labelled(scene):
+    """A scene's pixels [SIDE, SIDE, 3] and its dense labels."""
+    return numpy.array(draw(scene, SIDE)), dense_labels(scene)
+
+
 class Pictures:
     """A pool of drawn scenes with their pixels and dense labels."""
 
-    def __init__(self, seed: int, count: int, *, digits: float = 0.25) -> None:
+    def __init__(self, seed, count, *, digits=0.25, workers=0):
         dice = random.Random(seed)
         self.scenes = [random_scene(dice, with_digit=dice.random() < digits) for _ in range(count)]
         self.pixels = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
         self.labels = {}
-        for index, scene in enumerate(self.scenes):
-            self.pixels[index] = torch.from_numpy(numpy.array(draw(scene, SIDE))).permute(2, 0, 1)
-            for name, labels in dense_labels(scene).items():
-                everyone = self.labels.setdefault(name, torch.empty(count, *labels.shape, dtype=torch.int8))
-                everyone[index] = torch.from_numpy(labels)
+        with Pool(workers) if workers else contextlib.nullcontext() as pool:
+            drawn = pool.imap(drawn_and_labelled, self.scenes, chunksize=100) if workers else None
+            for index, (pixels, labels) in enumerate(drawn or map(drawn_and_labelled, self.scenes)):
+                self.pixels[index] = torch.from_numpy(pixels).permute(2, 0, 1)
+                for name, values in labels.items():
+                    everyone = self.labels.setdefault(name, torch.empty(count, *values.shape, dtype=torch.int8))
+                    everyone[index] = torch.from_numpy(values)
 
-    def batch(self, indices: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """pixel_values and labels of these pictures."""
+    def batch(self, indices, device="cpu"):
+        """pixel_values and labels of these pictures, on the device."""
         pixels = (self.pixels[indices].float() / 255 - MEAN) / STD
-        return pixels, {name: labels[indices].long() for name, labels in self.labels.items()}
+        return pixels.to(device), {name: labels[indices].long().to(device) for name, labels in self.labels.items()}
 
 
 class Encoder:
     """Conversations to ids and labels: only the assistant's words, and what ends its turn, are learned."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.id = tokenizer.convert_tokens_to_ids
-        self.known = {}
+        self.ids_of = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIALS}
+        self.ordinary = min(self.ids_of.values())  # ids below it are text
 
-    def text(self, text: str) -> list[int]:
-        if text not in self.known:
-            self.known[text] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return self.known[text]
+    def id(self, token):
+        """The id of a control token."""
+        return self.ids_of[token]
 
-    def turns(self, turns: Sequence[tuple[str, str, str]], picture: bool) -> tuple[list[int], list[int]]:
-        """(ids, labels) of a conversation, with a picture in its first turn or without."""
+    def text(self, text):
+        """The ids of a text."""
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+    def misspelt(self, ids, dice):
+        """A question with a few tokens replaced by any others."""
+        return [dice.randrange(self.ordinary) if dice.random() < TYPING_ERRORS else token for token in ids]
+
+    def turns(self, turns, picture, dice=None):
+        """(ids, labels) of a conversation, with a picture in its first turn or without; `dice` makes typing errors."""
         user, assistant, newline = [self.id("<|user|>")], [self.id("<|assistant|>")], self.text("\n")
         ids, labels = [self.id("[gMASK]"), self.id("<sop>")], [-100, -100]
-        for index, (question, answer, _) in enumerate(turns):
+        for index, (question, answer, kind) in enumerate(turns):
+            spoken = self.text(question)
+            if dice is not None and kind not in ("can't tell", "yes/no", "talk"):  # whose words matter one by one
+                spoken = self.misspelt(spoken, dice)
             place = [self.id("<|begin_of_image|>"), self.id("<|endoftext|>"), self.id("<|end_of_image|>")]
-            asked = user + newline + (place if picture and index == 0 else []) + self.text(question) + assistant
+            asked = user + newline + (place if picture and index == 0 else []) + spoken + assistant
             said = newline + self.text(answer)
             # The <|user|> that begins the next turn is what ends this one, so it is learned too.
             labels += [user[0] if index else -100] + [-100] * (len(asked) - 1) + said
             ids += asked + said
         return ids + user, labels + user
 
-    def batch(self, conversations: Sequence[Sequence[tuple[str, str, str]]], picture: bool) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask, labels, padded on the right."""
-        rows = [self.turns(turns, picture) for turns in conversations]
+    def batch(self, rows):
+        """input_ids, attention_mask, labels of rows of `turns`, padded on the right."""
         length = max(len(ids) for ids, _ in rows)
         pad = self.id("<|endoftext|>")
         ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in rows])
@@ -374,29 +400,23 @@ class Encoder:
 class Training:
     """One stage: which parameters learn, and how fast. The rate warms up, then follows a cosine down."""
 
-    def __init__(self, modules: Sequence[nn.Module], *, steps: int, peak: float, warmup: int = 200) -> None:
-        self.steps, self.peak, self.warmup = steps, peak, warmup
+    def __init__(self, modules, *, steps, peak, warmup=200):
+        from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
         self.parameters = [parameter for module in modules for parameter in module.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
+        self.schedule = get_cosine_with_min_lr_schedule_with_warmup(self.optimizer, warmup, steps, min_lr_rate=0.02)
 
-    def rate(self, step: int) -> float:
-        if step < self.warmup:
-            return self.peak * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, done))))
-
-    def step(self, step: int, loss: torch.Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step)
+    def step(self, loss):
+        """One step of the optimizer down the gradient of this loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
+        self.schedule.step()
 
 
-def cut_out(
-    vision: Any, pixels: torch.Tensor, labels: dict[str, torch.Tensor], dice: random.Random
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def cut_out(vision, pixels, labels, dice):
     """The tower's vectors and the labels of a window of each picture, around one of its patches that hold something.
 
     A window has far fewer patches than a picture, so the tower sees more shapes in the same time. It
@@ -427,118 +447,102 @@ def cut_out(
     return features, cut | {"silhouettes": labels["silhouettes"]}
 
 
-def see(
-    model: Any,
-    heads: DenseHeads,
-    pictures: Pictures,
-    *,
-    windows: float,
-    peak: float,
-    steps: int,
-    batch: int,
-    seed: int,
-    log: Log,
-) -> None:
+def see(model, heads, pictures, *, windows, peak, steps, batch, seed, log):
     """Stages 1 and 2: the dense task alone, in the first steps (a share `windows`) on cut-outs of the pictures."""
     vision, dice = model.model.vision, random.Random(seed)
     training = Training([vision, heads], steps=steps, peak=peak)
     for step in range(steps):
         cut = step < steps * windows
-        pixels, labels = pictures.batch(dice.sample(range(len(pictures.scenes)), 2 * batch if cut else batch))
+        chosen = dice.sample(range(len(pictures.scenes)), 2 * batch if cut else batch)
+        pixels, labels = pictures.batch(chosen, model.device)
         if cut:
             features, labels = cut_out(vision, pixels, labels, dice)
         else:
             features = vision(pixels).last_hidden_state[:, 1:-1]
         loss = heads.loss(features, labels)
-        training.step(step, loss)
+        training.step(loss)
         log("see", step, steps, loss=loss.item(), **heads.accuracy)
 
 
 @torch.no_grad()
-def looked_at(vision: Any, pictures: Pictures, batch: int = 64) -> torch.Tensor:
+def looked_at(vision, pictures, device, batch=64):
     """The tower's vectors of all pictures [picture, 1 + patch + 1, hidden], once: stage 3 leaves the tower as it is."""
     indices = torch.arange(len(pictures.scenes)).split(batch)
-    return torch.cat([vision(pictures.batch(chosen)[0]).last_hidden_state for chosen in indices])
+    return torch.cat([vision(pictures.batch(chosen, device)[0]).last_hidden_state for chosen in indices])
 
 
-def several(scene: Scene) -> bool:
+def several(scene):
     return len(scene.things) > 1
 
 
-def twins(scene: Scene) -> bool:
+def twins(scene):
     return len({thing.kind for thing in scene.things}) < len(scene.things)
 
 
-def talks_about(
-    pictures: Pictures,
-    encoder: Encoder,
-    *,
-    batch: int,
-    hard: Callable[[Scene], bool],
-    share: float,
-    dice: random.Random,
-) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Without end: (numbers of pictures, talks about them), talks of about one length together: less padding."""
-    hard_ones = [index for index, scene in enumerate(pictures.scenes) if hard(scene)]
-    while True:
-        chosen = dice.choices(hard_ones, k=round(share * 8 * batch))
-        chosen += dice.choices(range(len(pictures.scenes)), k=8 * batch - len(chosen))
-        talks = [(index, conversation(dice, pictures.scenes[index])) for index in chosen]
-        talks.sort(key=lambda talk: len(encoder.turns(talk[1], True)[0]))
-        for start in dice.sample(range(0, len(talks), batch), 8):
-            indices, turns = zip(*talks[start : start + batch], strict=True)
-            yield list(indices), encoder.batch(turns, True)
+class Talks(IterableDataset):
+    """Without end: (numbers of pictures, talks about them as the model sees them), and each eighth time small talk.
 
-
-def speak(
-    model: Any,
-    pictures: Pictures,
-    encoder: Encoder,
-    *,
-    steps: int,
-    batch: int,
-    seed: int,
-    log: Log,
-    peak: float,
-    hard: Callable[[Scene], bool],
-    share: float,
-) -> None:
-    """Stages 3 and 4: answers about pictures, by the language model alone; each eighth step is talk without a picture.
-
-    `share` of the pictures are taken from those whose scene is `hard`, beside those that are so by chance.
+    `share` of the pictures are taken from those whose scene is `hard`, beside those that are so by chance. Talks of
+    about one length go together, so that little is padding. Each worker of a `DataLoader` has dice of its own.
     """
-    dice = random.Random(seed)
-    features = looked_at(model.model.vision, pictures)
-    talks = talks_about(pictures, encoder, batch=batch, hard=hard, share=share, dice=dice)
+
+    def __init__(self, model, pictures, encoder, *, batch, hard, share, seed):
+        self.expand, self.scenes, self.encoder = model.model.expand_inputs, pictures.scenes, encoder
+        self.batch, self.share, self.seed = batch, share, seed
+        self.hard = [index for index, scene in enumerate(self.scenes) if hard(scene)]
+
+    def __iter__(self):
+        worker = get_worker_info()
+        dice = random.Random(self.seed if worker is None else 1000 * self.seed + worker.id)
+        while True:
+            chosen = dice.choices(self.hard, k=round(self.share * 7 * self.batch))
+            chosen += dice.choices(range(len(self.scenes)), k=7 * self.batch - len(chosen))
+            talks = [(i, self.encoder.turns(conversation(dice, self.scenes[i]), True, dice)) for i in chosen]
+            talks.sort(key=lambda talk: len(talk[1][0]))
+            for start in dice.sample(range(0, len(talks), self.batch), 7):
+                indices, rows = zip(*talks[start : start + self.batch], strict=True)
+                seen = self.expand(pixel_values=True, **self.encoder.batch(rows))
+                yield torch.tensor(indices), vars(seen) | {"picture_mask": seen.picture_mask}
+            small = [self.encoder.turns(small_talk(dice), False) for _ in range(max(8, self.batch // 4))]
+            yield None, self.encoder.batch(small)
+
+
+def speak(model, pictures, encoder, *, steps, batch, seed, log, peak, hard, share, workers):
+    """Stages 3 and 4: answers about pictures, by the language model alone."""
+    device = model.device
+    features = looked_at(model.model.vision, pictures, device)
+    talks = Talks(model, pictures, encoder, batch=batch, hard=hard, share=share, seed=seed)
+    batches = DataLoader(talks, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
     training = Training(
         [*model.model.layers, model.model.embed_tokens, model.model.norm, model.lm_head], steps=steps, peak=peak
     )
-    for step in range(steps):
-        if step % 8 == 7:
-            inputs = encoder.batch([small_talk(dice) for _ in range(8)], False)
-            training.step(step, model(**inputs, use_cache=False).loss)
-            continue
-        chosen, inputs = next(talks)
-        expanded = model.expand_inputs(pixel_values=features[chosen], **inputs)
-        words = model.model.embed_tokens(expanded.input_ids)
-        loss = model(
-            inputs_embeds=words.masked_scatter(expanded.picture_mask[..., None], features[chosen]),
-            attention_mask=expanded.attention_mask,
-            position_ids=expanded.position_ids,
-            labels=expanded.labels,
-            use_cache=False,
-        ).loss
-        training.step(step, loss)
-        log("speak", step, steps, talk=loss.item())
+    for step, (chosen, seen) in zip(range(steps), batches, strict=False):
+        seen = {name: value.to(device, non_blocking=True) for name, value in seen.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            if chosen is None:
+                loss = model(**seen, use_cache=False).loss
+            else:
+                words = model.model.embed_tokens(seen["input_ids"])
+                picture = seen["picture_mask"][..., None]
+                loss = model(
+                    inputs_embeds=words.masked_scatter(picture, features[chosen.to(device)].to(words)),
+                    attention_mask=seen["attention_mask"],
+                    position_ids=seen["position_ids"],
+                    labels=seen["labels"],
+                    use_cache=False,
+                ).loss
+        training.step(loss)
+        if step % 10 == 0 or step == steps - 1:  # asking a GPU for a number makes it wait
+            log("speak", step, steps, talk=loss.item())
 
 
 class Log:
     """Prints running means every hundred steps."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.started, self.means = time.monotonic(), {}
 
-    def __call__(self, stage: str, step: int, steps: int, **numbers: float) -> None:
+    def __call__(self, stage, step, steps, **numbers):
         for name, value in numbers.items():
             if value == value:  # the mean over nothing is no number
                 self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
@@ -547,36 +551,60 @@ class Log:
             print(f"{time.monotonic() - self.started:6.0f} s  {stage} {step:5} of {steps}: {shown}", flush=True)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments=None):
     """Train and save. The defaults are those of the shipped model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peak", type=float, default=2e-3, help="the highest learning rate of stage 3")
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--see-steps", type=int, default=5000)
     parser.add_argument("--closer-steps", type=int, default=4000)
     parser.add_argument("--speak-steps", type=int, default=8000)
     parser.add_argument("--refer-steps", type=int, default=700)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32, help="pictures in a step of the tower's stages")
+    parser.add_argument("--speak-batch", type=int, default=32, help="pictures in a step of the other stages")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures and make up talks")
+    parser.add_argument("--tower", help="a model whose tower is taken as it is: begins with stage 3")
+    parser.add_argument("--weights", help="a model of these sizes that goes on learning: begins with stage 3")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     folder, log = options.folder, Log()
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
-    write_config(folder, write_tokenizer(folder, options.seed))
+    if options.weights:
+        for file in ("tokenizer.model", "tokenizer_config.json", "config.json", "generation_config.json"):
+            shutil.copyfile(Path(options.weights) / file, folder / file)
+    else:
+        write_config(folder, write_tokenizer(folder, options.seed))
 
     from safetensors.torch import load_model, save_model
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = new_model(folder).train()
     heads = DenseHeads(model.config.hidden_size)
+    if options.tower:
+        model.model.vision.load_state_dict(
+            AutoModelForCausalLM.from_pretrained(options.tower).model.vision.state_dict()
+        )
+    if options.weights:
+        model.load_state_dict(AutoModelForCausalLM.from_pretrained(options.weights).float().state_dict())
+    model.to(options.device), heads.to(options.device)
     encoder = Encoder(AutoTokenizer.from_pretrained(folder))
     print(f"{model.num_parameters():,} parameters, {options.pictures:,} pictures", flush=True)
-    seed, count, common = options.seed, options.pictures, {"batch": options.batch, "log": log}
+    seed, count, workers = options.seed, options.pictures, options.workers
+
+    @cache
+    def drawn(seed, digits=0.25):
+        return Pictures(seed, count, digits=digits, workers=workers)
+
+    common = {"batch": options.batch, "log": log}
+    spoken = {"batch": options.speak_batch, "log": log, "workers": workers}
     stages = {
         "see": lambda: see(
             model,
             heads,
-            Pictures(seed, count),
+            drawn(seed),
             windows=0.5,
             peak=1.5e-3,
             steps=options.see_steps,
@@ -586,7 +614,7 @@ def main(arguments: list[str] | None = None) -> None:
         "look closer": lambda: see(
             model,
             heads,
-            Pictures(seed + 1, count, digits=0.6),
+            drawn(seed + 1, 0.6),
             windows=0.7,
             peak=1e-3,
             steps=options.closer_steps,
@@ -595,29 +623,30 @@ def main(arguments: list[str] | None = None) -> None:
         ),
         "speak": lambda: speak(
             model,
-            Pictures(seed, count),
+            drawn(seed),
             encoder,
             hard=several,
-            share=0.5,
-            peak=2e-3,
+            share=0.4,
+            peak=options.peak,
             steps=options.speak_steps,
             seed=seed + 3,
-            **common,
+            **spoken,
         ),
         "refer back": lambda: speak(
             model,
-            Pictures(seed, count),
+            drawn(seed),
             encoder,
             hard=twins,
-            share=0.7,
+            share=0.5,
             peak=5e-4,
             steps=options.refer_steps,
             seed=seed + 4,
-            **common,
+            **spoken,
         ),
     }
     whole = nn.ModuleDict({"model": model, "heads": heads})
-    for name, stage in stages.items():
+    for name in list(stages)[2:] if options.tower or options.weights else stages:
+        stage = stages[name]
         done = folder / "stages" / f"{name}.safetensors"
         if done.exists():
             load_model(whole, done)
@@ -627,9 +656,9 @@ def main(arguments: list[str] | None = None) -> None:
     save(model, folder)
 
 
-def save(model: PreTrainedModel, folder: Path) -> None:
+def save(model, folder):
     """The weights in bfloat16, in shards, readable for everyone."""
-    model.eval().bfloat16().save_pretrained(folder, max_shard_size="3MB")
+    model.eval().cpu().bfloat16().save_pretrained(folder, max_shard_size="3MB")
     for file in folder.iterdir():  # weights are written readable for their owner only
         if file.is_file():
             file.chmod(0o644)
