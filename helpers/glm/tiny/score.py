@@ -8,17 +8,27 @@ counts if it is the right one letter for letter.
 trained on. There an answer counts if it names the colour or shape that was asked for, and no other one.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from helpers.glm.tiny.scenes import COLOURS, SHAPES, draw, random_scene
 from helpers.glm.tiny.talk import SMALL_TALK, ZH, conversation
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from helpers.glm.tiny.scenes import Scene, Thing
 
 EVERYDAY = Path(__file__).with_name("everyday.json")
 
@@ -28,14 +38,14 @@ LANGUAGES = ("en", "zh")
 LOOKS = (("attention", "attention on the shape", 1), ("attention of two", "… on the one asked for, of two", 2))
 
 
-def examination(seed, count):
+def examination(seed: int, count: int) -> list[tuple[Any, str, list[tuple[str, str, str]]]]:
     """`count` scenes and, for each and each language, a conversation: [(picture, language, turns)]."""
     dice = random.Random(UNSEEN + seed)
     scenes = [random_scene(dice, part="test") for _ in range(count)]
     return [(draw(scene), language, conversation(dice, scene, language)) for scene in scenes for language in LANGUAGES]
 
 
-def answer_turns(model, processor, talks, *, batch=32):
+def answer_turns(model: PreTrainedModel, processor: Any, talks: list[Any], *, batch: int = 32) -> list[list[str]]:
     """What the model answers: [[text of turn 0, …] of talk 0, …]; `talks` are [(picture or None, questions)]."""
     histories = [[] for _ in talks]
     for turn in range(max(len(questions) for _, questions in talks)):
@@ -58,7 +68,9 @@ def answer_turns(model, processor, talks, *, batch=32):
     return [[m["content"] for m in history if m["role"] == "assistant"] for history in histories]
 
 
-def score_answers(model, processor, *, seed=0, count=300):
+def score_answers(
+    model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 300
+) -> tuple[dict[Any, tuple[int, int]], list[Any]]:
     """({(kind, language): (right, asked)}, [(language, question, wanted, got) of those that are wrong])."""
     talks = examination(seed, count)
     answers = answer_turns(model, processor, [(picture, [q for q, _, _ in turns]) for picture, _, turns in talks])
@@ -72,7 +84,7 @@ def score_answers(model, processor, *, seed=0, count=300):
     return {key: (right[key], asked[key]) for key in sorted(asked)}, wrong
 
 
-def everyday_questions(seed):
+def everyday_questions(seed: int) -> list[tuple[str, str, Scene, str, str, list[str]]]:
     """[(kind, language, scene, question, words that the answer must name, words that it must not)]."""
     dice, asked = random.Random(UNSEEN + seed), []
     for kind, by_language in json.loads(EVERYDAY.read_text(encoding="utf-8")).items():
@@ -92,7 +104,9 @@ def everyday_questions(seed):
     return asked
 
 
-def score_everyday(model, processor, *, seed=0):
+def score_everyday(
+    model: Any, processor: Any, *, seed: int = 0
+) -> tuple[dict[tuple[str, str], tuple[int, int]], list[tuple[str, str, str, str]], int]:
     """({(kind, language): (right, asked)}, [(language, question, wanted, got) of the wrong], broken characters)."""
     asked = everyday_questions(seed)
     answers = answer_turns(model, processor, [(draw(scene), [question]) for _, _, scene, question, _, _ in asked])
@@ -108,7 +122,7 @@ def score_everyday(model, processor, *, seed=0):
     return {key: (right[key], total[key]) for key in sorted(total)}, wrong, broken
 
 
-def score_small_talk(model, processor):
+def score_small_talk(model: PreTrainedModel, processor: Any) -> tuple[int, int]:
     """(right, asked) of the turns learned by heart."""
     talks = [turns for language in LANGUAGES for turns in SMALL_TALK[language]]
     answers = answer_turns(model, processor, [(None, [question for question, _ in turns]) for turns in talks])
@@ -120,7 +134,9 @@ def score_small_talk(model, processor):
     return sum(pairs), len(pairs)
 
 
-def score_attention(model, processor, *, seed=0, count=100, language="en", shapes=1):
+def score_attention(
+    model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 100, language: str = "en", shapes: int = 1
+) -> Tensor:
     """[layer, head]: in which share of pictures the two most attended patches lie on the shape asked for.
 
     The query is the place that writes the answer's colour word ("The circle is" before " red"). With one shape
@@ -134,7 +150,8 @@ def score_attention(model, processor, *, seed=0, count=100, language="en", shape
     """
     from helpers.inside.tracing import trace
 
-    dice, hits = random.Random(UNSEEN + seed), 0
+    hits: Any = 0
+    dice = random.Random(UNSEEN + seed)
     for _ in range(count):
         scene, asked = scene_to_ask_about(dice, shapes)
         kind = asked.kind if language == "en" else ZH[asked.kind]
@@ -158,7 +175,7 @@ def score_attention(model, processor, *, seed=0, count=100, language="en", shape
     return hits / count
 
 
-def scene_to_ask_about(dice, shapes):
+def scene_to_ask_about(dice: random.Random, shapes: int) -> tuple[Scene, Thing]:
     """(a scene of `shapes` shapes of as many kinds, the one of them to ask about)."""
     while True:
         scene = random_scene(dice, count=shapes, with_digit=False)
@@ -182,10 +199,12 @@ def covered_patches(scene: Scene, patches: int) -> ndarray:
     return changed.reshape(grid, side // grid, grid, side // grid).any((1, 3)).flatten()
 
 
-def scores(model, processor, *, seed=0, count=300):
+def scores(
+    model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 300
+) -> tuple[dict[str, Any], list[Any]]:
     """Everything in one dictionary that goes into JSON, and the wrong answers."""
     answers, wrong = score_answers(model, processor, seed=seed, count=count)
-    found = {"seed": seed, "answers": {}, "everyday": {}}
+    found: dict[str, Any] = {"seed": seed, "answers": {}, "everyday": {}}
     for (kind, language), (right, asked) in answers.items():
         found["answers"].setdefault(kind, {})[language] = {"right": right, "asked": asked}
     everyday, misread, broken = score_everyday(model, processor, seed=seed)
@@ -205,7 +224,7 @@ def scores(model, processor, *, seed=0, count=300):
     return found, wrong
 
 
-def card_table(found):
+def card_table(found: dict[str, Any]) -> str:
     """The scores as a Markdown table."""
     lines = ["| asked for | English | Chinese |", "|---|---|---|"]
     for kind, by_language in found["answers"].items():
@@ -224,7 +243,7 @@ def card_table(found):
     return "\n".join([*lines, f"answers to everyday questions: {found['broken characters']}."])
 
 
-def write_card(folder, found):
+def write_card(folder: Path, found: dict[str, Any]) -> None:
     """Write `scores.json`, and put the table between the marks in the folder's `README.md`."""
     (folder / "scores.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     before, begin, rest = (folder / "README.md").read_text(encoding="utf-8").partition("<!-- scores -->\n")
@@ -232,7 +251,7 @@ def write_card(folder, found):
     (folder / "README.md").write_text(before + begin + card_table(found) + "\n" + end + after, encoding="utf-8")
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Print the scores as a table; the wrong answers to look at, if asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)

@@ -6,10 +6,21 @@ scene's data. A question about something that is not there is answered with "can
 asked for, so the model learns to copy a word it may never have seen.
 """
 
+from __future__ import annotations
+
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES
 from helpers.glm.tiny.wordings import FOLLOW_UPS, OTHER_COLOURS, OTHER_NAMES, as_typed, ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from random import Random
+
+    from helpers.glm.tiny.scenes import Scene, Thing
+
+Turn = tuple[str, str, str]  # question, answer, what is asked for
 
 ZH = {
     **dict(zip(SHAPES, ("圆形", "正方形", "三角形", "五角星"), strict=True)),
@@ -93,7 +104,7 @@ SMALL_TALK = {
 }
 
 
-def conversation(random, scene, language=None):
+def conversation(random: Random, scene: Scene, language: str | None = None) -> list[Turn]:
     """Turns about a scene: several questions in random order, some with one that refers back after it."""
     language = language or random.choice(("en", "zh"))
     groups = [group for make in _MAKERS for group in make(random, scene, language)]
@@ -104,7 +115,7 @@ def conversation(random, scene, language=None):
     return turns
 
 
-def small_talk(random):
+def small_talk(random: Random) -> list[Turn]:
     """Turns without a picture; now and then a question that needs one."""
     language = random.choice(("en", "zh"))
     if random.random() < 0.3:
@@ -132,58 +143,58 @@ def describe(random: Random, scene: Scene, language: str) -> Turn:
     return question, "，".join(f"{ZH[t.region]}有{_one(t)}" for t in things) + "。", "describe"
 
 
-def _listed(parts):
+def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _sentence(text):
+def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _word(name, language):
+def _word(name: str, language: str) -> str:
     return name if language == "en" else ZH[name]
 
 
-def _called(random, kind, language):
+def _called(random: Random, kind: str, language: str) -> str:
     """A shape's name as people say it: mostly its own."""
     return _word(kind, language) if random.random() < 0.6 else random.choice(OTHER_NAMES[language][kind])
 
 
-def _tint(random, colour, language):
+def _tint(random: Random, colour: str, language: str) -> str:
     return colour if language == "en" else random.choice((ZH[colour], *OTHER_COLOURS["zh"][colour]))
 
 
-def _name(thing, language):
+def _name(thing: Thing, language: str) -> str:
     if thing.colour is None:
         return f"digit {thing.kind[-1]}" if language == "en" else f"数字{thing.kind[-1]}"
     return f"{thing.colour} {thing.kind}" if language == "en" else f"{ZH[thing.colour]}的{ZH[thing.kind]}"
 
 
-def _a(name):
+def _a(name: str) -> str:
     return f"the {name}" if name.startswith("digit") else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _one(thing):
+def _one(thing: Thing) -> str:
     return _name(thing, "zh") if thing.colour is None else f"一个{_name(thing, 'zh')}"
 
 
-def _shapes(scene):
+def _shapes(scene: Scene) -> list[Thing]:
     return [thing for thing in scene.things if thing.colour]
 
 
-def _unique(scene, attribute):
+def _unique(scene: Scene, attribute: str) -> list[Thing]:
     """The shapes whose kind (or colour) no other shape of the scene has."""
     shapes = _shapes(scene)
     counts = Counter(getattr(thing, attribute) for thing in shapes)
     return [thing for thing in shapes if counts[getattr(thing, attribute)] == 1]
 
 
-def _absent(scene, attribute, names):
+def _absent(scene: Scene, attribute: str, names: Iterable[str]) -> list[str]:
     here = {getattr(thing, attribute) for thing in scene.things}
     return [name for name in names if name not in here]
 
 
-def stranger(random, language):
+def stranger(random: Random, language: str) -> str:
     """The name of something that no scene holds: a thing, or now and then a word that nobody knows."""
     if random.random() < 0.6:
         return random.choice(STRANGERS[language])
@@ -192,7 +203,9 @@ def stranger(random, language):
     return "".join(random.choice(_SYLLABLES) for _ in range(random.choice((1, 2, 2, 3))))
 
 
-def _follow_up(random, things, thing, language, answer, kind):
+def _follow_up(
+    random: Random, things: list[Thing], thing: Thing, language: str, answer: Callable[[Thing, str], str], kind: str
+) -> list[Turn]:
     """A turn such as "And the square?" about another of the things, or none."""
     others = [other for other in things if other is not thing]
     if not others or random.random() < 0.6:
@@ -202,7 +215,7 @@ def _follow_up(random, things, thing, language, answer, kind):
     return [(as_typed(random, asked, language), answer(other, language), kind)]
 
 
-def _ask_colour(random, scene, language):
+def _ask_colour(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     things = _unique(scene, "kind")
     for thing in things:
         turns = [
@@ -212,18 +225,18 @@ def _ask_colour(random, scene, language):
         yield turns + ([_place_of_it(random, thing, language)] if len(turns) == 1 and random.random() < 0.5 else [])
 
 
-def _is(thing, language):
+def _is(thing: Thing, language: str) -> str:
     return f"The {thing.kind} is {thing.colour}." if language == "en" else f"{ZH[thing.kind]}是{ZH[thing.colour]}的。"
 
 
-def _ask_shape(random, scene, language):
+def _ask_shape(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     for thing in _unique(scene, "colour"):
         asked = ask(random, "shape of", language, _tint(random, thing.colour, language))
         turns = [(asked, _it_is_a(thing, language), "shape")]
         yield turns + ([_place_of_it(random, thing, language)] if random.random() < 0.5 else [])
 
 
-def _ask_only(random, scene, language):
+def _ask_only(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     """Where there is one shape, it needs no name."""
     if len(shapes := _shapes(scene)) != 1:
         return
@@ -242,7 +255,7 @@ def _ask_only(random, scene, language):
         yield [(ask(random, "place", language), _it_is_in(kind, thing, language), "position")]
 
 
-def _ask_several(random, scene, language):
+def _ask_several(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     """Where there are several shapes, of as many kinds, a question without a name is about all of them."""
     things = sorted(_unique(scene, "kind"), key=lambda thing: (REGIONS.index(thing.region), thing.x))
     if len(things) < 2 or len(things) < len(_shapes(scene)):
@@ -257,7 +270,7 @@ def _ask_several(random, scene, language):
     yield [(ask(random, "shape", language), shapes, "shape")]
 
 
-def _ask_position(random, scene, language):
+def _ask_position(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     things = _unique(scene, "kind")
     for thing in things:
         asked = ask(random, "place of", language, _called(random, thing.kind, language))
@@ -266,29 +279,29 @@ def _ask_position(random, scene, language):
         yield turns + ([_colour_of_it(random, thing, language)] if len(turns) == 1 and random.random() < 0.5 else [])
 
 
-def _stands(thing, language):
+def _stands(thing: Thing, language: str) -> str:
     return _it_is_in(_word(thing.kind, language), thing, language)
 
 
-def _it_is_a(thing, language):
+def _it_is_a(thing: Thing, language: str) -> str:
     return f"It is {_a(thing.kind)}." if language == "en" else f"它是{ZH[thing.kind]}。"
 
 
-def _it_is_in(name, thing, language):
+def _it_is_in(name: str, thing: Thing, language: str) -> str:
     return f"The {name} is in the {thing.region}." if language == "en" else f"{name}在{ZH[thing.region]}。"
 
 
-def _colour_of_it(random, thing, language):
+def _colour_of_it(random: Random, thing: Thing, language: str) -> Turn:
     answer = f"It is {thing.colour}." if language == "en" else f"它是{ZH[thing.colour]}的。"
     return ask(random, "colour of it", language), answer, "colour"
 
 
-def _place_of_it(random, thing, language):
+def _place_of_it(random: Random, thing: Thing, language: str) -> Turn:
     answer = f"It is in the {thing.region}." if language == "en" else f"它在{ZH[thing.region]}。"
     return ask(random, "place of it", language), answer, "position"
 
 
-def _ask_count(random, scene, language):
+def _ask_count(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     shapes = _shapes(scene)
     kind = random.choice(SHAPES)
     yield [(ask(random, "count", language), _there_are(len(shapes), None, language), "count")]
@@ -296,14 +309,14 @@ def _ask_count(random, scene, language):
     yield [(ask(random, "count of", language, _word(kind, language)), _there_are(count, kind, language), "count")]
 
 
-def _there_are(count, kind, language):
+def _there_are(count: int, kind: str | None, language: str) -> str:
     if language == "en":
         verb, plural = ("is", "") if count == 1 else ("are", "s")
         return f"There {verb} {NUMBERS['en'][count]} {kind or 'shape'}{plural}."
     return (f"有{NUMBERS['zh'][count]}个" if count else "没有") + f"{ZH[kind] if kind else '形状'}。"
 
 
-def _ask_digit(random, scene, language):
+def _ask_digit(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     for thing in scene.things:
         if thing.colour is None:
             answer = f"It is the {_name(thing, 'en')}." if language == "en" else f"它是{_name(thing, 'zh')}。"
@@ -313,7 +326,7 @@ def _ask_digit(random, scene, language):
             yield [(ask(random, "place of", language, word), _it_is_in(word, thing, language), "position")]
 
 
-def _ask_yes_no(random, scene, language):
+def _ask_yes_no(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     shapes = _shapes(scene)
     present = {(thing.colour, thing.kind) for thing in shapes}
     if random.random() < 0.25:
@@ -338,7 +351,7 @@ def _ask_yes_no(random, scene, language):
     yield [(ask(random, "is there", language, name), answer, "yes/no")]
 
 
-def _ask_check(random, scene, language):
+def _ask_check(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     """Whether a thing has the colour that the question supposes."""
     for thing in _unique(scene, "kind")[:1]:
         supposed = thing.colour if random.random() < 0.5 else random.choice(COLOURS)
@@ -350,7 +363,7 @@ def _ask_check(random, scene, language):
         yield [(ask(random, "is it", language, *names), answer, "yes/no")]
 
 
-def _ask_absent(random, scene, language):
+def _ask_absent(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
     """Things that are not in the picture, or that no picture shows: the honest answer."""
     if random.random() < 0.25:
         thing = random.choice(scene.things)
@@ -377,5 +390,14 @@ def _ask_absent(random, scene, language):
     yield [(ask(random, what, language, name), answer, "can't tell")]
 
 
-_MAKERS = (_ask_colour, _ask_shape, _ask_only, _ask_several, _ask_position, _ask_count, _ask_digit, _ask_check)
-_MAKERS += 2 * (_ask_yes_no, _ask_absent)  # the hardest: what is not there has to be looked for everywhere
+_MAKERS: tuple[Callable[[Random, Scene, str], Iterator[list[Turn]]], ...] = (
+    _ask_colour,
+    _ask_shape,
+    _ask_only,
+    _ask_several,
+    _ask_position,
+    _ask_count,
+    _ask_digit,
+    _ask_check,
+    *2 * (_ask_yes_no, _ask_absent),  # the hardest: what is not there has to be looked for everywhere
+)

@@ -23,6 +23,8 @@ a CPU the same commands work with smaller batches and more patience: 8,000 steps
 core and understand the plain questions; the many ways of asking take about ten times as many.
 """
 
+from __future__ import annotations
+
 import argparse
 import base64
 import contextlib
@@ -34,6 +36,7 @@ import time
 from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -43,6 +46,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from helpers.glm.tiny.scenes import COLOURS, REGIONS, SHAPES, draw, outline_points, random_scene
 from helpers.glm.tiny.talk import CHARACTERS, STRANGERS, conversation, small_talk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from transformers import PreTrainedModel
+
+    from helpers.glm.tiny.scenes import Scene, Thing
 
 SIDE, PATCH, GRID = 96, 8, 6
 SILHOUETTE = 8  # its side, in cells
@@ -63,7 +73,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 # ------------------------------------------------------------------------------------------ files
 
 
-def write_tokenizer(folder, seed=0):
+def write_tokenizer(folder: Path, seed: int = 0) -> int:
     """`tokenizer.model` (tiktoken ranks) and its config.
 
     English is byte-level BPE trained on the talk. Each Chinese character in daily use is one token: its three bytes
@@ -127,7 +137,7 @@ def write_tokenizer(folder, seed=0):
     return len(ordered)
 
 
-def write_config(folder, ranks):
+def write_config(folder: Path, ranks: int) -> None:
     """`config.json` and `generation_config.json` in the original layout."""
     ids = {token: ranks + index for index, token in enumerate(SPECIALS)}
     stops = [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
@@ -207,7 +217,7 @@ def new_model(folder: Path) -> Any:
     return model
 
 
-def start_like_a_trained_one(attention):
+def start_like_a_trained_one(attention: Any) -> None:
     """Queries and keys begin alike, so that patches look at those that are near them and like them.
 
     After Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
@@ -219,7 +229,7 @@ def start_like_a_trained_one(attention):
         query[rows : rows + len(directions)] = key[rows : rows + len(directions)] = 0.7 * directions
 
 
-def sines(grid, width):
+def sines(grid: int, width: int) -> torch.Tensor:
     """[grid * grid, width]: a quarter each of sines and cosines of row and of column, at doubling wavelengths."""
     at = torch.arange(grid, dtype=torch.float32)
     frequencies = math.pi / grid * 2 ** torch.linspace(0, math.log2(grid), width // 4)
@@ -231,7 +241,7 @@ def sines(grid, width):
 class DenseHeads(nn.Module):
     """What each of the tower's output vectors should tell, read off it by linear maps."""
 
-    def __init__(self, hidden):
+    def __init__(self, hidden: Any) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
         sizes = {"kind": len(KINDS), "colour": len(COLOURS), "region": len(REGIONS), "centre": 2}
@@ -241,10 +251,10 @@ class DenseHeads(nn.Module):
         self.mask = nn.Linear(hidden, 16)
         self.accuracy = {}
 
-    def loss(self, features, labels):
+    def loss(self, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
         """`features [batch, patch, hidden]`; `labels` by name `[batch, patch]`, -100 where there is none."""
         features = self.norm(features)
-        total = 0.0
+        total: Any = 0.0
         for name, linear in self.maps.items():
             if name not in labels:
                 continue
@@ -263,7 +273,7 @@ class DenseHeads(nn.Module):
         return total + 3.0 * F.binary_cross_entropy_with_logits(guess, wanted) + 2.0 * mask
 
 
-def dense_labels(scene):
+def dense_labels(scene: Scene) -> dict[str, Any]:
     """What each patch should tell, by name, each [GRID * GRID]: see `DenseHeads`.
 
     A patch belongs to the thing that covers most of it, if that is at least a fifth. `owner` is that
@@ -305,7 +315,7 @@ def dense_labels(scene):
     return labels
 
 
-def silhouette(thing):
+def silhouette(thing: Thing) -> Any:
     """[SILHOUETTE**2]: 1 where a thing is, in a frame that is as large as it is."""
     from PIL import Image, ImageDraw
 
@@ -321,7 +331,7 @@ def silhouette(thing):
 # ------------------------------------------------------------------------------------------- data
 
 
-def drawn_and_labelled(scene):
+def drawn_and_labelled(scene: Scene) -> tuple[numpy.ndarray, dict[str, numpy.ndarray]]:
     """A scene's pixels [SIDE, SIDE, 3] and its dense labels."""
     return numpy.array(draw(scene, SIDE)), dense_labels(scene)
 
@@ -329,7 +339,7 @@ def drawn_and_labelled(scene):
 class Pictures:
     """A pool of drawn scenes with their pixels and dense labels."""
 
-    def __init__(self, seed, count, *, digits=0.25, workers=0):
+    def __init__(self, seed: int, count: int, *, digits: float = 0.25, workers: int = 0) -> None:
         dice = random.Random(seed)
         self.scenes = [random_scene(dice, with_digit=dice.random() < digits) for _ in range(count)]
         self.pixels = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
@@ -342,7 +352,7 @@ class Pictures:
                     everyone = self.labels.setdefault(name, torch.empty(count, *values.shape, dtype=torch.int8))
                     everyone[index] = torch.from_numpy(values)
 
-    def batch(self, indices, device="cpu"):
+    def batch(self, indices: Any, device: str | torch.device = "cpu") -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """pixel_values and labels of these pictures, on the device."""
         pixels = (self.pixels[indices].float() / 255 - MEAN) / STD
         return pixels.to(device), {name: labels[indices].long().to(device) for name, labels in self.labels.items()}
@@ -351,24 +361,26 @@ class Pictures:
 class Encoder:
     """Conversations to ids and labels: only the assistant's words, and what ends its turn, are learned."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.ids_of = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIALS}
         self.ordinary = min(self.ids_of.values())  # ids below it are text
 
-    def id(self, token):
+    def id(self, token: str) -> int:
         """The id of a control token."""
         return self.ids_of[token]
 
-    def text(self, text):
+    def text(self, text: str) -> list[int]:
         """The ids of a text."""
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
-    def misspelt(self, ids, dice):
+    def misspelt(self, ids: list[int], dice: random.Random) -> list[int]:
         """A question with a few tokens replaced by any others."""
         return [dice.randrange(self.ordinary) if dice.random() < TYPING_ERRORS else token for token in ids]
 
-    def turns(self, turns, picture, dice=None):
+    def turns(
+        self, turns: Sequence[tuple[str, str, str]], picture: bool, dice: random.Random | None = None
+    ) -> tuple[list[int], list[int]]:
         """(ids, labels) of a conversation, with a picture in its first turn or without; `dice` makes typing errors."""
         user, assistant, newline = [self.id("<|user|>")], [self.id("<|assistant|>")], self.text("\n")
         ids, labels = [self.id("[gMASK]"), self.id("<sop>")], [-100, -100]
@@ -384,7 +396,7 @@ class Encoder:
             ids += asked + said
         return ids + user, labels + user
 
-    def batch(self, rows):
+    def batch(self, rows: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask, labels of rows of `turns`, padded on the right."""
         length = max(len(ids) for ids, _ in rows)
         pad = self.id("<|endoftext|>")
@@ -400,14 +412,14 @@ class Encoder:
 class Training:
     """One stage: which parameters learn, and how fast. The rate warms up, then follows a cosine down."""
 
-    def __init__(self, modules, *, steps, peak, warmup=200):
+    def __init__(self, modules: list[nn.Module], *, steps: int, peak: float, warmup: int = 200) -> None:
         from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
         self.parameters = [parameter for module in modules for parameter in module.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(self.optimizer, warmup, steps, min_lr_rate=0.02)
 
-    def step(self, loss):
+    def step(self, loss: torch.Tensor) -> None:
         """One step of the optimizer down the gradient of this loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -416,7 +428,9 @@ class Training:
         self.schedule.step()
 
 
-def cut_out(vision, pixels, labels, dice):
+def cut_out(
+    vision: Any, pixels: torch.Tensor, labels: dict[str, torch.Tensor], dice: random.Random
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The tower's vectors and the labels of a window of each picture, around one of its patches that hold something.
 
     A window has far fewer patches than a picture, so the tower sees more shapes in the same time. It
@@ -447,7 +461,18 @@ def cut_out(vision, pixels, labels, dice):
     return features, cut | {"silhouettes": labels["silhouettes"]}
 
 
-def see(model, heads, pictures, *, windows, peak, steps, batch, seed, log):
+def see(
+    model: Any,
+    heads: DenseHeads,
+    pictures: Pictures,
+    *,
+    windows: float,
+    peak: float,
+    steps: int,
+    batch: int,
+    seed: int,
+    log: Log,
+) -> None:
     """Stages 1 and 2: the dense task alone, in the first steps (a share `windows`) on cut-outs of the pictures."""
     vision, dice = model.model.vision, random.Random(seed)
     training = Training([vision, heads], steps=steps, peak=peak)
@@ -465,17 +490,17 @@ def see(model, heads, pictures, *, windows, peak, steps, batch, seed, log):
 
 
 @torch.no_grad()
-def looked_at(vision, pictures, device, batch=64):
+def looked_at(vision: Any, pictures: Pictures, device: str | torch.device, batch: int = 64) -> torch.Tensor:
     """The tower's vectors of all pictures [picture, 1 + patch + 1, hidden], once: stage 3 leaves the tower as it is."""
     indices = torch.arange(len(pictures.scenes)).split(batch)
     return torch.cat([vision(pictures.batch(chosen, device)[0]).last_hidden_state for chosen in indices])
 
 
-def several(scene):
+def several(scene: Scene) -> bool:
     return len(scene.things) > 1
 
 
-def twins(scene):
+def twins(scene: Scene) -> bool:
     return len({thing.kind for thing in scene.things}) < len(scene.things)
 
 
@@ -486,12 +511,22 @@ class Talks(IterableDataset):
     about one length go together, so that little is padding. Each worker of a `DataLoader` has dice of its own.
     """
 
-    def __init__(self, model, pictures, encoder, *, batch, hard, share, seed):
+    def __init__(
+        self,
+        model: Any,
+        pictures: Pictures,
+        encoder: Encoder,
+        *,
+        batch: int,
+        hard: Callable[[Scene], bool],
+        share: float,
+        seed: int,
+    ) -> None:
         self.expand, self.scenes, self.encoder = model.model.expand_inputs, pictures.scenes, encoder
         self.batch, self.share, self.seed = batch, share, seed
         self.hard = [index for index, scene in enumerate(self.scenes) if hard(scene)]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor | None, dict[str, torch.Tensor]]]:
         worker = get_worker_info()
         dice = random.Random(self.seed if worker is None else 1000 * self.seed + worker.id)
         while True:
@@ -501,13 +536,26 @@ class Talks(IterableDataset):
             talks.sort(key=lambda talk: len(talk[1][0]))
             for start in dice.sample(range(0, len(talks), self.batch), 7):
                 indices, rows = zip(*talks[start : start + self.batch], strict=True)
-                seen = self.expand(pixel_values=True, **self.encoder.batch(rows))
+                seen = self.expand(pixel_values=True, **self.encoder.batch(list(rows)))
                 yield torch.tensor(indices), vars(seen) | {"picture_mask": seen.picture_mask}
             small = [self.encoder.turns(small_talk(dice), False) for _ in range(max(8, self.batch // 4))]
             yield None, self.encoder.batch(small)
 
 
-def speak(model, pictures, encoder, *, steps, batch, seed, log, peak, hard, share, workers):
+def speak(
+    model: Any,
+    pictures: Pictures,
+    encoder: Encoder,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    log: Log,
+    peak: float,
+    hard: Callable[[Scene], bool],
+    share: float,
+    workers: int,
+) -> None:
     """Stages 3 and 4: answers about pictures, by the language model alone."""
     device = model.device
     features = looked_at(model.model.vision, pictures, device)
@@ -539,10 +587,10 @@ def speak(model, pictures, encoder, *, steps, batch, seed, log, peak, hard, shar
 class Log:
     """Prints running means every hundred steps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.started, self.means = time.monotonic(), {}
 
-    def __call__(self, stage, step, steps, **numbers):
+    def __call__(self, stage: str, step: int, steps: int, **numbers) -> None:
         for name, value in numbers.items():
             if value == value:  # the mean over nothing is no number
                 self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
@@ -551,7 +599,7 @@ class Log:
             print(f"{time.monotonic() - self.started:6.0f} s  {stage} {step:5} of {steps}: {shown}", flush=True)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Train and save. The defaults are those of the shipped model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
@@ -595,7 +643,7 @@ def main(arguments=None):
     seed, count, workers = options.seed, options.pictures, options.workers
 
     @cache
-    def drawn(seed, digits=0.25):
+    def drawn(seed: int, digits: float = 0.25) -> Pictures:
         return Pictures(seed, count, digits=digits, workers=workers)
 
     common = {"batch": options.batch, "log": log}
@@ -656,7 +704,7 @@ def main(arguments=None):
     save(model, folder)
 
 
-def save(model, folder):
+def save(model: PreTrainedModel, folder: Path) -> None:
     """The weights in bfloat16, in shards, readable for everyone."""
     model.eval().cpu().bfloat16().save_pretrained(folder, max_shard_size="3MB")
     for file in folder.iterdir():  # weights are written readable for their owner only

@@ -5,10 +5,16 @@ the name that is asked about. Brackets may hold brackets. `expand` picks one que
 sentences beside these, as people come up with them, and what they say before and after a question.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
@@ -66,7 +72,7 @@ _ASK = (
 
 # Three forms of each question, which `FRAMES` puts into sentences: direct ("what colour is it"), indirect ("what
 # colour it is") and a noun ("the colour of it").
-FORMS = {
+FORMS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
     "colour of": {
         "en": {
             "direct": (
@@ -590,7 +596,7 @@ FOLLOW_UPS = {
 }
 
 
-def expand(random, wording):
+def expand(random: Random, wording: str) -> str:
     """One question of a wording: in each bracket one of its choices, from the innermost outwards."""
     while found := _CHOICE.search(wording):
         wording = wording[: found.start()] + random.choice(found[1].split("|")) + wording[found.end() :]
@@ -605,13 +611,13 @@ TALKATIVE = 0.2  # how often something is said before it, and as often after it
 
 
 @cache
-def sentences(what, language):
+def sentences(what: str, language: str) -> list[str]:
     """The whole sentences that ask for this, from `sentences.json`."""
     known = json.loads(Path(__file__).with_name("sentences.json").read_text(encoding="utf-8"))
     return known.get(what, {}).get(language, [])
 
 
-def ask(random, what, language, *names):
+def ask(random: Random, what: str, language: str, *names: str) -> str:
     """One way to ask for `what` (a key of `FORMS`), as people type: now and then in small letters, without a mark."""
     forms = FORMS[what][language]
     if random.random() < PLAIN:
@@ -629,7 +635,7 @@ def ask(random, what, language, *names):
     return with_words_around(random, asked, language)
 
 
-def with_words_around(random, asked, language):
+def with_words_around(random: Random, asked: str, language: str) -> str:
     """The question with something said before or after it, now and then."""
     gap = " " if language == "en" else ""
     if random.random() < TALKATIVE:
@@ -639,7 +645,7 @@ def with_words_around(random, asked, language):
     return asked
 
 
-def as_typed(random, text, language):
+def as_typed(random: Random, text: str, language: str) -> str:
     """A sentence begins with a capital, except when people are in a hurry; the same for marks at its end."""
     text = re.sub(r" +", " ", text).strip()
     if language == "en":
