@@ -606,7 +606,7 @@ def expand(random: Random, wording: str) -> str:
 PLAIN = 0.25  # how often a question is asked in the plainest way there is: what the notebooks do
 
 
-WHOLE = 0.45  # how often a question is one of the whole sentences, where there are any
+WHOLE = 0.6  # how often a question is one of the whole sentences, where there are any
 TALKATIVE = 0.2  # how often something is said before it, and as often after it
 
 
