@@ -1,9 +1,10 @@
-"""Checks for notebook 08: counting vectors, positions, a scene to order, a pointing finger, the weight of eyes."""
+"""Checks for notebook 08: counting vectors, positions, a scene to order, the successor's positions, a faulty port."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -12,13 +13,20 @@ from helpers.exercises import exercise, require
 from helpers.glm.tiny.scenes import Scene
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+    from torch import Tensor
+    from transformers import PreTrainedModel, ProcessorMixin
 
 WANTED = {
     "描述一下这张图片": "左边有一个绿色的五角星，右边有一个紫色的正方形。",
     "Describe this picture.": "A green star in the left and a purple square in the right.",
 }
-POINTED_AT, ENOUGH, UNSEEN = 20, 16, 8_080_000
+# Where the port of exercise 08.5 goes wrong; what is wrong there, the reader finds.
+FAULTS = {
+    "patch": "what enters the first layer (which number of a patch meets which weight?)",
+    "layer": "inside each layer (compare with section 4)",
+    "class": "the blocks of 2 x 2 (which of the 145 positions are patches?)",
+    "scale": "the very end (by how much is every number off?)",
+}
 
 
 @cache
@@ -75,74 +83,76 @@ def _(answer: Any) -> str:
 
 @exercise("08.4", expects=Callable)
 def _(answer: Any) -> str:
-    import random
-    from dataclasses import replace
-
-    from helpers.glm.tiny.scenes import draw
-    from helpers.glm.tiny.score import covered_patches, scene_to_ask_about
-    from helpers.glm.tiny.talk import ZH
-    from helpers.inside.tracing import trace
-
-    model, processor = _tiny()
-    dice, hits, others = random.Random(UNSEEN), 0, 0
-    for _number in range(POINTED_AT):
-        scene, asked = scene_to_ask_about(dice, 2)
-        messages = [
-            {"role": "user", "content": f"{ZH[asked.kind]}是什么颜色的？", "image": draw(scene)},
-            {"role": "assistant", "content": f"{ZH[asked.kind]}是"},
-        ]
-        inputs = processor.apply_chat_template(messages, return_tensors="pt")
-        run = trace(model, processor, inputs["input_ids"], pixel_values=inputs["pixel_values"])
-        given = answer(run)
+    for before, rows, columns, after in ((3, 2, 3, 2), (4, 5, 2, 3), (1, 1, 1, 1), (6, 3, 7, 4)):
+        given = [list(one) for one in answer(before, rows, columns, after)]
+        where = f"with {before} tokens before, {rows} x {columns} vectors and {after} tokens after"
+        length = before + rows * columns + after
         require(
-            isinstance(given, int) and 0 <= given < 36,
-            f"it should return a whole number from 0 to 35, not {given!r:.40}. (int(...) makes one of a tensor.)",
+            len(given) == 3 and all(len(one) == length for one in given),
+            f"{where} it should be three lists of {length} positions; yours have {[len(one) for one in given]}.",
         )
-        hit = bool(covered_patches(replace(scene, things=(asked,)), 36)[given])
-        hits += hit
-        others += not hit and bool(covered_patches(scene, 36)[given])
-    require(
-        hits >= ENOUGH,
-        f"{hits} of {POINTED_AT} are on the shape asked for and {others} on the other one; {ENOUGH} should be. "
-        "Which head did you ask, and which position?",
-    )
-    return f"{hits} of {POINTED_AT} times on the shape asked for."
+        wanted = _three_positions(before, rows, columns, after, before + max(rows, columns))
+        for go_on, rule in (
+            (before + 1, "the text goes on as in GLM-4V, as if the picture were one position"),
+            (before + rows * columns, "the text goes on after as many positions as there are vectors"),
+            (before + columns, "the text goes on after the columns, also when there are more rows"),
+            (before + rows, "the text goes on after the rows, also when there are more columns"),
+        ):
+            wrong = _three_positions(before, rows, columns, after, go_on)
+            require(given == wanted or given != wrong, f"{where} {rule}.")
+        swapped = [wanted[0], wanted[2], wanted[1]]
+        require(given == wanted or given != swapped, f"{where} rows and columns are exchanged.")
+        for name, mine, right in zip(("time", "row", "column"), given, wanted, strict=True):
+            require(mine == right, f"{where} the {name} list should be {right}, yours is {mine}."[:400])
+    return "As transformers numbers them, for wide, tall and single pictures."
+
+
+def _three_positions(before: int, rows: int, columns: int, after: int, go_on: int) -> list[list[int]]:
+    """Time, row and column of each position; the text after the picture goes on at `go_on`."""
+    vectors = [(before, before + row, before + column) for row in range(rows) for column in range(columns)]
+    return [[*range(before), *middle, *range(go_on, go_on + after)] for middle in zip(*vectors, strict=True)]
 
 
 @exercise("08.5", expects=Callable)
 def _(answer: Any) -> str:
-    for name, config in _configs().items():
-        given, wanted = answer(config), _tower_parameters(config)
-        width, hidden = config.vision_config.hidden_size, config.hidden_size
-        require(isinstance(given, int), f"it should return a whole number, not {given!r:.40}.")
-        require(
-            given == wanted,
-            f"{name} should have {wanted:,}; yours is off by {given - wanted:+,}. (The tower's width is {width}, "
-            f"it has {config.vision_config.num_hidden_layers} layers; the language model's width is {hidden}.)",
-        )
-    return "To the last parameter, for three sizes."
-
-
-def _configs() -> dict[str, PreTrainedConfig]:
-    from helpers.glm import ChatGLMConfig
-    from helpers.models.catalog import find_card
-
-    card = find_card("glm-4v-9b")
-    real = {"hidden_size": card.hidden_size, "intermediate_size": card.intermediate_size}
-    odd = {"hidden_size": 60, "num_hidden_layers": 3, "num_heads": 5, "intermediate_size": 70, "patch_size": 7}
-    odd |= {"image_size": 42, "num_positions": 37, "in_channels": 1}
-    return {
-        "the tiny model": _tiny()[0].config,
-        "GLM-4V-9B": ChatGLMConfig(**real, vision_config={}),
-        "the one nobody built": ChatGLMConfig(hidden_size=50, intermediate_size=90, vision_config=odd),
-    }
-
-
-def _tower_parameters(config: PreTrainedConfig) -> int:
-    """Counted in an empty tower."""
     import torch
 
-    from helpers.glm import VisionTower
+    tower = _tiny()[0].model.vision
+    pixels = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(8)) * 3 - 1.5
+    with torch.no_grad():
+        given = answer(pixels.clone(), tower)
+        right = isinstance(given, torch.Tensor) and given.shape == (38, 192)
+        require(right, "of pixels [3, 96, 96] it should return a tensor [38, 192].")
+        if torch.allclose(given, tower(pixels[None]).last_hidden_state[0], atol=1e-3):
+            return "All four are gone: the same vectors as the tower's own."
+        for number in range(1, len(FAULTS) + 1):
+            for faults in combinations(FAULTS, number):
+                if torch.allclose(given, _port(pixels, tower, faults), atol=1e-3):
+                    left = "; ".join(FAULTS[fault] for fault in faults)
+                    require(False, f"{number} of the 4 faults {'is' if number == 1 else 'are'} left. Look at {left}.")
+    require(
+        False, "it has a fault that the port did not have. Begin with the port again and change one line at a time."
+    )
+    return ""
 
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in VisionTower(config).parameters())
+
+def _port(pixels: Tensor, tower: PreTrainedModel, faults: tuple[str, ...]) -> Tensor:
+    """The tower's vectors [38, 192] by hand, with these of `FAULTS`."""
+    import torch
+    from torch.nn import functional
+
+    embedding, adapter = tower.patch_embedding, tower.linear_proj
+    tiles = pixels.unfold(1, 8, 8).unfold(2, 8, 8)
+    order = (1, 2, 3, 4, 0) if "patch" in faults else (1, 2, 0, 3, 4)
+    x = tiles.permute(order).reshape(144, -1) @ embedding.proj.weight.flatten(1).T + embedding.proj.bias
+    x = torch.cat([embedding.cls_embedding, x]) + embedding.position_embedding.weight
+    for layer in tower.transformer["layers"]:
+        x = x + layer.input_layernorm(layer.attention(x[None])[0][0])
+        norm, mlp = layer.post_attention_layernorm, layer.mlp
+        x = x + (mlp(norm(x)) if "layer" in faults else norm(mlp(x)))
+    plane = (x[:-1] if "class" in faults else x[1:]).view(12, 12, 128)
+    x = plane.unfold(0, 2, 2).unfold(1, 2, 2).reshape(36, -1) @ tower.conv.weight.flatten(1).T + tower.conv.bias
+    x = functional.gelu(adapter.norm1(adapter.linear_proj(x)))
+    x = adapter.dense_4h_to_h(functional.silu(adapter.gate_proj(x)) * adapter.dense_h_to_4h(x))
+    vectors = torch.cat([tower.boi[0], x, tower.eoi[0]])
+    return vectors if "scale" in faults else vectors / tower.config.scaling_factor

@@ -1,4 +1,4 @@
-"""Checks for notebook 09: a habit, how many keys, a weak link, rollout without the sink."""
+"""Checks for notebook 09: a habit, how many keys, induction over three copies, rollout without the sink."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from helpers.exercises import exercise, require
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-STORY = "When Anna met Ben, Anna gave Ben a book. When Ben met Carla, Ben gave Carla"
 
 
 @cache
@@ -56,7 +54,7 @@ def _(answer: Any) -> str:
     one_back = _attentions()[:, :, rows, rows - 1].mean(-1)
     require(score != float(one_back.max()) and (layer, head) != divmod(int(one_back.argmax()), 9), "that is one back.")
     require(score == best, f"head {layer}.{head} gives {score:.2f} to the position two back; another gives {best:.2f}.")
-    return f"Head {layer}.{head}, with {score:.2f}. Nobody here looks two back for a living."
+    return f"Head {layer}.{head}, with {score:.2f}. No head here is specialised in looking two back."
 
 
 @exercise("09.2", expects=Callable)
@@ -81,32 +79,50 @@ def _(answer: Any) -> str:
     return f"From {float(values.min()):.1f} keys to {float(values.max()):.0f} on the random sequence."
 
 
-def _losses(heads: Any) -> Any:
-    """(loss of the random sequence's second half, loss of the story) without these heads, in nats."""
+def _induction(attentions: Tensor, length: int, copies: int, *, after: int = 1, most: int = 99) -> Tensor:
+    """Scores [layer, head]: the weights `after` the `most` latest earlier occurrences, added up; mean over queries."""
     import torch
 
-    from helpers.inside.interventions import ablate_heads
-    from helpers.text.prompts import prompt_ids
-
-    model, tokenizer, ids = _default()
-    losses = []
-    with torch.no_grad(), ablate_heads(model, heads):
-        for text, start in ((ids, 51), (prompt_ids(tokenizer, STORY), 0)):
-            logits = model(text).logits[0, :-1].log_softmax(-1)
-            losses.append(float(-logits.gather(1, text[0, 1:, None])[start:].mean()))
-    return losses
+    rows = []
+    for query in range(1 + length, 1 + copies * length):
+        keys = [before + after for before in range(query - length, 0, -length)][:most]
+        rows.append(attentions[:, :, query, keys].sum(-1))
+    return torch.stack(rows).mean(0)
 
 
-@exercise("09.3", expects=(list, tuple))
+@exercise("09.3", expects=Callable)
 def _(answer: Any) -> str:
-    pairs = list(answer)
-    require(1 <= len(pairs) <= 2, f"one head or two, not {len(pairs)}.")
-    for pair in pairs:
-        _require_pair(pair)
-    copy, story = (after - before for after, before in zip(_losses(pairs), _losses([]), strict=True))
-    require(copy >= 4, f"copying costs {copy:.1f} nats more; it should be at least 4. Who do the induction heads need?")
-    require(story < 0.2, f"the story costs {story:.2f} nats more: these heads do other things besides.")
-    return f"Copying costs {copy:.1f} nats more, the story {story:.2f}."
+    import torch
+
+    length, copies = 4, 3
+    positions = 1 + length * copies
+    made = torch.rand(2, 3, positions, positions, generator=torch.Generator().manual_seed(3)).tril()
+    made = made / made.sum(-1, keepdim=True)
+    given = answer(made.clone(), length, copies)
+    right = isinstance(given, torch.Tensor) and given.shape == (2, 3)
+    require(right, f"of {list(made.shape)} it should return a tensor [2, 3], a score for each head.")
+    wanted = _induction(made, length, copies)
+    mistakes = {
+        "you score the occurrences themselves (duplicate-token heads); the position right after each is meant.": (
+            _induction(made, length, copies, after=0)
+        ),
+        "you count the latest earlier occurrence only; a query of the third copy has two.": (
+            _induction(made, length, copies, most=1)
+        ),
+        "queries of the first copy are in the mean; they have nothing to look up.": (wanted * (copies - 1) / copies),
+        "you look two positions after an occurrence. Does the first token, at position 0, shift your count?": (
+            _induction(made, length, copies, after=2)
+        ),
+    }
+    for mistake, score in mistakes.items():
+        require(not torch.allclose(given, score, atol=1e-4), mistake)
+    require(
+        torch.allclose(given, wanted, atol=1e-4),
+        f"for {copies} copies of {length} tokens the first head's score should be {float(wanted[0, 0]):.3f}, yours is "
+        f"{float(given[0, 0]):.3f}. Are the weights of one query added up, and is the mean taken over queries?",
+    )
+    (twice,) = answer(_attentions(), 50, 2).flatten().topk(1).values.tolist()
+    return f"Right for three copies; of the notebook's two copies the best head scores {twice:.2f}, as in section 4."
 
 
 @exercise("09.4", expects=Callable)

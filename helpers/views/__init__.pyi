@@ -21,6 +21,7 @@ from .image_chat import image_chat as image_chat
 from .loop import show_loop as show_loop
 from .merges import plot_merges as plot_merges
 from .parts import plot_parts as plot_parts
+from .picture_path import plot_picture_path as plot_picture_path
 from .pictures import plot_patches as plot_patches
 from .pictures import plot_pictures as plot_pictures
 from .plots import plot_attention as plot_attention

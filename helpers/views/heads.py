@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from helpers.errors import BadInputError
-from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP, drawable, new_axes
+from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP, drawable, new_axes, veil_colormap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +54,8 @@ def plot_head_scores(
 
 
 def plot_attention_on_picture(weights: Tensor, picture: Any, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Attention on a picture's patches as light: the patch with the largest weight is framed, and as bright as it is.
+    """Attention on a picture's patches: the patch with the largest weight is clear and framed, a grey veil hides more
+    of a picture the smaller its weight is.
 
     `weights [patch]`, row by row, are one query's; `picture` is a PIL image. Returns the Axes.
     Raises `BadInputError` when the patches make no square.
@@ -69,12 +68,11 @@ def plot_attention_on_picture(weights: Tensor, picture: Any, *, title: str = "",
     side = math.isqrt(len(weights))
     if side * side != len(weights) or not side:
         raise BadInputError(f"{len(weights)} patches make no square.")
-    light = (weights.float() / weights.max().clamp_min(1e-9)).sqrt().view(1, 1, side, side)
-    pixels = torch.tensor(list(picture.convert("RGB").tobytes()), dtype=torch.float32)
-    pixels = pixels.view(picture.height, picture.width, 3) / 255
-    light = torch.nn.functional.interpolate(light, (picture.height, picture.width), mode="nearest")[0, 0]
+    shown = (weights.float() / weights.max().clamp_min(1e-9)).view(side, side).cpu()
+    extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
     ax = new_axes(ax, 2.6, 2.8)
-    ax.imshow((pixels * (0.16 + 0.84 * light[..., None])).numpy())
+    ax.imshow(picture.convert("RGB"))
+    ax.imshow(shown.numpy(), cmap=veil_colormap(), vmin=0, vmax=1, extent=extent, interpolation="nearest")
     row, column = divmod(int(weights.argmax()), side)
     high, wide = picture.height / side, picture.width / side
     corner = (column * wide - 0.5, row * high - 0.5)

@@ -16,7 +16,7 @@ from helpers.conversation import Reply
 from helpers.errors import HelpersError
 from helpers.inside.picture_attention import patch_side
 from helpers.views.gallery import PALETTE, outlines
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, VEIL, WEIGHTS_COLORMAP, colormap, drawable, veil, wrapped
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, veil_colormap, veil_colors, wrapped
 
 STAGE = 480  # pixels along a side of the picture as the page gets it
 THUMBNAIL = 64  # and of one to choose
@@ -142,8 +142,7 @@ def still_of(model: PreTrainedModel, gallery: dict[str, Any], *, sees: bool) -> 
         "outlines": outlines(),
         "places": list(REGIONS),
         "questions": QUESTIONS if sees else [],
-        "colors": colormap(),
-        "veil": list(VEIL),
+        "colors": veil_colors(),
     }
 
 
@@ -205,8 +204,7 @@ def _draw_picture(ax: Axes, talk: Talk, picture: Image) -> None:
 
 def _draw_heat(ax: Axes, heat: torch.Tensor) -> None:
     side, shown = len(heat), heat / heat.max()
-    look = {"cmap": WEIGHTS_COLORMAP, "vmin": 0, "vmax": 1, "alpha": veil(shown).numpy()}
-    ax.imshow(shown, extent=(0, side, side, 0), **look)
+    ax.imshow(shown, extent=(0, side, side, 0), cmap=veil_colormap(), vmin=0, vmax=1)
     row, column = _brightest(heat)
     corners = [column, column + 1, column + 1, column, column], [row, row, row + 1, row + 1, row]
     ax.plot(*corners, color=OKABE_ITO["vermillion"], lw=2)

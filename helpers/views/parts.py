@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLORS = ("blue", "orange", "green", "purple", "sky", "vermillion", "yellow")
-_HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")  # so that parts differ without colour, too
 
 
 def plot_parts(
@@ -53,7 +52,6 @@ def plot_parts(
             lw=0,
             edgecolor="white",
             color=OKABE_ITO[_COLORS[n % len(_COLORS)]],
-            hatch=_HATCHES[n % len(_HATCHES)],
         )
         for y, value in enumerate(values):
             if value > 0.09 * widest:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.checks import number, several, tensor, whole_number
 from helpers.errors import BadInputError
-from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, new_axes, veil, wrapped
+from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, VEIL_COLOR, drawable, new_axes, veil_colormap, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
 
-SIDE = 144  # pixels along a side of a picture as it is drawn: more than a tiny model gets, little for a file
+SIDE = 144  # pixels along a side of a small picture: more than a tiny model gets, little for a file
+SHARP = 100  # pixels per inch of a picture that is drawn larger than that
 
 
 def plot_pictures(
@@ -30,8 +31,9 @@ def plot_pictures(
     """Pictures side by side, each with a caption under it. Returns the list of Axes, one a picture.
 
     `pictures` are what `open_picture` of helpers.glm takes, one or a list (one is repeated for all `heats`).
-    `heats`: tensors [row, column] of weights, 0 or more (or None), drawn over them: the largest of each is bright,
-    and hides least of the picture. `marks`: for each picture a patch (row, column) of its heat to outline, or None.
+    `heats`: tensors [row, column] of weights, 0 or more (or None). A grey veil shows them: it hides the picture where
+    a weight is 0, and the patch with the picture's largest weight keeps its own colours; a scale is at the right.
+    `marks`: for each picture a patch (row, column) of its heat to outline, or None.
     Pictures are drawn as squares, as GLM-4V gets them, unless `keep_shape`. `width` is in inches, a picture's.
 
     Raises `BadInputError` when there is nothing to draw or the lists do not fit, `BadImageError` for no picture.
@@ -62,12 +64,14 @@ def plot_pictures(
         ax.set_axis_off()
     axes = axes[: len(opened)]
     for index, (ax, picture) in enumerate(zip(axes, opened, strict=True)):
-        _draw(ax, picture, keep_shape)
+        _draw(ax, picture, keep_shape, max(SIDE, round(SHARP * width)))
         if heats and heats[index] is not None:
             _draw_heat(ax, heats[index], marks[index] if marks else None)
         if captions:
             text = "\n".join(map(drawable, wrapped(captions[index], letters)))
             ax.set_xlabel(text, fontsize=8, color=INK, labelpad=3)
+    if any(heat is not None for heat in heats):
+        _draw_scale(figure, axes)
     if title:
         figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=INK)
     return axes
@@ -118,10 +122,11 @@ def _opened(pictures: Any) -> list[Any]:
     return [open_picture(picture) for picture in pictures]
 
 
-def _draw(ax: Axes, picture: Any, keep_shape: bool) -> None:
-    side = SIDE / max(picture.size)
-    size = (SIDE, SIDE) if not keep_shape else tuple(max(1, round(side * length)) for length in picture.size)
-    ax.imshow(picture.resize(size), extent=(0, size[0] / SIDE, size[1] / SIDE, 0))
+def _draw(ax: Axes, picture: Any, keep_shape: bool, side: int) -> None:
+    """The picture, `side` pixels along its longer side, as a square unless it keeps its shape."""
+    wide, high = (length / max(picture.size) for length in picture.size) if keep_shape else (1.0, 1.0)
+    size = (max(1, round(side * wide)), max(1, round(side * high)))
+    ax.imshow(picture.resize(size), extent=(0, wide, high, 0))
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(True)
@@ -134,7 +139,7 @@ def _draw_heat(ax: Axes, heat: Any, mark: Any) -> None:
         raise BadInputError(f"A heat is [row, column] with weights of 0 or more; this is {list(heat.shape)}.")
     shown = heat / heat.max().clamp(min=1e-12)
     ax.imshow(
-        shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, alpha=veil(shown).numpy(), extent=(0, 1, 1, 0), zorder=2
+        shown.numpy(), cmap=veil_colormap(), vmin=0, vmax=1, extent=(0, 1, 1, 0), zorder=2, interpolation="nearest"
     )
     if mark is not None:
         from matplotlib.patches import Rectangle
@@ -142,3 +147,15 @@ def _draw_heat(ax: Axes, heat: Any, mark: Any) -> None:
         (row, column), (rows, columns) = mark, heat.shape
         box = {"fill": False, "edgecolor": OKABE_ITO["vermillion"], "linewidth": 1.8, "zorder": 3}
         ax.add_patch(Rectangle((column / columns, row / rows), 1 / columns, 1 / rows, **box))
+
+
+def _draw_scale(figure: Any, axes: Sequence[Axes]) -> None:
+    """What the veil means, beside the pictures: from hidden (0) to clear (the largest weight of each picture)."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap
+
+    on_white = LinearSegmentedColormap.from_list("veil on white", [VEIL_COLOR, "white"])
+    scale = figure.colorbar(ScalarMappable(cmap=on_white), ax=axes, aspect=14, shrink=0.8, pad=0.01)
+    scale.set_ticks([0, 1], labels=["0", "each\nlargest"])
+    scale.ax.tick_params(length=0, labelsize=7.5, labelcolor=MUTED)
+    scale.outline.set_edgecolor(RULE)

@@ -30,7 +30,7 @@ OKABE_ITO = {
 }
 INK, MUTED, RULE = "#1f2328", "#59636e", "#d0d7de"
 WEIGHTS_COLORMAP = "cividis"  # weights in [0, 1]: draw with vmin=0, vmax=1
-VEIL = (0.82, 0.52)  # how much of a picture colour hides where the weight is 0, and how much less where it is 1
+VEIL_COLOR, VEIL = "#8c9299", 0.9  # the grey over a picture, and how much of it that hides where the weight is 0
 DIFFERENCES_COLORMAP = "RdBu_r"  # differences: draw with vmin=-limit, vmax=limit, so that 0 is white
 
 CJK_FONTS = (
@@ -203,8 +203,25 @@ def _has_glyph(character: str, families: tuple[str, ...]) -> bool:
 
 
 def veil(shown: Any) -> Any:
-    """How much of the picture the colour hides, by weight from 0 to 1: least where it was looked at."""
-    return VEIL[0] - VEIL[1] * shown
+    """How much of the picture the grey hides, by weight from 0 to 1: nothing where it was looked at most."""
+    return VEIL * (1 - shown)
+
+
+def veil_colors(steps: int = 17) -> list[str]:
+    """The grey of the veil for CSS, from the weight 0 (nearly all of the picture hidden) to 1 (nothing hidden).
+
+    >>> veil_colors(2)
+    ['rgba(140,146,153,0.900)', 'rgba(140,146,153,0.000)']
+    """
+    grey = ",".join(str(int(VEIL_COLOR[at : at + 2], 16)) for at in (1, 3, 5))
+    return [f"rgba({grey},{veil(step / (steps - 1)):.3f})" for step in range(steps)]
+
+
+def veil_colormap() -> Any:
+    """The veil's grey for matplotlib, in the same order: as opaque as it is over a picture."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    return LinearSegmentedColormap.from_list("veil", [to_rgba(VEIL_COLOR, veil(weight)) for weight in (0, 1)])
 
 
 def columns(text: str) -> int:

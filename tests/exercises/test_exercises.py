@@ -57,3 +57,18 @@ def test_tensors_are_made_on_the_cpu_whatever_device_the_notebook_set(capsys):
     finally:
         torch.set_default_device(None)
     assert "right!" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 3), (5, 2), (1, 1)])
+def test_positions_of_exercise_08_4_are_those_of_transformers(rows, columns):
+    from transformers import Glm4vConfig, Glm4vModel
+
+    from helpers.exercises.nb08 import _three_positions
+
+    config, before, after = Glm4vConfig(), 3, 2
+    with torch.device("meta"):
+        model = Glm4vModel(config)
+    ids = torch.tensor([[1] * before + [config.image_token_id] * (rows * columns) + [2] * after])
+    kinds = (ids == config.image_token_id).int()
+    found, _ = model.get_rope_index(ids, kinds, image_grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]]))
+    assert found[:, 0].tolist() == _three_positions(before, rows, columns, after, before + max(rows, columns))

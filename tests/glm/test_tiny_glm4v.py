@@ -67,7 +67,12 @@ def test_everyday_questions_about_other_drawings_are_understood_as_well_as_the_c
 @pytest.mark.parametrize("stranger", ["cat", "grandmother", "饕餮", "小猫", "🦊"])
 def test_no_answer_holds_a_broken_character(tiny_glm4v, stranger):
     picture = draw(random_scene(random.Random(7)))
-    questions = [f"Is there a {stranger}?", f"有{stranger}吗？", f"What colour is the {stranger}?", f"{stranger}在哪里？"]
+    questions = [
+        f"Is there a {stranger}?",
+        f"有{stranger}吗？",
+        f"What colour is the {stranger}?",
+        f"{stranger}在哪里？",
+    ]
     answers = score.answer_turns(*tiny_glm4v, [(picture, [question]) for question in questions])
     assert not [text for (text,) in answers if "\N{REPLACEMENT CHARACTER}" in text or not text]
 

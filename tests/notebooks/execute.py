@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 import nbformat
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops
 
 from course import execute, read
 from helpers.library_source import stored_outputs
 
-PALETTES = (32, 64, 128)  # colours of a committed picture: charts need no more, and take a third of the space
-UNSEEN = 2.0  # levels of 255 by which a smaller palette may change a picture, on average
+COLOURS = (32, 48, 64, 128)  # of a committed picture: a chart needs few, a photograph or a colour map more
+FAR, FEW = 40, 0.005  # by how much, of 255, a value may be off, and in which fraction of the values it may be more
 
 
 def write_outputs(path):
@@ -37,14 +37,15 @@ def write_outputs(path):
 
 
 def smaller(png):
-    """The picture, as base64, with the smallest of `PALETTES` that nobody sees; as it was if that saves nothing."""
+    """The picture, as base64, with the smallest palette that comes close to it; as it was if that saves nothing."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    for colours in PALETTES:
-        few = picture.quantize(colours, dither=Image.Dither.NONE)
-        if max(ImageStat.Stat(ImageChops.difference(picture, few.convert("RGB"))).mean) <= UNSEEN:
+    for colours in COLOURS:
+        reduced = picture.quantize(colours, dither=Image.Dither.NONE)
+        off = ImageChops.difference(picture, reduced.convert("RGB")).histogram()  # 256 counts for each of 3 colours
+        if sum(count for value, count in enumerate(off) if value % 256 > FAR) < FEW * sum(off):
             break
     packed = io.BytesIO()
-    few.save(packed, "PNG", optimize=True)
+    reduced.save(packed, "PNG", optimize=True)
     palette = base64.b64encode(packed.getvalue()).decode()
     return palette if len(palette) < len(png) else png
 

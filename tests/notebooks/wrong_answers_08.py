@@ -1,5 +1,16 @@
 """Wrong answers to the exercises of notebook 08."""
 
+
+def _three(go_on, row="before + r", column="before + c"):
+    """Code for exercise 08.4: where the text goes on, and a vector's row and column."""
+    return (
+        "def answer_4(before, rows, columns, after):\n"
+        "    places = [(r, c) for r in range(rows) for c in range(columns)]\n"
+        f"    middles = [[before for r, c in places], [{row} for r, c in places], [{column} for r, c in places]]\n"
+        f"    return [[*range(before), *m, *range({go_on}, {go_on} + after)] for m in middles]"
+    )
+
+
 WRONG_ANSWERS = {
     "08.1": [
         ("answer_1 = lambda image_size, patch_size: (image_size // patch_size) ** 2 + 2", "before 2 x 2 are merged"),
@@ -22,16 +33,21 @@ WRONG_ANSWERS = {
         ('answer_3 = "a green star"', "this is 'a green star'"),
     ],
     "08.4": [
-        ("answer_4 = lambda trace: 0", "are on the shape"),
-        ("answer_4 = lambda trace: trace.attentions[layer, head, -1].argmax()", "a whole number from 0 to 35"),
-        ("answer_4 = lambda trace: int(trace.attentions[0, 0, 0].argmax())", "are on the shape"),
+        (_three("before + 1"), "as if the picture were one position"),
+        (_three("before + rows * columns"), "as many positions as there are vectors"),
+        (_three("before + columns"), "also when there are more rows"),
+        (
+            _three("before + max(rows, columns)", row="before + c", column="before + r"),
+            "rows and columns are exchanged",
+        ),
+        (_three("before + max(rows, columns)", "r"), "the row list should be"),
+        ("answer_4 = lambda before, rows, columns, after: [[0], [0], [0]]", "three lists of 11 positions"),
     ],
     "08.5": [
-        ("answer_5 = lambda config: config.vision_config.hidden_size", "yours is off by"),
-        ("answer_5 = lambda config: None", "a whole number, not None"),
-        (
-            "answer_5 = lambda config: sum(p.numel() for p in tower.parameters())",
-            "GLM-4V-9B should have 4,506,369,536",
-        ),
+        ("answer_5 = ported", "4 of the 4 faults are left"),
+        ("answer_5 = lambda pixels, tower: ported(pixels, tower) / 8", "3 of the 4 faults are left"),
+        ("answer_5 = lambda pixels, tower: tower(pixels[None]).last_hidden_state[0] * 8", "Look at the very end"),
+        ("answer_5 = lambda pixels, tower: tower(pixels[None]).last_hidden_state", "a tensor [38, 192]"),
+        ("answer_5 = lambda pixels, tower: ported(pixels, tower) + 1", "that the port did not have"),
     ],
 }

@@ -1,5 +1,15 @@
 """Wrong answers to the exercises of notebook 09."""
 
+
+def _three_copies(keys, together):
+    """Code for exercise 09.3: which keys a query's score takes in, and how its weights are put together."""
+    return (
+        "def answer_3(attentions, length, copies):\n"
+        "    queries = range(1 + length, 1 + copies * length)\n"
+        f"    return torch.stack([attentions[:, :, q, {keys}].{together} for q in queries]).mean(0)"
+    )
+
+
 WRONG_ANSWERS = {
     "09.1": [
         ("answer_1 = found.best('previous_token', 1)[0]", "that is one back"),
@@ -20,10 +30,18 @@ WRONG_ANSWERS = {
         ("answer_2 = lambda attentions: torch.special.entr(attentions).sum(-1).mean(-1)", "uses 1, not 0"),
     ],
     "09.3": [
-        ("answer_3 = found.best('induction', 1)", "it should be at least 4"),
-        ("answer_3 = found.best('induction', 5)", "one head or two, not 5"),
-        ("answer_3 = [(16, 0), (0, 0)]", "do other things besides"),
-        ("answer_3 = [16, 0]", "a head is a pair"),
+        ("answer_3 = 0.74", "should be a function"),
+        ("answer_3 = lambda attentions, length, copies: 0.5", "a score for each head"),
+        (
+            _three_copies("[b for b in range(q - length, 0, -length)]", "sum(-1)"),
+            "the position right after each is meant",
+        ),
+        (_three_copies("[q - length + 1]", "sum(-1)"), "a query of the third copy has two"),
+        (
+            _three_copies("[b + 1 for b in range(q - length, 0, -length)]", "sum(-1) * (1 - 1 / copies)"),
+            "nothing to look up",
+        ),
+        (_three_copies("[b + 1 for b in range(q - length, 0, -length)]", "mean(-1)"), "added up"),
     ],
     "09.4": [
         ("answer_4 = lambda attentions: attention_rollout(attentions)[-1]", "each looks at itself"),

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.glm import ChatGLMConfig
 from helpers.text.tokens import visible
 from helpers.views.batches import plot_padding, show_predictions
 from helpers.views.cache import KVCacheNorms, plot_kv_cache
 from helpers.views.forward import plot_by_layer, plot_mask
 from helpers.views.heads import plot_attention_on_picture, plot_head_scores
 from helpers.views.parts import plot_parts
+from helpers.views.picture_path import plot_picture_path
 from helpers.views.pictures import plot_patches, plot_pictures
 from helpers.views.plots import plot_attention, plot_bars, plot_memory_plan
 from helpers.views.residual import plot_against_controls, plot_heads, plot_patching
@@ -36,6 +38,7 @@ PLAN = SimpleNamespace(
     weights_bytes=1, kv_cache_bytes=1, working_bytes=1, total_bytes=3, available_bytes=9, fits=True, advice=""
 )
 WEIGHTS = torch.eye(4)
+SEEING = ChatGLMConfig(vision_config={})
 RED = Image.new("RGB", (8, 8), "red")
 SWEEP = {"moved": torch.zeros(3, 2), "layers": (0, 1, 2), "part": "mlp"}
 
@@ -50,6 +53,7 @@ DRAWN = {
     "plot_parts": lambda text: plot_parts({text: {text: 1.0}}, unit=text, title=text, limit=(text, 2)),
     "plot_pictures": lambda text: plot_pictures([RED], [text], title=text)[0],
     "plot_patches": lambda text: plot_patches(RED, 2, title=text),
+    "plot_picture_path": lambda text: plot_picture_path(SEEING, RED, places=[text] * 7, title=text),
     "plot_bars": lambda text: plot_bars({text: {text: 1.0, "b": 2.0}}, unit=text, title=text),
     "plot_memory_plan": lambda text: plot_memory_plan({text: PLAN}),
     "plot_attention": lambda text: plot_attention(WEIGHTS, [text] * 4, title=text),

@@ -21,6 +21,7 @@ from PIL import Image
 
 import helpers.views
 from helpers.batch.throughput import BatchMeasure
+from helpers.glm import ChatGLMConfig
 from helpers.inside.generation import generate_steps
 from helpers.inside.lens import logit_lens
 from helpers.inside.patching import PatchingSweep
@@ -35,6 +36,7 @@ from helpers.views import (
     hidden_states,
     merges,
     parts,
+    picture_path,
     pictures,
     plots,
     residual,
@@ -162,6 +164,9 @@ DRAW = {
     "plot_parts": lambda r: parts.plot_parts({CHINESE: {CHINESE: 1.0}}, title=CHINESE),
     "plot_patches": lambda r: pictures.plot_patches(r.picture, 2, title=CHINESE),
     "plot_patching": _patching,
+    "plot_picture_path": lambda r: picture_path.plot_picture_path(
+        ChatGLMConfig(vision_config={}), r.picture, places=[CHINESE] * 7, title=CHINESE
+    ),
     "plot_pictures": lambda r: pictures.plot_pictures([r.picture], [CHINESE], title=CHINESE),
     "plot_processors": lambda r: plots.plot_processors(r.steps[0], r.tokenizer),
     "plot_slots": lambda r: batches.plot_slots([5, 1, 1], 2),

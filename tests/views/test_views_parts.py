@@ -42,11 +42,11 @@ def test_equal_sums_are_not_written():
     assert sorted(_texts(ax)) == ["30", "40", "60", "70"]
 
 
-def test_parts_of_one_name_look_the_same_and_others_differ_in_hatch_too():
+def test_parts_of_one_name_look_the_same_and_others_have_another_colour():
     groups = _groups(plot_parts(ROWS))
     for group in groups.values():
-        assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in group}) == 1
-    assert len({next(iter(group)).get_hatch() for group in groups.values()}) == 3
+        assert len({bar.get_facecolor() for bar in group}) == 1
+    assert len({next(iter(group)).get_facecolor() for group in groups.values()}) == 3
     assert len({next(iter(group)).get_facecolor() for group in groups.values()}) == 3
 
 

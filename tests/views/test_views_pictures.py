@@ -5,6 +5,8 @@ import torch
 from PIL import Image
 
 from helpers.errors import BadImageError, BadInputError
+from helpers.glm import ChatGLMConfig
+from helpers.views.picture_path import plot_picture_path
 from helpers.views.pictures import plot_patches, plot_pictures
 
 
@@ -39,8 +41,11 @@ def test_heat_is_drawn_over_it_and_the_mark_on_its_patch(picture):
     assert len(axes) == 2
     drawn = axes[0].images[1].get_array()
     assert drawn.max() == drawn[0, 2] == 1
-    alpha = axes[0].images[1].get_alpha()
-    assert alpha[0, 2] == alpha.min()
+    hidden = axes[0].images[1].cmap(drawn)[..., 3]
+    assert hidden[0, 2] == 0 and hidden.max() > 0.8, "the picture's own colours where the weight is largest"
+    assert hidden[0, 0] == hidden.max()
+    (scale,) = [ax for ax in axes[0].figure.axes if ax not in axes]
+    assert [label.get_text() for label in scale.get_yticklabels()] == ["0", "each\nlargest"]
     (box,) = axes[0].patches
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == pytest.approx((2 / 3, 0, 1 / 3, 1 / 2))
     assert not axes[1].patches
@@ -91,3 +96,15 @@ def test_patches_are_pulled_apart_by_white(picture):
 def test_a_grid_that_cannot_be_is_told(picture, grid):
     with pytest.raises(BadInputError, match="grid"):
         plot_patches(picture, grid)
+
+
+def test_the_way_of_a_picture_has_a_shape_for_each_stage(picture):
+    places = [f"section {number}" for number in range(2, 9)]
+    ax = plot_picture_path(ChatGLMConfig(vision_config={}), picture, places=places, title="GLM-4V-9B")
+    written = [text.get_text() for text in ax.texts]
+    assert {*places} <= {*written}
+    assert any("[1602, 4096]" in text for text in written) and any("63 layers" in text for text in written)
+    with pytest.raises(BadInputError, match="7 stages and 1 places"):
+        plot_picture_path(ChatGLMConfig(vision_config={}), picture, places=["one"])
+    with pytest.raises(BadInputError, match="no vision tower"):
+        plot_picture_path(ChatGLMConfig(), picture)

@@ -590,7 +590,7 @@ class Log:
     def __init__(self) -> None:
         self.started, self.means = time.monotonic(), {}
 
-    def __call__(self, stage: str, step: int, steps: int, **numbers) -> None:
+    def __call__(self, stage: str, step: int, steps: int, **numbers: float) -> None:
         for name, value in numbers.items():
             if value == value:  # the mean over nothing is no number
                 self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value

@@ -308,7 +308,6 @@ interface ChatStill {
   places: string[];
   questions: string[];
   colors: string[];
-  veil: [number, number];
 }
 
 interface Mark {

@@ -1,4 +1,4 @@
-// Where a word looked: a veil of colour over the picture, thinnest where the most attention is.
+// Where a word looked: a grey veil over the picture, which is clear where the most attention is.
 
 import { frame, sharpContext } from "../canvas.js";
 import { largest, ramp } from "../color.js";
@@ -90,16 +90,14 @@ export class Heat {
    * @param {number} top
    */
   paint(context, rows, top) {
-    const { colors, grid, veil } = this.page.still();
+    const { colors, grid } = this.page.still();
     const side = this.size / grid;
     for (const [y, row] of rows.entries()) {
       for (const [x, value] of row.entries()) {
-        context.globalAlpha = veil[0] - veil[1] * (value / top);
         context.fillStyle = colors[Math.round((value / top) * (colors.length - 1))];
         context.fillRect(x * side, y * side, side + 0.4, side + 0.4);
       }
     }
-    context.globalAlpha = 1;
   }
 
   /**
