@@ -143,7 +143,7 @@ book: $(BOOK)/.installed $(JS_TOOLS)  ## The course as pages to read and search,
 	@echo "Open docs/_build/html/index.html"
 
 test-book: $(VENV)/.installed book  ## The book in a browser: contrast, keyboard, names, links, search (where there is a Chromium)
-	$(BIN)/python -m pytest tests/book $(ARGS)
+	$(PYTEST) tests/book $(ARGS)
 
 $(BOOK)/.installed: docs/book/requirements.txt
 	@$(PYTHON) .ci/environment.py $(BOOK) docs/book/requirements.txt
