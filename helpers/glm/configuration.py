@@ -4,9 +4,21 @@ from typing import Any
 
 from transformers import GlmConfig, PreTrainedConfig
 
+from helpers.checks import number, whole_number
 from helpers.errors import BadInputError
 
 ROPE_BASE = 10000.0
+# The sizes of a vision tower, and more than any has.
+LARGEST = {
+    "image_size": 8192,
+    "patch_size": 8192,
+    "in_channels": 64,
+    "hidden_size": 2**20,
+    "num_hidden_layers": 2000,
+    "num_heads": 2**16,
+    "intermediate_size": 2**22,
+    "num_positions": 2**26,
+}
 # Settings of older ChatGLM models that change the architecture, and the only value this package implements.
 FIXED = {
     "multi_query_attention": True,
@@ -36,6 +48,13 @@ class ChatGLMVisionConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     scaling_factor: float = 8
     dropout_prob: float = 0.0
+
+    def check(self) -> None:
+        """That every size is one. Raises `BadInputError`."""
+        for name, most in LARGEST.items():
+            whole_number(f"vision_config's {name}", getattr(self, name), least=1, most=most)
+        for name in ("layer_norm_eps", "scaling_factor"):
+            number(f"vision_config's {name}", getattr(self, name), least=0)
 
     @property
     def grid(self) -> int:
@@ -89,6 +108,7 @@ class ChatGLMConfig(GlmConfig):
                 )
         if isinstance(self.vision_config, dict):
             self.vision_config = ChatGLMVisionConfig(**self.vision_config)
+            self.vision_config.check()
         if self.rope_parameters is None:  # type: ignore[has-type]
             self.rope_parameters = {
                 "rope_type": "default",

@@ -86,14 +86,14 @@ def _is_own(folder: Path, target: Path) -> bool:
     )
 
 
-def read_settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path, *, most_bytes: int = MOST_SETTINGS_BYTES) -> dict[str, Any]:
     """A small JSON file that holds an object. Raises `DamagedFilesError` for everything else, and soon."""
     try:
         with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is no file")
-            if status.st_size > MOST_SETTINGS_BYTES:
+            if status.st_size > most_bytes:
                 raise ValueError(f"it has {status.st_size / 1e6:,.0f} MB, far more than such a file needs")
             settings = json.loads(stream.read().decode("utf-8"))
     except OSError as error:
@@ -166,6 +166,8 @@ def _indexed_files(folder: Path, *, missing: bool = False) -> list[Path]:
                 f"{folder / name} is a link to {(folder / name).resolve()}, outside the folder. Copy the file into the "
                 "folder, or give the folder that holds it."
             )
+    if not missing and not isinstance(read_settings(index).get("metadata"), dict):  # transformers relies on it
+        raise _unreadable(index, "it has no metadata")
     return [folder / name for name in here]
 
 

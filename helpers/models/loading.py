@@ -4,23 +4,25 @@ import contextlib
 import ctypes
 import gc
 import logging
+import math
 import sys
 import weakref
 from pathlib import Path
 from typing import Any
 
 from helpers.checks import one_of, shown
-from helpers.errors import BadInputError, DoesNotFitError, Setting
+from helpers.errors import BadInputError, DamagedFilesError, DoesNotFitError, Setting
 from helpers.models import catalog
 from helpers.models.fitting import does_not_fit, release_cached
 from helpers.models.locate import check_source, find_files
 from helpers.models.memory import MemoryPlan, available_bytes, loading_plan
-from helpers.models.pretrained import from_pretrained, read_config
+from helpers.models.pretrained import check_generation_settings, from_pretrained, read_config
 from helpers.models.skeleton import auto_class, model_class
 from helpers.models.store import quiet_progress, say
 from helpers.models.weights import check_report, weight_shapes
 
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
+MOST_MISSING = 1.5  # how many times as many weights a config may count as the files hold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in the GNU C library's malloc.h
 MMAP_THRESHOLD_FRUGAL = 64 * 1024
 MMAP_THRESHOLD_USUAL = 32 * 2**20  # as far as that library by itself raises it, by what it sees freed
@@ -75,8 +77,10 @@ def load_model(
             available_bytes=plan.available_bytes,
         )
     folder = find_files(name, source, weights=True, announce=f"In {plan.dtype}: {plan.advice}")
-    weight_shapes(folder)  # raises what is wrong with the files, before anything is loaded
+    shapes = weight_shapes(folder)  # raises what is wrong with the files, before anything is loaded
+    check_generation_settings(folder)
     config = read_config(folder)
+    _check_count(folder, plan, config, sum(map(math.prod, shapes.values())))
     settings = {
         "config": config,
         "dtype": plan.dtype,
@@ -95,6 +99,23 @@ def load_model(
         return load(auto_class(config), folder, settings).eval()
     except DoesNotFitError as error:  # less is free than there was, or the library takes more than the plan
         raise _ran_out(name, plan, source) from error
+
+
+def _check_count(folder: Path, plan: MemoryPlan, config: Any, stored: int) -> None:
+    """That the files hold about as many weights as the config counts, before what is missing is made up at random.
+
+    Those that are missing in smaller number are found when the others are loaded (`check_report`).
+    """
+    import torch
+
+    if plan.quantization or getattr(config, "quantization_config", None):  # several weights are packed into one number
+        return
+    counted = plan.weights_bytes // getattr(torch, plan.dtype).itemsize
+    if counted > MOST_MISSING * stored:
+        raise DamagedFilesError(
+            f"The weights in {folder} do not fit its config.json: it counts {counted:,} of them, and the files hold "
+            f"{stored:,}. They are of different models: fetch both again."
+        )
 
 
 def _ran_out(name: str | Path, plan: MemoryPlan, source: str | None) -> DoesNotFitError:

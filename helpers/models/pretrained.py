@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ SIZES = (
     "max_position_embeddings",
 )
 LARGEST_SIZE = 2**31  # of any of them
+FOR_EACH_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")  # may be lists
+SMALL_NUMBERS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
+IDS = ("eos_token_id", "bos_token_id", "pad_token_id")  # of generation_config.json
+MOST_TOKENIZER_BYTES = 256 * 2**20  # the largest of a published model has some 35 MB
+LONGEST_TOKEN = 10_000  # characters; what a tokenizer takes to load grows with the square of it
+MOST_GROWTH = 100  # how many times longer a tokenizer may make a text before it looks for tokens
 # The types that tokenizers rely on without looking.
 TOKENIZER_SETTINGS = {
     "tokenizer_class": str,
@@ -113,9 +120,25 @@ def _check_sizes(config: Any) -> None:
     text = config.get_text_config()
     for name in SIZES:
         value = vars(text).get(text.attribute_map.get(name, name))
+        if isinstance(value, list | tuple) and (name not in FOR_EACH_LAYER or not value):
+            raise ValueError(f"{name} is {shown(value)}")
         for size in value if isinstance(value, list | tuple) else [value]:
             if size is not None and (type(size) is not int or not 0 <= size <= LARGEST_SIZE):
                 raise ValueError(f"{name} is {shown(value)}")
+    for name in SMALL_NUMBERS:
+        value = vars(text).get(text.attribute_map.get(name, name))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {shown(value)}")
+
+
+def check_generation_settings(folder: Path) -> None:
+    """That the tokens which end an answer are ids. Raises `DamagedFilesError`."""
+    file = folder / "generation_config.json"
+    settings = read_settings(file) if file.is_file() else {}
+    for name in IDS:
+        value = settings.get(name)
+        if value is not None and not all(type(one) is int for one in (value if isinstance(value, list) else [value])):
+            raise DamagedFilesError(f"{file} cannot be used: {name} is {shown(value)}. Fetch it again.")
 
 
 def load_tokenizer(name: str | Path = catalog.DEFAULT_MODEL, *, source: str | None = None) -> Any:
@@ -131,6 +154,7 @@ def _read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     _check_tokenizer_settings(folder)
+    _check_tokenizer_file(folder / "tokenizer.json")
     tokenizer = from_pretrained(AutoTokenizer, folder, **_config_if_any(folder))
     with told(f"The tokenizer in {folder} cannot be used"):
         tokenizer("a")
@@ -160,6 +184,43 @@ def _check_tokenizer_settings(folder: Path) -> None:
             raise DamagedFilesError(f"{file} cannot be used: {shown(name)} is {shown(value)}. Fetch it again.")
 
 
+def _check_tokenizer_file(file: Path) -> None:
+    """That no token, and nothing that is done to a text first, takes forever. Raises `DamagedFilesError`."""
+    described = read_settings(file, most_bytes=MOST_TOKENIZER_BYTES) if file.is_file() else {}
+    model = described.get("model")
+    pieces = model.get("vocab") if isinstance(model, dict) else None
+    pieces = pieces if isinstance(pieces, dict | list) else ()
+    pieces = [piece[0] if isinstance(piece, list) and piece else piece for piece in pieces]
+    added = described.get("added_tokens")
+    added = [token.get("content") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    longest = max((len(token) for token in (*pieces, *added) if isinstance(token, str)), default=0)
+    if longest > LONGEST_TOKEN:
+        raise DamagedFilesError(f"{file} cannot be used: it has a token of {longest:,} characters. Fetch it again.")
+    growth = _growth([described.get(part) for part in ("normalizer", "pre_tokenizer")])
+    if growth > MOST_GROWTH:
+        raise DamagedFilesError(
+            f"{file} cannot be used: its normalizer would make a text up to {min(growth, 10**12):,} times as long. "
+            "Fetch it again."
+        )
+
+
+def _growth(part: Any) -> int:
+    """How many times longer a part of a tokenizer may make a text, at most."""
+    if isinstance(part, list):
+        return math.prod(map(_growth, part))
+    if not isinstance(part, dict):
+        return 1
+    inner = _growth([part.get(name) for name in ("normalizers", "pretokenizers")])
+    content = part.get("content") if part.get("type") == "Replace" else part.get("prepend")
+    if not isinstance(content, str):
+        return inner
+    pattern = part.get("pattern")
+    replaced = pattern.get("String") if isinstance(pattern, dict) else None
+    if part.get("type") == "Prepend" or not replaced:
+        return inner * (1 + len(content))
+    return inner * max(1, -(-len(content) // len(replaced)))
+
+
 def load_processor(name: str | Path, *, source: str | None = None) -> Any:
     """The processor (pictures and text) of a model that sees. Raises like `load_model`.
 
@@ -173,6 +234,7 @@ def load_processor(name: str | Path, *, source: str | None = None) -> Any:
 
     folder = find_files(name, source, weights=False)
     _check_tokenizer_settings(folder)
+    _check_tokenizer_file(folder / "tokenizer.json")
     try:
         processor = from_pretrained(AutoProcessor, folder, **_config_if_any(folder))
     except (BadInputError, DamagedFilesError) as error:

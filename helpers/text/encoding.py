@@ -86,10 +86,13 @@ def encode(
     tokenizer = text_tokenizer(tokenizer)
     checks.text("The text", text)
     controls = control_tokens(tokenizer)
-    owners = text.owners()
-    ids, spans = _call(tokenizer, text.plain(), add_special_tokens)
+    owners, plain = (
+        text.owners(),
+        text.plain(),
+    )  # a piece of a plain text is cut off at once, however many owners it has
+    ids, spans = _call(tokenizer, plain, add_special_tokens)
     found = [index for index, token_id in enumerate(ids) if token_id in controls and spans[index][0] < spans[index][1]]
-    wrong = [i for i in found if _is_forged(text, owners, spans[i], controls[ids[i]], ids[i], tokenizer, written)]
+    wrong = [i for i in found if _is_forged(plain, owners, spans[i], controls[ids[i]], ids[i], tokenizer, written)]
     if wrong:
         own = _own_controls(text, owners, controls, written)
         ids, spans, found = _encode_disarmed(tokenizer, text, own, controls, add_special_tokens)
@@ -105,7 +108,7 @@ def _is_forged(
         start += 1  # white space that the token took in on its left …
     while start < stop and text[stop - 1] in SPACES and not content.endswith(text[stop - 1]):
         stop -= 1  # … and right
-    if token_id == tokenizer.unk_token_id and str(text[start:stop]) != content:
+    if token_id == tokenizer.unk_token_id and text[start:stop] != content:
         return False  # an ordinary text that has no token
     inside = set(owners[start:stop])
     if any(is_users(owner) for owner in inside):

@@ -26,7 +26,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import object_type_repr
 
-from helpers.errors import BadInputError, Setting
+from helpers.errors import BadInputError, Setting, printable
 from helpers.text.marked import TEMPLATE, Marked, joined, roughly_of
 
 SECONDS = 1.0  # of this thread's processor time for one rendering; templates take milliseconds
@@ -35,7 +35,8 @@ ALL_CHARACTERS = 250_000_000  # of all texts together that it makes on its way
 OPERATIONS = 2_000_000
 LARGEST_NUMBER = 100_000  # that may be given to a function or filter: a width, an indent, a count
 BITS = 4096  # of a number that a template computes
-SOURCE = 2_000_000  # characters of a template
+SOURCE = 200_000  # characters of a template; the longest of a published model has some 30,000
+SAID = 300  # characters of what a template says when it refuses
 LEFT_OUT = ("urlize", "xmlattr", "striptags")  # filters for web pages that can be made to take very long
 WIDE = re.compile(r"\d{6}")  # a width in a format string, such as "%999999d"
 
@@ -113,7 +114,7 @@ def render_template(
         said = str(error).replace(object_type_repr(Marked()), "text") or type(error).__name__
         kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
         raise BadInputError(
-            f"This model's chat template does not accept these messages: {kind}{said}.",
+            f"This model's chat template does not accept these messages: {kind}{printable(said, SAID)}.",
             *_advice(messages),
         ) from None
     finally:

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from helpers.errors import DamagedFilesError
+from helpers.errors import BadInputError, DamagedFilesError
 from helpers.glm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMModel
 from helpers.glm import vision as vision_module
 from helpers.glm.tokenization import read_ranks
@@ -352,3 +352,19 @@ def test_a_token_of_megabytes_is_refused_at_once(tmp_path):
     path.write_bytes(base64.b64encode(b"a" * 5_000_000) + b" 0\n")
     with pytest.raises(DamagedFilesError, match="line 1, is not a token"):
         read_ranks(path)
+
+
+NO_SIZES = {
+    "image_size": ("x", 10**12),
+    "patch_size": (0, []),
+    "num_heads": (None,),
+    "num_hidden_layers": (10**12, 1.5),
+    "scaling_factor": (float("nan"),),
+    "layer_norm_eps": ("x",),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NO_SIZES.items() for value in values])
+def test_a_size_of_the_vision_tower_that_is_none(name, value):
+    with pytest.raises(BadInputError, match=f"vision_config's {name} is"):
+        ChatGLMConfig(vision_config={name: value})

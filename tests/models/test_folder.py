@@ -465,3 +465,59 @@ def test_the_side_of_a_picture_is_a_number_that_can_be(tmp_path, size):
     change(tmp_path / "glm" / "tokenizer_config.json", image_size=size)
     with pytest.raises(BadInputError, match="image_size is a whole number"):
         load_processor(tmp_path / "glm")
+
+
+# ---------------------------------------------------------------- what takes too long, or memory without end
+
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}}
+
+
+@pytest.mark.parametrize(
+    "change_it",
+    [
+        lambda said: said["added_tokens"].append({"id": 49_999, "content": "x" * 50_000}),
+        lambda said: said["model"]["vocab"].update({"x" * 50_000: 49_999}),
+        lambda said: said.update(normalizer=REPLACE | {"content": "b" * 1_000_000}),
+        lambda said: said.update(
+            normalizer={"type": "Sequence", "normalizers": [REPLACE | {"content": "aa"}] * 40}
+        ),
+        lambda said: said.update(normalizer={"type": "Replace", "pattern": {"Regex": "a|"}, "content": "b" * 999}),
+        lambda said: said.update(normalizer={"type": "Prepend", "prepend": "b" * 1_000_000}),
+    ],
+    ids=("added token", "token", "replace", "many times", "pattern", "prepend"),
+)  # fmt: skip
+def test_a_tokenizer_that_would_take_forever_is_refused(folder, change_it):
+    said = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    change_it(said)
+    (folder / "tokenizer.json").write_text(json.dumps(said), encoding="utf-8")
+    refused = within(30, lambda: load_tokenizer(folder))
+    assert isinstance(refused, DamagedFilesError) and "tokenizer.json cannot be used: it" in str(refused)
+
+
+@pytest.mark.parametrize("ids", ["x", [[2]], 1.5, [None], True])
+def test_an_end_that_is_no_token_id(folder, ids):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}), encoding="utf-8")
+    with pytest.raises(DamagedFilesError, match="eos_token_id is"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("settings", [{"max_position_embeddings": []}, {"vocab_size": [1]}, {"rms_norm_eps": 1e999}])
+def test_a_size_that_is_no_number(folder, settings):
+    change(folder / "config.json", **settings)
+    with pytest.raises(DamagedFilesError):
+        load_model(folder, device="cpu")
+
+
+def test_weights_that_are_not_there_are_not_made_up_first(folder, monkeypatch):
+    change(folder / "config.json", num_hidden_layers=1900)
+    monkeypatch.setattr("helpers.models.loading._load_weights", None)
+    with pytest.raises(DamagedFilesError, match="and the files hold"):
+        load_model(folder, device="cpu")
+
+
+def test_an_index_without_metadata_is_named(folder):
+    index = json.loads((folder / INDEX).read_text())
+    del index["metadata"]
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DamagedFilesError, match="it has no metadata"):
+        load_model(folder, device="cpu")

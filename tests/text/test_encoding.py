@@ -1,5 +1,6 @@
 """Any tokenizer: the library's ids, and no control token out of what a user wrote, under whichever key."""
 
+import time
 import warnings
 
 import pytest
@@ -212,3 +213,11 @@ def test_malformed_messages_are_one_short_sentence(tokenizer, message, says):
     with pytest.raises(BadInputError, match=says) as raised:
         render_chat(tokenizer, [message])
     assert len(str(raised.value)) < 400
+
+
+def test_a_conversation_of_thousands_of_messages_is_encoded_soon(tokenizer):
+    messages = [{"role": "user", "content": "x"}] * 2000
+    began = time.process_time()
+    chat = render_chat(tokenizer, messages)
+    assert time.process_time() - began < 10  # it took half a minute where each token looked through all messages
+    assert sum(segment.message is not None for segment in chat.segments) == 2000
