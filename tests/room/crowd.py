@@ -49,12 +49,12 @@ class Memory(threading.Thread):
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.peaks, self.doing, self.least, self._over = {}, {}, float("inf"), threading.Event()
+        self.peaks, self.doing, self.together, self._over = {}, {}, 0, threading.Event()
 
     def run(self):
         """Keep the largest value of each server, and of each kernel by the notebook that it runs."""
         while not self._over.wait(EVERY):
-            self.least = min(self.least, meminfo("MemAvailable"))
+            together = 0
             for folder in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError, StopIteration):
                     line = (folder / "cmdline").read_bytes()
@@ -67,6 +67,8 @@ class Memory(threading.Thread):
                     pss = (folder / "smaps_rollup").read_text().splitlines()
                     size = next(int(one.split()[1]) for one in pss if one.startswith("Pss:")) * 1024
                     self.peaks.setdefault(key, []).append(size)
+                    together += size
+            self.together = max(self.together, together)
 
     def stop(self):
         """Stop looking."""
@@ -121,7 +123,7 @@ def measure(count, notebooks, one):
     command("remove", "--yes")
     room = Room()
     room.open(users=count, memory="6G")
-    before, memory = meminfo("MemAvailable"), Memory()
+    memory = Memory()
     try:
         with ThreadPoolExecutor(count) as pool:
             names = [f"student{number:02}" for number in range(count)]
@@ -141,10 +143,10 @@ def measure(count, notebooks, one):
         memory.stop()
         done = command("remove", "--yes")
         assert done.returncode == 0, done.stderr
-    return summary(count, notebooks, runs, up, total, memory, before)
+    return summary(count, notebooks, runs, up, total, memory)
 
 
-def summary(count, notebooks, runs, up, total, memory, before):
+def summary(count, notebooks, runs, up, total, memory):
     """What the table says about one room."""
     servers = [max(sizes) for key, sizes in memory.peaks.items() if key[0] == "server"]
     by_notebook = {}
@@ -167,7 +169,7 @@ def summary(count, notebooks, runs, up, total, memory, before):
         "seconds_until_up": spread(up) | {"most": round(max(up), 1)},
         "minutes": round(total / 60, 1),
         "server_bytes": int(statistics.median(servers)),
-        "memory_bytes": before - memory.least,
+        "memory_bytes": memory.together,
         "notebooks": by_notebook,
         "failures": [failure for run in runs for failure in run["failures"]],
     }
@@ -193,7 +195,7 @@ def rendered(table):
         f"({table['processor']}), each student with one thread. Each ran {how}, beginning with another one, "
         "so that all run at once. Times are in seconds.",
         "",
-        f"| students | until the server is up, median (most) |{columns} memory in use | failures |",
+        f"| students | until the server is up, median (most) |{columns} memory of all students | failures |",
         f"|---|---|{'---|' * len(numbers)}---|---|",
     ]
     for room in table["rooms"]:
@@ -211,8 +213,7 @@ def rendered(table):
 def follows(table, numbers):
     """What a class of 30 needs, from the largest room that was measured."""
     room = table["rooms"][-1]
-    kernel = max(one["kernel_bytes"] for one in room["notebooks"].values())
-    each = room["server_bytes"] + kernel
+    each = room["memory_bytes"] / room["students"]
     memory = CLASS * each / USED
     cpu = {number: room["notebooks"][number]["cpu_seconds"] for number in numbers if number in room["notebooks"]}
     listed = ", ".join(f"{seconds:.0f} s for {number}" for number, seconds in cpu.items() if seconds)
@@ -222,11 +223,11 @@ def follows(table, numbers):
     return [
         f"**What follows for a room of {CLASS}.**",
         "",
-        f"- *Memory.* A server takes {room['server_bytes'] / 1e6:.0f} MB, and the largest of these kernels "
-        f"{kernel / 1e9:.1f} GB, shared pages divided among those who share them. {CLASS} students with one notebook "
-        f"open each need {CLASS * each / 1e9:.0f} GB; a machine with {memory / 1e9:.0f} GB leaves enough for the "
-        "system. Ask students to shut down the kernels of pages that they have finished: each open notebook costs as "
-        "much again.",
+        f"- *Memory.* With {room['students']} in the room, each took {each / 1e9:.1f} GB at the peak, of which "
+        f"{room['server_bytes'] / 1e6:.0f} MB were the server; pages that several share, such as the model's, are "
+        f"divided among them. {CLASS} students with one notebook open each need {CLASS * each / 1e9:.0f} GB, and a "
+        f"machine with {memory / 1e9:.0f} GB leaves enough for the system. Ask students to shut down the kernels of "
+        "pages that they have finished: each open notebook costs as much again.",
         f"- *Cores.* A notebook needs this much time of one core, from top to bottom: {listed}. In a lesson that "
         "time is spread over an hour or more, so what counts is the rush when everyone presses Run All: with "
         f"{cores} cores {CLASS} students get through the longest of them in 10 minutes, with twice as many in 5.",
