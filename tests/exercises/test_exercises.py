@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from transformers import Glm4vConfig, Glm4vModel
 
 from helpers import exercises
 from helpers.errors import BadInputError
+from helpers.exercises.nb08 import _three_positions
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +63,6 @@ def test_tensors_are_made_on_the_cpu_whatever_device_the_notebook_set(capsys):
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 3), (5, 2), (1, 1)])
 def test_positions_of_exercise_08_4_are_those_of_transformers(rows, columns):
-    from transformers import Glm4vConfig, Glm4vModel
-
-    from helpers.exercises.nb08 import _three_positions
-
     config, before, after = Glm4vConfig(), 3, 2
     with torch.device("meta"):
         model = Glm4vModel(config)
