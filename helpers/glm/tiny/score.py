@@ -146,7 +146,7 @@ def score_attention(
     >>> from helpers.models.pretrained import load_processor
     >>> tiny, processor = load_model("tiny-glm4v", device="cpu"), load_processor("tiny-glm4v")
     >>> list(score_attention(tiny, processor, count=2).shape)
-    [5, 6]
+    [6, 6]
     """
     from helpers.inside.tracing import trace
 
