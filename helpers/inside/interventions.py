@@ -43,9 +43,11 @@ def ablate_heads(
 
     `heads`: pairs (layer, head). What a head computed is its slice `[batch, position, head_dim]` of
     the input of attention's output projection, so a head of zeros adds nothing to the residual stream.
-    `value` is a number, or a tensor `[head_dim]` such as the head's mean over many prompts.
+    `value` is a number, a tensor `[head_dim]` such as the head's mean over many prompts, or one that has a value for
+    every position: `[position, 1, head_dim]`.
 
-    Raises `BadInputError` for a head that is not there, and for a layer whose heads cannot be told apart.
+    Raises `BadInputError` for a head that is not there, for a layer whose heads cannot be told apart, and for a value
+    of another shape (when the model runs, where that depends on the prompt).
 
     >>> import torch
     >>> ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
@@ -70,10 +72,10 @@ def ablate_heads(
 
 
 def _check_room(parts: Anatomy, layer: int, value: Tensor) -> None:
-    """That a head of this layer can write the value: one number, or `[head_dim]`."""
+    """That a head of this layer can write the value: one number, or numbers for each of its `head_dim`."""
     width = getattr(parts.projection(layer), "in_features", None)
     size = width // parts.attention(layer).heads if isinstance(width, int) else None
-    if value.dim() > 1 or (value.dim() == 1 and size is not None and len(value) not in (1, size)):
+    if value.dim() > 4 or (value.dim() > 0 and size is not None and value.shape[-1] not in (1, size)):
         raise BadInputError(f"A head of this model writes [{size}]; this value is {list(value.shape)}.")
 
 
@@ -94,7 +96,15 @@ def _replace_heads(numbers: Sequence[int], count: int, value: Any) -> Any:
     def hook(module: Module, arguments: Any) -> Any:
         mixed = arguments[0]
         split = mixed.reshape(*mixed.shape[:-1], count, -1).clone()
-        split[..., numbers, :] = torch.as_tensor(value, dtype=split.dtype, device=split.device)
+        written = torch.as_tensor(value, dtype=split.dtype, device=split.device)
+        room = split[..., numbers, :].shape
+        try:
+            split[..., numbers, :] = written.expand(room)
+        except RuntimeError:
+            raise BadInputError(
+                f"Heads write {list(room)}, [batch, position, head, head_dim]; a value of {list(written.shape)} does not "
+                "fit. Give one number, [head_dim], or [position, 1, head_dim]."
+            ) from None
         return (split.reshape(mixed.shape), *arguments[1:])
 
     return hook

@@ -190,3 +190,15 @@ def test_a_position_beyond_the_prompt_is_named(tiny, position):
 def test_a_model_without_a_decoder_is_named():
     with pytest.raises(BadInputError, match="Linear has no decoder"), skip_layer(torch.nn.Linear(2, 2), 0):
         pass
+
+
+def test_heads_can_write_a_value_for_each_position_and_a_value_that_does_not_fit_is_refused(tiny):
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad(), ablate_heads(tiny, [(1, 0)]):
+        nothing = tiny(ids).logits
+    size = tiny.config.hidden_size // tiny.config.num_attention_heads
+    with torch.no_grad(), ablate_heads(tiny, [(1, 0)], value=torch.zeros(4, 1, size)):
+        assert torch.equal(tiny(ids).logits, nothing)
+    misfit = pytest.raises(BadInputError, match=r"a value of \[5, 1, \d+\] does not fit")
+    with torch.no_grad(), ablate_heads(tiny, [(1, 0)], value=torch.ones(5, 1, size)), misfit:
+        tiny(ids)

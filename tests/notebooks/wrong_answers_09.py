@@ -48,7 +48,7 @@ WRONG_ANSWERS = {
         (
             "def answer_4(attentions):\n"
             "    attentions[:, :, 1:, 0] = 0\n"
-            "    left = attentions.sum(-1, keepdim=True)\n"
+            "    left = attentions.sum(-1, keepdim=True).clamp(min=1e-9)\n"
             "    return attention_rollout(attentions / left)[-1]",
             "have changed",
         ),
@@ -57,7 +57,7 @@ WRONG_ANSWERS = {
             "    attentions = attentions.clone()\n"
             "    attentions[:, :, 1:, 0] = 0\n"
             "    return attention_rollout(attentions / attentions.sum(-1, keepdim=True))[-1]",
-            "gives nan",
+            "infinite or NaN",
         ),
         ("answer_4 = attention_rollout", "the last layer's [query, key]"),
     ],
