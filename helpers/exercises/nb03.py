@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from helpers.exercises import exercise, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,11 +36,18 @@ def _chat(text: str) -> RenderedChat:
     return render_chat(_default()[1], [{"role": "user", "content": text}])
 
 
-def _answer(text: str, **settings: Any) -> list[GenerationStep]:
+def _answer(text: str, *, eos_token_id: Iterable[int] | None = None, max_new_tokens: int) -> list[GenerationStep]:
     """The steps of the default model's answer to one user message."""
+    return _kept_answer(text, None if eos_token_id is None else tuple(eos_token_id), max_new_tokens)
+
+
+@cache
+def _kept_answer(text: str, eos_token_id: tuple[int, ...] | None, max_new_tokens: int) -> list[GenerationStep]:
+    """The same, once: a reader may try many answers to an exercise."""
     from helpers.inside.generation import generate_steps
 
-    return list(generate_steps(*_default(), _chat(text), **settings))
+    ends = {} if eos_token_id is None else {"eos_token_id": list(eos_token_id)}
+    return list(generate_steps(*_default(), _chat(text), max_new_tokens=max_new_tokens, **ends))
 
 
 @exercise("03.1", expects=Callable)
@@ -130,6 +139,22 @@ def _(answer: Any) -> str:
     return "One pass says what the loop says, step for step."
 
 
+@cache
+def _batch_of(texts: tuple[str, ...], limit: int) -> tuple[Tensor, Tensor, int, Tensor, dict[str, Tensor]]:
+    """ids and mask `[batch, length]` padded on the left, the padding's id, what generate makes of them, and what the
+    batched loop makes of them with each of the usual mistakes."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    model, tokenizer = _default()
+    pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    rows = [torch.tensor(_chat(text).input_ids) for text in texts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    expected = model.generate(ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad)
+    return ids, mask, pad, expected, {fault: _greedy_batch(ids, mask, limit, pad, fault=fault) for fault in _FAULTS}
+
+
 def _greedy_batch(
     input_ids: Tensor, attention_mask: Tensor, limit: int, pad_token_id: int, *, fault: str = ""
 ) -> Tensor:
@@ -167,24 +192,19 @@ _FAULTS = {
 @exercise("03.5", expects=Callable)
 def _(answer: Any) -> str:
     import torch
-    from torch.nn.utils.rnn import pad_sequence
 
-    model, tokenizer = _default()
-    pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    model = _default()[0]
     for texts, limit in (((STORY, CAPITAL), 12), ((CAPITAL, "What is the capital of Italy, and of Spain?"), 40)):
-        rows = [torch.tensor(_chat(text).input_ids) for text in texts]
-        ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+        ids, mask, pad, expected, mistaken = _batch_of(texts, limit)
         given = answer(model, ids.clone(), mask.clone(), limit, pad)
         require(isinstance(given, torch.Tensor) and given.dim() == 2, "it should return ids [batch, length + new].")
         require(
             torch.equal(given[:, : ids.shape[1]], ids), "the ids should begin with the prompts, as those of generate."
         )
-        expected = model.generate(ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad)
         for fault, sentence in _FAULTS.items():
             if torch.equal(given, expected):
                 break
-            require(not torch.equal(given, _greedy_batch(ids, mask, limit, pad, fault=fault)), sentence)
+            require(not torch.equal(given, mistaken[fault]), sentence)
         require(
             given.shape == expected.shape,
             f"generate adds {expected.shape[1] - ids.shape[1]} tokens here, yours {given.shape[1] - ids.shape[1]}.",

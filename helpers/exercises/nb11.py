@@ -124,7 +124,7 @@ def _(answer: Any) -> str:
         with library_messages() as said:
             given = answer(model, tokenizer, ids.clone())
         require(isinstance(given, str), f"a text is asked for; your function gives {given!r:.60}.")
-        right, plain = _generated(model, tokenizer, ids), _generated(model, tokenizer, ids, repetition_penalty=1.0)
+        right, plain = (_generated(tuple(chat.input_ids), penalty) for penalty in (1.1, 1.0))
         require(question not in given, f"for {question!r} the prompt is still in front of the answer.")
         require("<|im_end|>" not in given, "special tokens are part of the text.")
         require(given != plain or plain == right, "that is the answer without the repetition penalty of 1.1.")
@@ -138,12 +138,15 @@ def _(answer: Any) -> str:
     return "The same text as before, and no message."
 
 
-def _generated(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Any, **changed: Any) -> str:
-    """What `generate` answers with the old program's settings."""
+@cache
+def _generated(row: tuple[int, ...], repetition_penalty: float) -> str:
+    """What `generate` answers to these ids, with the old program's settings but for this one."""
     import torch
 
+    model, tokenizer = _smollm2()
+    ids, settings = torch.tensor([row]), SETTINGS | {"repetition_penalty": repetition_penalty}
     with torch.no_grad():
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), **SETTINGS | changed)
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
     return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 

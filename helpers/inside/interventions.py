@@ -102,8 +102,8 @@ def _replace_heads(numbers: Sequence[int], count: int, value: Any) -> Any:
             split[..., numbers, :] = written.expand(room)
         except RuntimeError:
             raise BadInputError(
-                f"Heads write {list(room)}, [batch, position, head, head_dim]; a value of {list(written.shape)} does not "
-                "fit. Give one number, [head_dim], or [position, 1, head_dim]."
+                f"Heads write {list(room)}, [batch, position, head, head_dim]; a value of {list(written.shape)} does "
+                "not fit. Give one number, [head_dim], or [position, 1, head_dim]."
             ) from None
         return (split.reshape(mixed.shape), *arguments[1:])
 
