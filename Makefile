@@ -33,7 +33,7 @@ OPEN = --users $(USERS) --address $(ADDRESS) --port $(PORT) $(if $(CODE),--code 
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab workshop workshop-update workshop-stop test unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu book slides teaching test-book bench-room clean
+.PHONY: help setup lab workshop workshop-update workshop-stop test unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu teaching slides book test-book bench-room clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -409,6 +409,15 @@ def test_the_model_is_as_before_after_an_error(llama, error, place):
     assert marks(llama) == before
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own answer to SIGINT, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("layer", [0, 15, 29])
 def test_the_model_is_as_before_after_an_interrupted_cell(model, tokenizer, layer):
     """The signal that Jupyter's stop button sends arrives in the middle of the run, on any machine."""
