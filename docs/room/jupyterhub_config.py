@@ -31,7 +31,7 @@ c.JupyterHub.spawner_class = StudentServer
 c.Spawner.mem_limit = os.environ["ROOM_MEMORY"]  # such as 3G; what needs more is ended, and nobody else notices
 c.Spawner.cpu_limit = float(os.environ["ROOM_CPUS"])  # processors that one student may use at most
 c.Spawner.default_url = "/lab/tree/course/notebooks/00_start_here.ipynb"
-c.Spawner.start_timeout = c.Spawner.http_timeout = 180  # seconds: a whole class begins at once
+c.Spawner.start_timeout = c.Spawner.http_timeout = 600  # seconds: a whole class begins at once
 c.Spawner.environment = {
     "OMP_NUM_THREADS": os.environ["ROOM_THREADS"],  # processors divided by students
     "TOKENIZERS_PARALLELISM": "false",
@@ -59,7 +59,7 @@ c.JupyterHub.cookie_secret_file = str(state / "cookie-secret")
 c.JupyterHub.cleanup_servers = False  # students go on working while the hub is away
 c.JupyterHub.last_activity_interval = 30  # seconds: how soon a proxy that started again knows the way to everyone
 c.JupyterHub.shutdown_on_logout = False
-c.JupyterHub.concurrent_spawn_limit = 10  # the others wait their turn
+c.JupyterHub.concurrent_spawn_limit = 0  # no limit: a class starts at once, and the hub would turn the eleventh away
 c.JupyterHub.active_server_limit = 0
 
 # ---------------------------------------------------------------- helpers of the hub, and who may do what
