@@ -46,7 +46,7 @@ def _kept_answer(text: str, eos_token_id: tuple[int, ...] | None, max_new_tokens
     """The same, once: a reader may try many answers to an exercise."""
     from helpers.inside.generation import generate_steps
 
-    ends = {} if eos_token_id is None else {"eos_token_id": list(eos_token_id)}
+    ends: dict[str, Any] = {} if eos_token_id is None else {"eos_token_id": list(eos_token_id)}
     return list(generate_steps(*_default(), _chat(text), max_new_tokens=max_new_tokens, **ends))
 
 
