@@ -7,6 +7,7 @@ stands between two of them in the notebook goes into the speaker's notes (press 
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -49,9 +50,9 @@ def slides(notebook: dict[str, Any]) -> Iterator[Slide]:
     made: list[Slide] = []
     for number, cell in enumerate(notebook["cells"]):
         found = slides_of(cell, first=number == 0)
-        if found and found[0].kind == "notice" and not (made and made[-1].kind == "figure"):
-            found = []  # there is no figure to look at
-        if not found and made and cell["cell_type"] == "markdown":
+        if found and found[0].kind == "notice" and made and made[-1].kind != "figure":
+            made[-1].notes += found.pop(0).html  # there is no figure to look at
+        elif not found and made and cell["cell_type"] == "markdown":
             made[-1].notes += to_html(source(cell))
         made += found
     yield from made
@@ -67,8 +68,12 @@ def slides_of(cell: dict[str, Any], *, first: bool) -> list[Slide]:
     box = [line for line in lines if predicts and line.startswith(">")]
     text = "\n".join(line for line in lines if line not in box)
     parts = [text] if first else SECTION.split(text)
-    made = [slide for part in parts for slide in slides_of_prose(part.strip(), first=first)]
-    return made + ([Slide("predict", to_html("\n".join(box)))] if box else [])
+    made = [(part, slides_of_prose(part.strip(), first=first)) for part in parts]
+    found = [slide for _, own in made for slide in own]
+    if box:  # prose that got no slide of its own leads up to the question
+        before = "\n\n".join(part for part, own in made if not own)
+        found.append(Slide("predict", to_html("\n".join(box)), to_html(before)))
+    return found
 
 
 def slides_of_prose(text: str, *, first: bool) -> list[Slide]:
@@ -103,7 +108,7 @@ def first_paragraph(text: str) -> tuple[str, str]:
 
 def picture_of(cell: dict[str, Any]) -> str:
     """The first picture among a cell's outputs as HTML, with its alternative text; "" where there is none."""
-    alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "").replace('"', "&quot;")
+    alt = html.escape(cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", ""))
     for output in cell["outputs"]:
         for kind in PICTURES:
             data = output.get("data", {}).get(kind)

@@ -65,14 +65,18 @@ def _function(index: int, tool: Any) -> dict[str, Any]:
 
         try:
             return get_json_schema(tool)["function"]
-        except (DocstringParsingException, TypeHintParsingException) as error:
+        except (DocstringParsingException, TypeHintParsingException, TypeError, ValueError) as error:
             raise BadInputError(
                 f"Message {index} offers {getattr(tool, '__name__', tool)!r} as a tool, whose types or docstring "
                 f"do not say what it takes: {str(error).splitlines()[0]}"
             ) from None
     function = tool.get("function", tool) if isinstance(tool, dict) else None
-    if isinstance(function, dict) and isinstance(function.get("name"), str) and tool.get("type") != "python":
-        return function
+    if isinstance(function, dict) and isinstance(function.get("name"), str):
+        try:
+            json.dumps(function)
+            return function
+        except (TypeError, ValueError):
+            pass  # the sentence below is the answer to this, too
     raise BadInputError(
         f"Message {index} offers {checks.shown(tool)} as a tool: a tool is a Python function with types and a "
         'docstring, or {"type": "function", "function": {"name": …, "description": …, "parameters": …}}.'
@@ -172,14 +176,22 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         """The definitions as the model reads them: by the folder's own template if it has one, else as GLM-4's does.
 
         After `apply_chat_template` of the original code, for functions; its own tools (python, browser, drawing) are
-        refused, because they need programs that the course does not run.
+        refused, because they need programs that the course does not run. So is a template that leaves tools out.
         """
         functions = [_function(index, tool) for tool in (tools if isinstance(tools, list | tuple) else [tools])]
         if self.chat_template:
             tools = [{"type": "function", "function": function} for function in functions]
-            message = {"role": "system", "content": "", "tools": tools}
-            text = str(render_template(self.chat_template, [message], {}, add_generation_prompt=False))
-            return text.partition("<|system|>\n")[2].partition("<|system|>")[0]
+            empty = {"role": "system", "content": ""}
+            told, bare = (
+                str(render_template(self.chat_template, [message], {}, add_generation_prompt=False))
+                for message in (empty | {"tools": tools}, empty)
+            )
+            begin = "".join(PREFIX)
+            rest = bare.removeprefix(begin)  # what the template makes of the empty message itself
+            system, mark, text = told.removeprefix(begin).removesuffix(rest).partition("<|system|>\n")
+            if system or not mark:
+                raise BadInputError("This folder's chat template has no place for tools: the model would not see them.")
+            return text
         described = (
             f"\n\n## {function['name']}\n\n{json.dumps(function, ensure_ascii=False, indent=4)}{TOOL_LAST}"
             for function in functions

@@ -45,12 +45,16 @@ def test_prose_between_two_slides_is_in_the_speakers_notes():
         {"cell_type": "markdown", "metadata": {}, "source": ["# A\n", "\n", "First.\n", "\n", "Second."]},
         {"cell_type": "markdown", "metadata": {}, "source": ["Third, [there](01_x.ipynb)."]},
         {"cell_type": "markdown", "metadata": {}, "source": ["**What to notice**\n", "- no figure"]},
-        {"cell_type": "markdown", "metadata": {}, "source": ["> **Predict.** What?\n", "\n", "<details>4</details>"]},
+        {
+            "cell_type": "markdown",
+            "metadata": {},
+            "source": ["Lead.\n", "\n", "> **Predict.** What?\n", "\n", "<details>4</details>"],
+        },
     ]
     title, predict = make_slides.slides({"cells": cells})
     assert "First" in title.html and "Second" not in title.html
     assert "Second" in title.notes and "Third, there." in title.notes and "no figure" in title.notes
-    assert predict.kind == "predict" and "4" not in predict.html
+    assert predict.kind == "predict" and "4" not in predict.html and "Lead." in predict.notes
 
 
 def test_the_slides_open_without_a_network(tmp_path, browser):

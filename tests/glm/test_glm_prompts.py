@@ -277,10 +277,11 @@ def test_a_picture_that_cannot_be_read_is_named():
         ([{"role": "system", "content": "", "tools": [{}]}], "Message 0 offers {} as a tool"),
         ([{"role": "system", "content": "", "tools": [{"type": "python"}]}], "as a tool: a tool is a Python function"),
         ([{"role": "system", "content": "", "tools": [len]}], "Message 0 offers 'len' as a tool"),
+        ([{"role": "system", "content": "", "tools": [{"name": "a", "b": object()}]}], "Message 0 offers .* as a tool"),
         ([{"role": "assistant", "content": "hi", "metadata": 3}], "Message 0 has the metadata 3"),
         ([{"role": "user", "content": "a", "image": WIDE}] * 2, "Messages 0 and 1 hold pictures"),
     ],
-    ids="none text content role null robot tool tools python untyped metadata two".split(),
+    ids="none text content role null robot tool tools python untyped unwritable metadata two".split(),
 )
 def test_malformed_messages(messages, message):
     tokenizer = glm_tokenizer(VISION)
@@ -354,6 +355,17 @@ def test_a_folders_own_template_words_the_description():
     said = tokenizer.encode_chat(messages, add_generation_prompt=False).text
     # One new line goes: Jinja drops the first one after a block, as transformers sets it up.
     assert said == f"[gMASK]<sop><|system|>\n你好\n## get_weather\n\n{described}。<|user|>\n北京天气"
+
+
+def test_a_description_is_whole_whatever_it_says_and_a_template_without_tools_is_refused():
+    tokenizer = copy.copy(glm_tokenizer(CHAT))
+    tokenizer.chat_template = JINJA.replace("FIRST", "").replace("LAST", "")
+    tricky = WEATHER | {"description": "Not <|system|>\n the end"}
+    messages = [{"role": "user", "content": "?", "tools": [{"type": "function", "function": tricky}]}]
+    assert json.dumps(tricky, ensure_ascii=False, indent=4) in tokenizer.encode_chat(messages).text
+    tokenizer.chat_template = "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
+    with pytest.raises(BadInputError, match="has no place for tools"):
+        tokenizer.encode_chat(messages)
 
 
 def test_a_python_function_is_a_tool():

@@ -18,9 +18,9 @@ The weights after each stage are kept in `FOLDER/stages`, so a training that was
 stage it was in. The end result is saved in bfloat16, in the layout of the original checkpoints.
 
 With `--tower OTHER` the tower is taken from a model that was trained before, and training begins at stage 3. The
-shipped model was made that way on one GPU, with the tower of its predecessor and `--speak-batch 256 --workers 15`. On
-a CPU the same commands work with smaller batches and more patience: 8,000 steps of 32 pictures take three hours on one
-core and understand the plain questions; the many ways of asking take about ten times as many.
+shipped model was made that way on one GPU, with the tower of its predecessor, in two sessions that its card
+describes. On a CPU the same commands work with smaller batches and more patience: 8,000 steps of 32 pictures take three
+hours on one core and understand the plain questions; the many ways of asking take about ten times as many.
 """
 
 from __future__ import annotations
@@ -600,7 +600,7 @@ class Log:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train and save. The defaults are those of the shipped model."""
+    """Train and save. The defaults are for a CPU; the shipped model's card says how that one was trained."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
