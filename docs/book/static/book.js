@@ -3,7 +3,8 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
 
-// The button's own text, "Search Ctrl+K", is its name.
+// The text on the search button ("Search Ctrl+K") and on a folded cell is its name; the theme's label says another one.
 document.addEventListener("DOMContentLoaded", () => {
-  for (const button of document.querySelectorAll(".search-button-field")) button.removeAttribute("aria-label");
+  const named = ".search-button-field, details.hide > summary";
+  for (const element of document.querySelectorAll(named)) element.removeAttribute("aria-label");
 });
