@@ -188,12 +188,15 @@ def spread(values):
 def rendered(table):
     """The table and what follows from it, in Markdown."""
     numbers = sorted({number for room in table["rooms"] for number in room["notebooks"]})
-    how = "one of the notebooks" if table["one_notebook_each"] else "all of the notebooks, in turn"
+    how = (
+        "Each student ran one of the notebooks, so that with several students all of them ran at once"
+        if table["one_notebook_each"]
+        else "Each student ran all of the notebooks and began with a different one, so that all of them ran at once"
+    )
     columns = "".join(f" {number}: whole, cell (median / 95th) |" for number in numbers)
     lines = [
         f"Measured on {table['date']} with {table['cores']} cores and {table['memory_bytes'] / 1e9:.0f} GB of memory "
-        f"({table['processor']}), each student with one thread. Each ran {how}, beginning with another one, "
-        "so that all run at once. Times are in seconds.",
+        f"({table['processor']}), each student with one thread. {how}. Times are in seconds.",
         "",
         f"| students | until the server is up, median (most) |{columns} memory of all students | failures |",
         f"|---|---|{'---|' * len(numbers)}---|---|",
