@@ -50,7 +50,6 @@ def plot_parts(
             height=0.66,
             label=drawable(name),
             lw=0,
-            edgecolor="white",
             color=OKABE_ITO[_COLORS[n % len(_COLORS)]],
         )
         for y, value in enumerate(values):

@@ -220,7 +220,7 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
     return ax
 
 
-def plot_memory_plan(plans: Any, *, ax: Axes | None = None) -> Axes:
+def plot_memory_plan(plans: Any, *, title: str = "Memory: needed and free", ax: Axes | None = None) -> Axes:
     """What each plan needs (weights, KV cache, working memory) against the memory there is. Returns the Axes.
 
     `plans` maps a name to a `MemoryPlan`, or is a list of them, or one. GB are 10**9 bytes. The `overhead_bytes`
@@ -242,15 +242,14 @@ def plot_memory_plan(plans: Any, *, ax: Axes | None = None) -> Axes:
     needs = [plan.total_bytes / 1e9 for plan in plans.values()]
     available = [plan.available_bytes / 1e9 for plan in plans.values()]
     parts = (
-        ("weights", "weights_bytes", "blue", None),
-        ("KV cache", "kv_cache_bytes", "orange", "///"),
-        ("working memory", "working_bytes", "green", "..."),
+        ("weights", "weights_bytes", "blue"),
+        ("KV cache", "kv_cache_bytes", "orange"),
+        ("working memory", "working_bytes", "green"),
     )
     left = [0.0] * len(plans)
-    for label, field, colour, hatch in parts:
+    for label, field, colour in parts:
         widths = [getattr(plan, field) / 1e9 for plan in plans.values()]
-        look = {"color": OKABE_ITO[colour], "hatch": hatch, "edgecolor": "white", "lw": 0}
-        ax.barh(rows, widths, left=left, height=0.6, label=label, **look)
+        ax.barh(rows, widths, left=left, height=0.6, label=label, color=OKABE_ITO[colour])
         left = [start + width for start, width in zip(left, widths, strict=True)]
     for row, plan in enumerate(plans.values()):
         ax.plot(
@@ -274,7 +273,7 @@ def plot_memory_plan(plans: Any, *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(rows, [drawable(name) for name in plans])
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, max(needs + available) * 1.38), xlabel="GB", title="Memory: needed and free")
+    ax.set(xlim=(0, max(needs + available) * 1.38), xlabel="GB", title=drawable(title))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, fontsize=8.5)
     return ax
 

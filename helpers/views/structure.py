@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-IDLE = "not reached by a text alone"
+IDLE = "not used for text-only prompts"
 
 
 @dataclass(frozen=True)
@@ -405,7 +405,7 @@ def _canvas(structure: Structure, ax: Axes | None) -> Axes:
     ax.set_axis_off()
     order = "" if structure.ordered else " (order as in the code)"
     ax.set_title(drawable(f"{structure.kind}: {_short(structure.count)} parameters{order}"), loc="left")
-    ax.text(100, -0.2, "share of parameters", ha="right", va="bottom", fontsize=7.5, color=MUTED)
+    ax.text(100, -0.2, "% of parameters", ha="right", va="bottom", fontsize=7.5, color=MUTED)
     return ax
 
 

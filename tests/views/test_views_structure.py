@@ -140,7 +140,7 @@ def test_what_a_text_does_not_reach_stands_apart():
     assert "tower" not in [block.name for block in structure.blocks]
     assert structure.count == sum(p.numel() for p in model.parameters())
     lines = repr(structure).splitlines()
-    assert lines.index("not reached by a text alone:") < next(n for n, line in enumerate(lines) if "tower" in line)
+    assert lines.index("not used for text-only prompts:") < next(n for n, line in enumerate(lines) if "tower" in line)
     assert "tower × 2" in [text.get_text() for text in plot_structure(structure).texts]
 
 
