@@ -27,7 +27,7 @@ ROOT = HERE.parents[1]
 SLIDES = ROOT / "docs" / "_slides"
 NODE_MODULES = ROOT / "tests" / "javascript" / "node_modules"
 LIBRARIES = {"reveal": NODE_MODULES / "reveal.js" / "dist", "notes": NODE_MODULES / "reveal.js" / "plugin" / "notes"}
-PICTURES = ("image/svg+xml", "image/png")
+PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
 STRIP = "<title>You are here"  # a small drawing under a section's heading: too little for a slide
 FOLD = re.compile(r"<details>.*?</details>", re.DOTALL)
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]*\)")  # to another notebook: a slide has none beside it
@@ -114,7 +114,7 @@ def picture_of(cell: dict[str, Any]) -> str:
             data = output.get("data", {}).get(kind)
             if data is not None and STRIP not in "".join(data):
                 data = "".join(data)
-                coded = data.replace("\n", "") if kind == "image/png" else base64.b64encode(data.encode()).decode()
+                coded = base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else data.replace("\n", "")
                 return f'<img alt="{alt}" src="data:{kind};base64,{coded}">'
     return ""
 

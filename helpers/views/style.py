@@ -62,7 +62,7 @@ def use_course_style(*, sharp: bool = False) -> None:
 
     Figures stay light in JupyterLab's dark theme too, so that a saved picture reads the same
     everywhere. With `sharp`, a notebook shows them as SVG, which is sharp on every screen, or
-    with 200 dots per inch where there is Chinese in them.
+    with 200 dots per inch where there is Chinese or a picture in them.
     Changes `matplotlib.rcParams` of this process; `matplotlib.rcdefaults()` undoes it.
 
     >>> import matplotlib

@@ -112,11 +112,15 @@ def _tag_and_rest(leaf: str) -> tuple[str, str]:
     return leaf[:end], leaf[end:]
 
 
-def needs_a_font(figure: Figure) -> bool:
-    """Whether a figure has Chinese in it: then its letters are drawn, since not every machine has a font for them."""
+def needs_pixels(figure: Figure) -> bool:
+    """Whether a figure is shown as PNG: it has Chinese in it, for which not every machine has a font, or a picture in
+    colours, which SVG would hold as pixels anyway."""
+    from matplotlib.image import AxesImage
     from matplotlib.text import Text
 
-    return any(ord(character) >= FIRST_CJK for text in figure.findobj(Text) for character in text.get_text())
+    if any(ord(character) >= FIRST_CJK for text in figure.findobj(Text) for character in text.get_text()):
+        return True
+    return any(image.get_array().ndim == 3 for image in figure.findobj(AxesImage))
 
 
 def sharp_png(figure: Figure) -> tuple[bytes, dict[str, int]]:
@@ -132,8 +136,8 @@ def sharp_png(figure: Figure) -> tuple[bytes, dict[str, int]]:
 
 
 def draw_as_svg() -> None:
-    """From here on, a notebook that runs this process shows matplotlib's figures as SVG, those with Chinese as PNG;
-    elsewhere nothing happens."""
+    """From here on, a notebook that runs this process shows matplotlib's figures as SVG, those with Chinese or with
+    pictures as PNG; elsewhere nothing happens."""
     from IPython import get_ipython
 
     shell = get_ipython()
@@ -144,5 +148,5 @@ def draw_as_svg() -> None:
 
     set_matplotlib_formats()
     formatters = shell.display_formatter.formatters
-    formatters["image/svg+xml"].for_type(Figure, lambda figure: None if needs_a_font(figure) else svg_text(figure))
-    formatters["image/png"].for_type(Figure, lambda figure: sharp_png(figure) if needs_a_font(figure) else None)
+    formatters["image/svg+xml"].for_type(Figure, lambda figure: None if needs_pixels(figure) else svg_text(figure))
+    formatters["image/png"].for_type(Figure, lambda figure: sharp_png(figure) if needs_pixels(figure) else None)

@@ -50,7 +50,7 @@ def test_every_picture_of_a_notebook_has_its_words(path):
         cell["metadata"].get("mystnb", {}).get("image", {}).get("alt")
         for cell in cells
         for output in cell.get("outputs", [])
-        if {"image/png", "image/svg+xml"} & set(output.get("data", {}))
+        if {"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", {}))
     ]
     assert all(pictures)
     assert read_page(f"notebooks/{path.stem}.html").alts == pictures

@@ -10,6 +10,7 @@ import difflib
 from course import tags
 
 SHOWN_ONLY = ("image/", "application/vnd.jupyter.widget")  # pixels depend on fonts, ids of widgets are random
+STORED_AS = {"image/jpeg": "image/png"}  # a run gives a PNG, which the committed notebook may hold as JPEG (stored.py)
 
 
 def differences(committed, run):
@@ -44,7 +45,7 @@ def _lines(output):
         return _block(f"error {output.ename}", output.evalue)
     return [
         line
-        for kind, content in sorted(output.data.items())
+        for kind, content in sorted((STORED_AS.get(kind, kind), content) for kind, content in output.data.items())
         for line in _block(f"{output.output_type} {kind}", "(not compared)" if kind.startswith(SHOWN_ONLY) else content)
     ]
 

@@ -119,6 +119,7 @@ def test_a_difference_is_named_with_its_cell(committed, run, complaint):
     [
         (_cell(_stream("a\n"), _result()), _cell(_stream("a\n"), _result())),
         (_cell(PICTURE), _cell(new_output("display_data", {"image/png": "xyz", "text/plain": "<Figure>"}))),
+        (_cell(new_output("display_data", {"image/jpeg": "xyz", "text/plain": "<Figure>"})), _cell(PICTURE)),
         (_cell(_result("1 s"), tags=["nbval-ignore-output"]), _cell(_result("2 s"), PICTURE)),
         (_cell(_error("no"), tags=["raises-exception"]), _cell(_error("no"))),
     ],

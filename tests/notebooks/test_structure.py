@@ -33,6 +33,11 @@ def _text(notebook):
     return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
+def _drawn(cell):
+    """The MIME types among a cell's outputs."""
+    return {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+
+
 def test_numbers_run_on_without_a_gap_in_the_order():
     numbers = [int(path.name[:2]) for path in NOTEBOOKS]
     assert numbers == sorted(set(numbers))
@@ -135,7 +140,7 @@ def test_predictions_and_figures_are_framed(notebook):
     texts = "\n".join(_text(notebook))
     assert texts.count("> **Predict.**") >= 2
     for index, cell in enumerate(notebook.cells):
-        if cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs):
+        if cell.cell_type == "code" and _drawn(cell) & {"image/png", "image/jpeg"}:
             after = "\n".join(c.source for c in notebook.cells[index + 1 : index + 3] if c.cell_type == "markdown")
             assert "**What to notice" in after, f"cell {index + 1} draws a figure; no 'What to notice' follows"
 
@@ -211,8 +216,7 @@ def test_images_have_alt_text(notebook):
 def test_drawn_pictures_have_alt_text(notebook):
     """In the cell's metadata, from where the book takes it."""
     for number, cell in enumerate(notebook.cells):
-        drawn = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
-        if drawn & {"image/png", "image/svg+xml"}:
+        if _drawn(cell) & {"image/png", "image/jpeg", "image/svg+xml"}:
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
             assert len(alt.split()) >= 3, f"cell {number} draws a picture; mystnb.image.alt says {alt!r}"
 

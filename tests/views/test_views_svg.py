@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from helpers.views.style import is_sharp, use_course_style
-from helpers.views.svg import needs_a_font, sharp_png, shorter, svg_text
+from helpers.views.svg import needs_pixels, sharp_png, shorter, svg_text
 
 
 @pytest.fixture(autouse=True)
@@ -62,12 +62,20 @@ def test_what_is_drawn_in_one_style_becomes_one_group():
 
 def test_chinese_is_drawn_since_a_reader_may_have_no_font_for_it():
     figure = _figure()
-    assert needs_a_font(figure)
+    assert needs_pixels(figure)
     png, size = sharp_png(figure)
     assert png.startswith(b"\x89PNG") and size["width"] == pytest.approx(480, abs=30)
     plain = pyplot.figure()
     plain.suptitle("·Paris → −∞ …")
-    assert not needs_a_font(plain)
+    assert not needs_pixels(plain)
+
+
+def test_pictures_in_colours_are_pixels_in_svg_too_so_they_become_png():
+    figure, (left, right) = pyplot.subplots(1, 2)
+    left.imshow([[0, 1], [1, 0]])
+    assert not needs_pixels(figure), "A heat map is small as SVG."
+    right.imshow([[(255, 0, 0), (0, 0, 255)]])
+    assert needs_pixels(figure)
 
 
 def test_sharp_is_a_setting_that_rcdefaults_takes_back():
