@@ -7,9 +7,9 @@ itself is fast and imports neither `torch` nor `transformers`:
 >>> helpers.list_models()[0].name
 'smollm2-135m'
 
-The way through the package is `models -> text -> inside -> a dataclass -> views`: a name becomes a model, messages
-become ids, the computing rooms return plain tensors in frozen dataclasses, and `views` draws them. `conversation` and
-`batch` stand on `inside`.
+Data flows through the package as `models -> text -> inside -> a dataclass -> views`: `models` loads a model by name,
+`text` turns messages into token ids, `inside` returns plain tensors in frozen dataclasses, and `views` draws them.
+`conversation` and `batch` build on `inside`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Programs written for an older library: what stops them today, and what the library says while they run."""
+"""Run programs written for an older library: what stops them today, and what the library logs while they run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Result = TypeVar("Result")
-_INSTALLED = re.compile(r"[^\s('\"]*site-packages[\\/]")  # where one machine keeps its packages
-_WIDTH = 200  # characters of a message that are worth reading
+_INSTALLED = re.compile(r"[^\s('\"]*site-packages[\\/]")  # where this machine's packages are installed
+_WIDTH = 200  # characters of a message that are shown
 
 
 class _Kept(logging.Handler):
-    """A handler that keeps what it is told in a list."""
+    """A log handler that collects messages in a list."""
 
     def __init__(self, said: list[str]) -> None:
         super().__init__(logging.WARNING)
@@ -32,9 +32,10 @@ class _Kept(logging.Handler):
 
 @contextlib.contextmanager
 def library_messages() -> Iterator[list[str]]:
-    """What transformers logs, and what anybody warns of, while the block runs: in a list, and not on the page.
+    """Collect what transformers logs and every Python warning while the block runs, instead of showing them.
 
-    Each message is there once, log messages first. No bar is shown meanwhile. Afterwards everything is as it was.
+    Yields a list. When the block has ended, it holds each message once, log messages first. Progress bars are hidden
+    meanwhile, and the logging settings are restored afterwards.
 
     >>> from transformers import GenerationConfig
     >>> with library_messages() as said:
@@ -47,7 +48,7 @@ def library_messages() -> Iterator[list[str]]:
     said: list[str] = []
     log, bars = logging.getLogger("transformers"), library.is_progress_bar_enabled()
     handlers, level = log.handlers, log.level
-    library.warning_once.cache_clear()  # what it has said once it would not say again
+    library.warning_once.cache_clear()  # otherwise it would not repeat a warning it has given before
     library.disable_progress_bar()
     log.handlers = [_Kept(said)]
     log.setLevel(logging.WARNING)
@@ -65,10 +66,10 @@ def library_messages() -> Iterator[list[str]]:
 
 
 def attempt(program: Callable[..., Result], *arguments: Any) -> Result | None:
-    """Run `program(*arguments)`, and print what the library says meanwhile and the error that stops it, if one does.
+    """Run `program(*arguments)`; print what the library logs meanwhile and the error that stops it, if there is one.
 
-    For an error it prints the line of `program` at which it stopped, the error's class and its message, without the
-    folders of this machine. Returns what `program` returns, or None where it was stopped.
+    For an error it prints the line of `program` that it stopped at, the error's class and its message, with the
+    folders of this machine removed. Returns what `program` returns, or None if an error stopped it.
 
     >>> def first(length):
     ...     return length[0]
@@ -101,7 +102,7 @@ def _short(message: str) -> str:
 
 
 def _where(program: Callable[..., Any], error: Exception) -> str:
-    """The last line of the program itself, in the program's own count, that the error came through."""
+    """The last line of the program itself that the error passed through: its number in the program, and its text."""
     code = inspect.unwrap(program).__code__
     frames = traceback.extract_tb(error.__traceback__)
     last = next((frame for frame in reversed(frames) if frame.filename == code.co_filename), frames[-1])

@@ -1,7 +1,7 @@
-"""Checks at the doors: an argument is what it should be, or one `BadInputError` says what it is and what it may be.
+"""Argument checks: a value is what it should be, or one `BadInputError` says what was given and what is allowed.
 
-Every public function checks what a reader passes with these, before anything is loaded or computed. Each check takes
-the argument's name and its value, and gives back the value in the form that the code behind the door works with.
+Every public function uses these to check what a reader passes, before anything is loaded or computed. Each check takes
+the argument's name and its value, and returns the value in the form that the rest of the code works with.
 """
 
 import math
@@ -14,12 +14,12 @@ from typing import Any
 
 from helpers.errors import BadInputError, printable
 
-SHOWN_CHARACTERS = 80  # of a wrong value, in a message
-NAME_BYTES = 255  # the longest name of a file that file systems take
+SHOWN_CHARACTERS = 80  # of a wrong value that a message shows
+NAME_BYTES = 255  # the longest file name that file systems accept
 
 
 def shown(value: Any) -> str:
-    """A wrong value for a message: its `repr`, shortened, without control characters; a large object by its type.
+    """A wrong value as a message shows it: its `repr`, shortened and without control characters, or an object's type.
 
     >>> shown("one"), len(shown("a" * 200)), shown(object())
     ("'one'", 80, 'an object of type object')
@@ -34,32 +34,32 @@ def shown(value: Any) -> str:
 
 
 def whole_number(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
-    """A whole number between `least` and `most` as an int. A bool is none. Raises `BadInputError`.
+    """The value as an int: a whole number from `least` to `most`, and not a bool. Raises `BadInputError`.
 
     >>> whole_number("batch", 2, least=1)
     2
     >>> whole_number("batch", "2", least=1)
     Traceback (most recent call last):
-    helpers.errors.BadInputError: batch is a whole number of at least 1, not '2'.
+    helpers.errors.BadInputError: batch must be a whole number of at least 1, not '2'.
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and _within(value, least, most):
         return int(value)
-    raise BadInputError(f"{name} is a whole number{_range(least, most)}, not {shown(value)}.")
+    raise BadInputError(f"{name} must be a whole number{_range(least, most)}, not {shown(value)}.")
 
 
 def number(name: str, value: Any, *, least: float | None = None, most: float | None = None) -> float:
-    """A finite number between `least` and `most` as a float. Raises `BadInputError`.
+    """The value as a float: a finite number from `least` to `most`, and not a bool. Raises `BadInputError`.
 
     >>> number("scale", 2)
     2.0
     """
     if isinstance(value, Real) and not isinstance(value, bool) and _finite(value) and _within(value, least, most):
         return float(value)
-    raise BadInputError(f"{name} is a finite number{_range(least, most)}, not {shown(value)}.")
+    raise BadInputError(f"{name} must be a finite number{_range(least, most)}, not {shown(value)}.")
 
 
 def one_of(name: str, value: Any, options: Collection[Any]) -> Any:
-    """One of the options. Raises `BadInputError` that lists them.
+    """The value, if it is one of the options (and of the same type). Raises a `BadInputError` that lists them.
 
     >>> one_of("quantization", "8bit", (None, "8bit", "4bit"))
     '8bit'
@@ -68,81 +68,81 @@ def one_of(name: str, value: Any, options: Collection[Any]) -> Any:
         return value
     *others, last = map(repr, options)
     listed = f"{', '.join(others)} or {last}" if others else last
-    raise BadInputError(f"{name} is {listed}, not {shown(value)}.")
+    raise BadInputError(f"{name} must be {listed}, not {shown(value)}.")
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False. Raises `BadInputError`."""
+    """The value, if it is True or False. Raises `BadInputError`."""
     return one_of(name, value, (True, False))
 
 
 def text(name: str, value: Any, *, empty: bool = True) -> str:
-    """A string that can be written down (no half of a surrogate pair). Raises `BadInputError`.
+    """The value, if it is a string that can be encoded (it has no lone surrogates). Raises `BadInputError`.
 
     >>> text("prompt", "北京")
     '北京'
     """
     if not isinstance(value, str):
-        raise BadInputError(f"{name} is a text, not {shown(value)}.")
+        raise BadInputError(f"{name} must be a string, not {shown(value)}.")
     if not value and not empty:
         raise BadInputError(f"{name} is empty: give it some text.")
     half = next((at for at, character in enumerate(value) if "\ud800" <= character <= "\udfff"), None)
     if half is not None:
         raise BadInputError(
             f"{name} holds half of a character at position {half} (a lone surrogate, U+{ord(value[half]):04X}), which "
-            "no file or tokenizer can take. Read the text again with the encoding that it was written in."
+            "cannot be written to a file or tokenized. Read the text again with the encoding that it was written in."
         )
     return value
 
 
 def file_path(name: str, value: Any) -> Path:
-    """A path, given as a text or a path, with `~` for the home folder. Raises `BadInputError`.
+    """A `Path` made from a string or a path, with `~` expanded to the home folder. Raises `BadInputError`.
 
     >>> file_path("folder", "models/mine").parts
     ('models', 'mine')
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise BadInputError(f"{name} is a text or a path, not {shown(value)}.")
+        raise BadInputError(f"{name} must be a string or a path, not {shown(value)}.")
     written = text(name, os.fspath(value), empty=False)
     if not written.strip():
-        raise BadInputError(f"{name} is nothing but white space: give it a path.")
+        raise BadInputError(f"{name} consists of white space only: give it a path.")
     if "\0" in written:
-        raise BadInputError(f"{name} holds a null character, which no path can hold: {shown(written)}.")
+        raise BadInputError(f"{name} contains a null character, which no path can contain: {shown(written)}.")
     path = Path(written)
     if any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts):
-        raise BadInputError(f"{name} is longer than the name of a file can be: {shown(written)}.")
+        raise BadInputError(f"{name} is longer than a file name can be: {shown(written)}.")
     try:
         return path.expanduser()
     except RuntimeError:
         raise BadInputError(
-            f"{name} begins with the home folder of a user this machine does not have: {written}."
+            f"{name} begins with the home folder of a user who does not exist on this machine: {written}."
         ) from None
 
 
 def tensor(name: str, value: Any) -> Any:
-    """Finite numbers as a tensor, from a tensor, an array, a number or lists of them. Raises `BadInputError`.
+    """A tensor of finite numbers, made from a tensor, an array, a number or nested lists. Raises `BadInputError`.
 
     >>> tensor("vector", [1.0, 2.0]).shape
     torch.Size([2])
     >>> tensor("vector", "north")
     Traceback (most recent call last):
-    helpers.errors.BadInputError: vector is a tensor of numbers, not 'north'.
+    helpers.errors.BadInputError: vector must be a tensor of numbers, not 'north'.
     """
     import torch
 
     try:
         numbers = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # what torch says to texts, None and uneven lists
-        raise BadInputError(f"{name} is a tensor of numbers, not {shown(value)}.") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # what torch raises for strings, None and ragged lists
+        raise BadInputError(f"{name} must be a tensor of numbers, not {shown(value)}.") from None
     if numbers.is_meta:
-        raise BadInputError(f'{name} is on the device "meta", so it has no values: make it anew.')
+        raise BadInputError(f'{name} is on the device "meta", so it has no values: create it on a real device.')
     if numbers.is_complex() or not bool(torch.isfinite(numbers).all()):
-        raise BadInputError(f"{name} holds numbers that are complex, infinite or NaN: nothing can be made of those.")
+        raise BadInputError(f"{name} holds complex, infinite or NaN numbers, and only finite real ones can be used.")
     return numbers
 
 
 def for_each_token(name: str, value: Any, length: int) -> Any:
-    """A whole number for each of a prompt's tokens, as a tensor whose last axis is `length`. Raises `BadInputError`.
+    """An integer tensor whose last axis has one number for each of a prompt's `length` tokens; else `BadInputError`.
 
     >>> import torch
     >>> for_each_token("attention_mask", torch.ones(1, 3, dtype=torch.long), 3).tolist()
@@ -153,44 +153,44 @@ def for_each_token(name: str, value: Any, length: int) -> Any:
     if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.dim() < 2 or value.shape[-1] != length:
         shape = f"a tensor {list(value.shape)} of {value.dtype}" if isinstance(value, torch.Tensor) else None
         raise BadInputError(
-            f"{name} has a whole number for each of the prompt's {length} tokens, as a tensor [1, {length}]; it is "
-            f"{shape or shown(value)}."
+            f"{name} must have a whole number for each of the prompt's {length} tokens, as a tensor [1, {length}]; it "
+            f"is {shape or shown(value)}."
         )
     return value
 
 
 def given_by(function: str, name: str, value: Any, *fields: str) -> Any:
-    """A result of one of the course's functions, known by its fields. Raises `BadInputError`.
+    """The value, if it has the fields of what one of the course's functions returns. Raises `BadInputError`.
 
     >>> given_by("trace", "trace", "The sky is", "hidden_states")
     Traceback (most recent call last):
-    helpers.errors.BadInputError: trace is what trace gives, not 'The sky is'.
+    helpers.errors.BadInputError: trace must be what trace returns, not 'The sky is'.
     """
     if any(not hasattr(value, field) for field in fields):
-        raise BadInputError(f"{name} is what {function} gives, not {shown(value)}.")
+        raise BadInputError(f"{name} must be what {function} returns, not {shown(value)}.")
     return value
 
 
 def several(name: str, value: Any, of: str) -> list[Any]:
-    """A list, tuple or other collection as a list; a text is none. Raises `BadInputError`.
+    """A list, tuple or other iterable as a list; a string does not count as one. Raises `BadInputError`.
 
     >>> several("titles", ("one", "two"), "texts")
     ['one', 'two']
     """
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise BadInputError(f"{name} is a list of {of}, not {shown(value)}.")
+        raise BadInputError(f"{name} must be a list of {of}, not {shown(value)}.")
     return list(value)
 
 
 def language_model(name: str, value: Any) -> Any:
-    """A model of `transformers` with its weights. Raises `BadInputError`.
+    """The value, if it is a model of `transformers` with its weights. Raises `BadInputError`.
 
     >>> language_model("model", "smollm2-135m")
     Traceback (most recent call last):
-    helpers.errors.BadInputError: model is what load_model gives, not 'smollm2-135m'.
+    helpers.errors.BadInputError: model must be what load_model returns, not 'smollm2-135m'.
     """
     if not (hasattr(value, "config") and hasattr(value, "forward") and hasattr(value, "modules")):
-        raise BadInputError(f"{name} is what load_model gives, not {shown(value)}.")
+        raise BadInputError(f"{name} must be what load_model returns, not {shown(value)}.")
     # Weights that `accelerate` fetches when they are needed ("offloaded") are on "meta" in the meantime.
     for module in value.modules():
         if not hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
@@ -199,24 +199,24 @@ def language_model(name: str, value: Any) -> Any:
 
 
 def tokenizer(name: str, value: Any) -> Any:
-    """A tokenizer of `transformers`, or a processor, which has one. Raises `BadInputError`.
+    """The value, if it is a tokenizer of `transformers`, or a processor, which has one. Raises `BadInputError`.
 
     >>> tokenizer("tokenizer", None)
     Traceback (most recent call last):
-    helpers.errors.BadInputError: tokenizer is what load_tokenizer or load_processor gives, not None.
+    helpers.errors.BadInputError: tokenizer must be what load_tokenizer or load_processor returns, not None.
     """
     inner = getattr(value, "tokenizer", value)
     if not (callable(inner) and hasattr(inner, "decode") and hasattr(inner, "convert_ids_to_tokens")):
-        raise BadInputError(f"{name} is what load_tokenizer or load_processor gives, not {shown(value)}.")
+        raise BadInputError(f"{name} must be what load_tokenizer or load_processor returns, not {shown(value)}.")
     return value
 
 
 def ids_of_model(model: Any, input_ids: Any, tokenizer: Any = None) -> None:
-    """That the model has an embedding for every one of these token ids (a tensor). Raises `BadInputError`.
+    """Check that the model has an embedding for each of these token ids (a tensor). Raises `BadInputError`.
 
-    With the `tokenizer` that made them of a text, that it has one for every word the tokenizer knows. A tokenizer that
-    knows more belongs to another model, or has had tokens added to it. One for a picture's place may be more
-    (Gemma 3's small text model has none for it): such tokens are special, and no text becomes one.
+    Given the `tokenizer` that made the ids, also check that the model has an embedding for every ordinary token of the
+    tokenizer. If it has not, the tokenizer belongs to another model, or tokens were added to it. Special tokens may be
+    without an embedding, since no text becomes one: Gemma 3's small text model has none for a picture's placeholder.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     highest = int(input_ids.max()) if input_ids.numel() else 0
@@ -235,7 +235,7 @@ def ids_of_model(model: Any, input_ids: Any, tokenizer: Any = None) -> None:
 def _finite(value: Any) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
+    except OverflowError:  # an int that is too large for a float
         return False
 
 

@@ -1,9 +1,9 @@
-"""Many turns with a chat model, with or without a picture.
+"""A conversation of several turns with a chat model, with or without pictures.
 
-What `model.chat` of the original GLM-4 gave, on any chat model of `transformers`: the history, streaming,
-a picture in any turn. Beyond it: a reply that was cut says so, no token is lost, and the KV cache is
-kept as long as a new prompt begins as the last one did, so a turn costs its own tokens only. Models whose cache cannot
-be cut back to a shared beginning (sliding windows, convolutions, GLM-4.1V) read each prompt from its beginning.
+It offers what `model.chat` of the original GLM-4 offered, for any chat model of `transformers`: a history, streaming,
+and a picture in any turn. In addition, a reply that was cut off says so, no token is lost, and the KV cache is reused
+as long as a new prompt begins like the last one, so that each turn computes only its own tokens. Models whose cache
+cannot be cropped to a shared prefix (sliding windows, convolutions, GLM-4.1V) read each prompt from its start.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. `input_ids` is the whole prompt it answers, `output_ids` every id generated, also the one that
-    ended it. `stopped_by` is "end_of_turn", "max_new_tokens" (it was cut), or "reader" (the stream was closed)."""
+    """One answer. `input_ids` is the whole prompt it answers; `output_ids` are all generated ids, including the one
+    that ended it. `stopped_by` is "end_of_turn", "max_new_tokens" (cut off), or "reader" (the stream was closed)."""
 
     text: str
     input_ids: list[int]
@@ -45,15 +45,15 @@ class Reply:
 
 
 class Conversation:
-    """A conversation with a model: `ask` a question, or `stream` the answer; `messages` is what was said.
+    """A conversation with a model: `ask` a question, or `stream` the answer; `messages` is the history.
 
     `tokenizer` is a tokenizer, or a processor for a model that sees. `system` is the system prompt, `messages`
-    what was said before (`{"role": ..., "content": ...}`, perhaps with an "image"); the list given stays as it is.
-    Where the tokenizer has a method `parse_reply`, it says what of a reply goes into `messages`: GLM-4's puts a
-    tool's name into "metadata". `Reply.text` has all of the reply.
-    `reused` says how many positions of the last prompt, patches of a picture counted, came from the KV cache.
+    the history so far (`{"role": ..., "content": ...}`, perhaps with an "image"); the list you pass is not changed.
+    If the tokenizer has a method `parse_reply`, that decides which parts of a reply go into `messages`: GLM-4's puts
+    a tool's name into "metadata". `Reply.text` is always the whole reply.
+    `reused` is the number of positions of the last prompt, picture patches included, that came from the KV cache.
 
-    Raises `BadInputError` for messages that are malformed, and what `ask` raises for their pictures.
+    Raises `BadInputError` for malformed messages, and what `ask` raises for their pictures.
 
     >>> talk = Conversation(model, tokenizer, system="Be brief.")
     >>> reply = talk.ask("Hi", max_new_tokens=3)
@@ -73,7 +73,7 @@ class Conversation:
         text_tokenizer(tokenizer)
         self.messages = [] if system is None else [{"role": "system", "content": checks.text("system", system)}]
         if not isinstance(messages, list | tuple):
-            raise BadInputError(f"messages is a list of what was said before, not {checks.shown(messages)}.")
+            raise BadInputError(f"messages must be a list of the messages so far, not {checks.shown(messages)}.")
         for message in messages:
             check_messages(
                 [{"content": "", **message} if isinstance(message, dict) and "image" in message else message]
@@ -86,26 +86,26 @@ class Conversation:
         self._running: Any = lambda: None  # a weak reference: a stream that nobody holds any more ends by itself
 
     def ask(self, text: str, image: Any = None, *, role: str = "user", **generation: Any) -> Reply:
-        """The `Reply` to a question, which may come with a picture (what `open_picture` of helpers.glm takes).
+        """The `Reply` to a question, which may come with a picture (anything that `open_picture` takes).
 
-        `role` is "user", or for what a tool gave back "observation" (GLM-4) or "tool" (others).
-        `generation`: the settings of `generate_steps`; `max_new_tokens` is 256 if not given. Raises what
+        `role` is "user"; for a tool's result it is "observation" (GLM-4) or "tool" (other models).
+        `generation` takes the settings of `generate_steps`; `max_new_tokens` is 256 by default. Raises what
         `generate_steps` raises, `BadImageError` for a picture that cannot be read and `BadInputError` for one
-        that the model cannot take; the conversation is then as it was before.
+        that the model cannot take; after an error the conversation is as it was before.
         """
         for _piece in self.stream(text, image, role=role, **generation):
             pass
         return self.reply
 
     def stream(self, text: str, image: Any = None, *, role: str = "user", **generation: Any) -> Iterator[str]:
-        """The answer, piece by piece, as it is made; `self.reply` has it all afterwards.
+        """Yield the answer piece by piece, as it is generated; afterwards `self.reply` holds all of it.
 
-        Leaving the loop early (`break`, an interrupted cell, the next question) ends the turn there: what was
-        said so far stays in the history, and the next question goes on from it. A turn that was left before its
-        first token, or that failed, is not in the history. No piece ends in the middle of a character.
+        Leaving the loop early (`break`, an interrupted cell, the next question) ends the turn there: the answer
+        so far stays in the history, and the next question follows it. A turn that was left before its first
+        token, or that failed, is not in the history. No piece ends in the middle of a character.
         """
         if (left := self._running()) is not None:
-            left.close()  # a stream that was left, but is still held somewhere
+            left.close()  # an earlier stream that was left, but is still referenced somewhere
         message = {"role": role, "content": text}
         if image is not None:
             message["image"] = self._opened(image)
@@ -118,15 +118,16 @@ class Conversation:
         return stream
 
     def _opened(self, image: Any) -> Any:
-        """The picture, read now: a file that changes or goes later does not change what was said."""
+        """The picture, read now, so that changing or deleting its file later does not change the history."""
         from helpers.text.pictures import open_picture
 
         check_sees(self.model, self.tokenizer)
         return open_picture(image)
 
     def _model_inputs(self, messages: list[dict[str, Any]]) -> Any:
-        """The prompt; the cache, cut to what this prompt shares with it, and what goes with a picture; and what the
-        model sees at each position, to compare the next prompt with."""
+        """(prompt, other inputs of the model, what the model sees at each position). The inputs are a picture's tensors
+        and the cache, cropped to the prefix that it shares with this prompt; the last is kept to compare the next
+        prompt with."""
         from transformers import DynamicCache
 
         chat, inputs = render_chat(self.tokenizer, messages), {}
@@ -138,7 +139,7 @@ class Conversation:
             chat = replace(chat, input_ids=ids)
             inputs = {name: torch.as_tensor(values, device=self.model.device) for name, values in inputs.items()}
             seen = sight.compared(ids, inputs)
-        # At least one position has to be run, since its logits are what comes next.
+        # At least one position has to be computed, since its logits predict the next token.
         shared = min(common_prefix(self._cached, seen), len(seen) - 1)
         usable = self._cache is not None and can_be_branched(self._cache)
         self.reused = shared if usable and not sight.begins_afresh(with_picture=bool(pictures)) else 0
@@ -176,5 +177,5 @@ class Conversation:
                 parse = getattr(stream.tokenizer, "parse_reply", lambda text: {"content": text.strip()})
                 self.reply = Reply(stream.text.strip(), chat.input_ids, output_ids, stopped_by)
                 self.messages = [*messages, {"role": "assistant", **parse(stream.text)}]
-                # The last id was chosen but not run, so the cache ends before it.
+                # The last id was chosen but not fed to the model, so the cache ends before it.
                 self._cache, self._cached = cache, [*seen, *output_ids[:-1]]

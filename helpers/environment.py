@@ -1,7 +1,7 @@
-"""What is installed and what this machine can do: notebook 00 asks here first.
+"""What is installed and what this machine can do; notebook 00 runs these checks.
 
-Every answer is a `Report`: one line per thing looked at, with OK or what to do about it. Nothing here
-stops at the first trouble, so that a broken installation can still be described.
+Every check returns a `Report`: one line per item, with OK or what to do about it. A missing or broken package
+does not stop the checks, so that a broken installation can still be described.
 """
 
 import importlib
@@ -21,7 +21,7 @@ PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a `Report`: what was looked at, what is there, a verdict ("OK" if all is well), a hint."""
+    """One line of a `Report`: what was checked, what was found, a verdict ("OK" if all is well), and a hint."""
 
     name: str
     value: str
@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """Findings under a title; prints as a table. `ok` is False when a verdict asks for something."""
+    """Findings under a title; prints as a table. `ok` is False when something has to be done."""
 
     title: str
     findings: tuple[Finding, ...]
@@ -54,7 +54,7 @@ def check_environment() -> tuple[Report, Report, Report]:
 
 
 def check_packages() -> Report:
-    """Python and every package the course needs, against the ranges that `pyproject.toml` declares.
+    """Python and every package the course needs, checked against the version ranges in `pyproject.toml`.
 
     Raises `DamagedFilesError` when `pyproject.toml` is missing or cannot be read.
 
@@ -65,7 +65,7 @@ def check_packages() -> Report:
 
     project = _project()
     python = Requirement(f"python{project['requires-python']}")
-    findings = [_against("Python", platform.python_version(), python.specifier, "Make the environment anew with it.")]
+    findings = [_against("Python", platform.python_version(), python.specifier, "Recreate the environment with it.")]
     for requirement in map(Requirement, project["dependencies"]):
         if requirement.marker is None or requirement.marker.evaluate():
             cure = f'Run  %pip install "{requirement}"  in a cell, then restart the kernel.'
@@ -78,7 +78,7 @@ def _project() -> dict[str, Any]:
         return tomllib.loads(PROJECT_FILE.read_text(encoding="utf-8"))["project"]
     except FileNotFoundError:
         raise DamagedFilesError(
-            "pyproject.toml is not beside the helpers folder, so nobody knows which versions are wanted: "
+            "pyproject.toml is not next to the helpers folder, so it is unknown which versions are needed: "
             "get the whole course again (git clone) and install it with `make setup`."
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
@@ -88,7 +88,7 @@ def _project() -> dict[str, Any]:
 
 
 def _installed(package: str) -> str | None:
-    """The version's text, or None when the package is not there."""
+    """The version as a string, or None when the package is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -103,7 +103,7 @@ def _against(name: str, version: str | None, wanted: Any, cure: str) -> Finding:
 
 
 def check_machine() -> Report:
-    """Device, threads, free memory, and free disk space where models live.
+    """The device, threads, free memory, and free disk space where models are stored.
 
     >>> print(check_machine().title)
     Machine
@@ -119,8 +119,8 @@ def check_machine() -> Report:
         findings.append(Finding("device", value, "OK", _about_device(device)))
         free = available_bytes(device)
         findings.append(Finding("memory", f"{free / 1e9:.1f} GB free", "OK", "what a model and its cache may take"))
-    except (ImportError, OSError) as error:  # OSError: a library file that torch needs
-        advice = f"It cannot be found out ({error}). Mend the packages first, then restart the kernel."
+    except (ImportError, OSError) as error:  # OSError: a library file that torch needs is missing
+        advice = f"It cannot be determined ({error}). Fix the packages first, then restart the kernel."
         findings.append(Finding("device", "unknown", "TO DO", advice))
     return Report("Machine", (*findings, _disk()))
 
@@ -140,21 +140,21 @@ def _disk() -> Finding:
     if not missing:
         return Finding("disk", value, "OK", "the course's models are here already")
     if free >= needed:
-        return Finding("disk", value, "OK", f"{', '.join(missing)} will take {needed / 1e9:.2g} GB for a moment")
+        return Finding("disk", value, "OK", f"{', '.join(missing)} will need {needed / 1e9:.2g} GB while preparing")
     return Finding(
         "disk",
         value,
         "TO DO",
-        f"Preparing {', '.join(missing)} takes {needed / 1e9:.2g} GB: free some, or set {store.MODELS_VARIABLE} to a "
-        "folder on another disk before starting.",
+        f"Preparing {', '.join(missing)} takes {needed / 1e9:.2g} GB: free some space, or set {store.MODELS_VARIABLE} "
+        "to a folder on another disk before starting.",
     )
 
 
 def check_models(*, context: int = 2048) -> Report:
     """Which models of the catalog would fit into the memory that is free now, with `context` positions.
 
-    Takes `memory_plan` at its word: in the dtype that `load_model` would take on this device. A model
-    that does not fit is no fault; its hint says what would.
+    The sizes are those of `memory_plan`, in the dtype that `load_model` would choose on this device. A model
+    that does not fit is not an error; its hint says what would fit.
 
     >>> print(check_models(context=512).title)
     Models

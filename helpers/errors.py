@@ -1,7 +1,7 @@
-"""What can go wrong for a reader, by name.
+"""The errors that `helpers` raises on purpose, one class for each kind of problem.
 
-Every message says what is wrong, with the value, and what to do next. In a notebook these errors
-show as that one sentence, without a traceback through library code.
+Every message says what is wrong, with the value, and what to do next. A notebook shows only that
+message, without a traceback through library code.
 """
 
 import json
@@ -17,10 +17,10 @@ _INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # control, format (bidirectio
 
 
 def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
-    """A text that is safe to show on a terminal and in a notebook, whoever wrote it: a server, a file, a reader.
+    """A text that is safe to show in a terminal and a notebook, whoever wrote it: a server, a file or a reader.
 
-    Control characters and marks that turn the direction of writing come out as escapes, a user name and password in
-    an address are left out, and of a long text the middle is.
+    Control characters and marks that change the writing direction become escapes, a user name and password in a URL
+    are removed, and a text of more than `limit` characters loses its middle.
 
     >>> printable("\\x1b[31mred, from http://me:secret@host/x")
     '\\\\x1b[31mred, from http://…@host/x'
@@ -41,7 +41,7 @@ def _shortened(text: str, limit: int) -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting that a message advises: an argument of the public functions, and the value to give it.
+    """A setting that a message recommends: an argument of the public functions, and a value for it.
 
     >>> print("Use", Setting("do_sample", False))
     Use do_sample=False
@@ -57,8 +57,8 @@ class Setting:
 class HelpersError(Exception):
     """Base class of every error that `helpers` raises on purpose. Its text is `printable`.
 
-    It is made of the `parts` of its message, texts and `Setting`s, so that a program with other names for the same
-    settings can write them in its own way: `worded(spell)` takes what `spell` gives for each of them.
+    Its message consists of `parts`, strings and `Setting`s, so that a program with other names for the same settings
+    can show those: `worded(spell)` inserts what `spell` returns for each `Setting`.
 
     >>> error = HelpersError("For the most likely token use ", Setting("do_sample", False), ".")
     >>> print(error)
@@ -75,7 +75,7 @@ class HelpersError(Exception):
         return self.worded(str)
 
     def worded(self, spell: Callable[[Setting], str | None]) -> str:
-        """The message, with `spell(setting)` for each setting in it."""
+        """The message, with `spell(setting)` in place of each setting."""
         return printable("".join(str(spell(part) if isinstance(part, Setting) else part) for part in self.parts))
 
     def _render_traceback_(self) -> list[str]:
@@ -84,15 +84,15 @@ class HelpersError(Exception):
 
 
 class BadInputError(HelpersError, ValueError):
-    """An argument has a value that cannot work: an empty prompt, an unknown setting, a wrong shape."""
+    """An argument has a value that cannot be used: an empty prompt, an unknown setting, a wrong shape."""
 
 
 class NotANumberError(BadInputError, ArithmeticError):
-    """A model's scores are NaN or infinite, so no token can be chosen by them."""
+    """A model's scores are NaN or infinite, so no token can be chosen from them."""
 
 
 class ModelNotFoundError(HelpersError, LookupError):
-    """No such catalog name, folder or hub id, or the model has not been fetched yet."""
+    """There is no such catalog name, folder or hub id, or the model has not been fetched yet."""
 
 
 class DamagedFilesError(HelpersError, OSError):
@@ -102,8 +102,8 @@ class DamagedFilesError(HelpersError, OSError):
 class DoesNotFitError(HelpersError, MemoryError):
     """A model, or a run of it, needs more memory than there is.
 
-    `needed_bytes` and `available_bytes` are the two sides, None where they are not known; `would_fit` are ways to
-    ask for less that do fit, such as "attentions=False".
+    `needed_bytes` and `available_bytes` are None where they are not known; `would_fit` lists settings that need less
+    and would fit, such as "attentions=False".
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class DoesNotFitError(HelpersError, MemoryError):
 
 
 class DiskFullError(HelpersError, OSError):
-    """Not enough free disk space for what is to be written: `needed_bytes` (None: not known), `available_bytes`."""
+    """There is not enough free disk space; `needed_bytes` and `available_bytes` are None where they are not known."""
 
     def __init__(self, *parts: object, needed_bytes: int | None = None, available_bytes: int | None = None) -> None:
         super().__init__(*parts)
@@ -126,11 +126,11 @@ class DiskFullError(HelpersError, OSError):
 
 
 class HubNotReachableError(HelpersError, ConnectionError):
-    """Files have to be fetched and the place that holds them cannot be reached."""
+    """Files have to be downloaded, and the hub or package index that has them cannot be reached."""
 
 
 class AccessDeniedError(HelpersError, PermissionError):
-    """The hub has the model and asks who you are first: an account, an accepted licence, a token."""
+    """The hub has the model but requires something first: an account, an accepted licence or a token."""
 
 
 class ServerNotReachableError(HelpersError, ConnectionError):
@@ -150,4 +150,4 @@ class AnchorNotFoundError(HelpersError, LookupError):
 
 
 class ModelBusyError(HelpersError, RuntimeError):
-    """A model is running or being changed in another thread, and did not get free in time."""
+    """A model is running or being changed in another thread, and did not become free in time."""

@@ -1,8 +1,8 @@
 """The installed library's own source, with notes that cannot go stale.
 
 A note is pinned to a *pattern*: a piece of one line of code, not a line number. When the library
-changes and the line is gone, `show_source` says so instead of explaining what is no longer there,
-and a test asks `broken_anchors` the same about every notebook.
+changes and the line is gone, `show_source` says so instead of explaining what is no longer there.
+A test runs `broken_anchors` on every notebook for the same reason.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Anchor = str | re.Pattern[str]  # a piece of a line of code, or a regular expres
 
 @dataclass(frozen=True)
 class SourceLine:
-    """One line of a file: its number there, its text, and the note pinned to it, if there is one."""
+    """One line of a file: its line number, its text, and the note pinned to it, if there is one."""
 
     number: int
     text: str
@@ -48,10 +48,10 @@ class SourceLine:
 
 @dataclass(frozen=True, repr=False)
 class SourceView:
-    """Lines of source to look at; a notebook shows them by itself.
+    """Lines of source code, which a notebook displays as a numbered listing with notes.
 
-    `name` is the function's, `location` its file within its package and the first line shown,
-    `version` the package and its installed version. `lines` leaves out docstrings longer than a line.
+    `name` is the function's name, `location` its file within its package and the first line shown,
+    `version` the package and its installed version. `lines` omits docstrings longer than a line.
     """
 
     name: str
@@ -66,13 +66,13 @@ class SourceView:
         return _as_html(self)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
-        """What Jupyter shows; and, as metadata, what a committed notebook keeps of it (see `stored_outputs`)."""
+        """What Jupyter shows and, as metadata, what a committed notebook keeps of it (see `stored_outputs`)."""
         shown = {"text/plain": _as_text(self), "text/html": _as_html(self)}
         return shown, {STORED: {"text/plain": _notes_as_text(self), "text/html": _notes_as_html(self)}}
 
     @property
     def link(self) -> str | None:
-        """The address of the lines shown, in the file of the installed release; None where that is not known."""
+        """The URL of the lines shown, in the file of the installed release; None where that is not known."""
         package, _, version = self.version.partition(" ")
         if package not in REPOSITORIES or not version:
             return None
@@ -96,10 +96,10 @@ def show_source(
     'LlamaAttention.forward'
 
     `function` is a function, method, property or class. `start` and `stop` are patterns of the first
-    and the last line to show; `notes` is a dict pattern -> note, where `backticks` make code. A
-    pattern is a piece of a line, as it stands there, or a regular expression made by `re.compile`. It
-    has to match exactly one line: `start` one of the function, `stop` one from there on, a note one
-    of the lines shown. Docstrings longer than a line are left out, and no pattern looks into them.
+    and the last line to show; `notes` is a dict from patterns to notes, where text in `backticks` is
+    shown as code. A pattern is a literal piece of a line, or a regular expression made by `re.compile`.
+    It has to match exactly one line: `start` among the function's lines, `stop` among those from `start`
+    on, a note among the lines shown. Docstrings longer than a line are omitted and not searched.
 
     Raises `AnchorNotFoundError` naming each pattern that matches no line or several, and
     `BadInputError` for something that has no Python source.
@@ -108,7 +108,7 @@ def show_source(
     if broken:
         raise AnchorNotFoundError(
             " ".join(broken) + " The library has changed, or the pattern is not exact: look at today's lines with "
-            f"show_source({view.name}) and pin it anew."
+            f"show_source({view.name}) and adapt the pattern."
         )
     return view
 
@@ -142,8 +142,8 @@ def broken_anchors(
 def since_2024(claim: str, holds: bool, *, was: str = "", why: str = "") -> None:
     """Print what has changed in the library since the walkthroughs were written, after checking that it has.
 
-    `claim` says what it is now, `was` what it was in 2024, and `why` the reason; `holds` whether the installed version
-    bears the claim out. Raises `AnchorNotFoundError` when it no longer does.
+    `claim` says how things are now, `was` how they were in 2024, and `why` gives the reason; `holds` is whether the
+    claim is true of the installed version. Raises `AnchorNotFoundError` when it is not.
 
     >>> since_2024("one function adds", 1 + 1 == 2, was="two functions", why="one is enough")
     ✓ Now: one function adds
@@ -153,7 +153,7 @@ def since_2024(claim: str, holds: bool, *, was: str = "", why: str = "") -> None
     ✓ 1 + 1 is 2
     """
     if not holds:
-        raise AnchorNotFoundError(f"The library has moved on again. No longer true: {claim}.")
+        raise AnchorNotFoundError(f"The library has changed again. This is no longer true: {claim}.")
     print("✓", f"Now: {claim}" if was or why else claim)
     for name, text in (("2024", was), ("Why", why)):
         if text:
@@ -163,7 +163,7 @@ def since_2024(claim: str, holds: bool, *, was: str = "", why: str = "") -> None
 def _view(
     function: object, start: Anchor | None, stop: Anchor | None, notes: Mapping[Anchor, str] | None
 ) -> tuple[SourceView, list[str]]:
-    """A `SourceView` of what the patterns that match ask for, and sentences about those that do not."""
+    """A `SourceView` of the lines that the matching patterns select, and a sentence about each of the others."""
     notes = _checked_notes(notes)
     target, lines, file = _source_lines(function)
     name = target.__qualname__ if hasattr(target, "__qualname__") else target.__name__
@@ -191,7 +191,7 @@ def _view(
 def _checked_notes(notes: Mapping[Anchor, str] | None) -> Mapping[Anchor, str]:
     notes = {} if notes is None else notes
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
-        raise BadInputError(f'notes are a dict {{"piece of a line": "what to say about it"}}, not {shown(notes)}.')
+        raise BadInputError(f'notes must be a dict {{"piece of a line": "what to say about it"}}, not {shown(notes)}.')
     return notes
 
 
@@ -199,7 +199,9 @@ def _matches(pattern: Anchor, text: str) -> bool:
     if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
         return bool(pattern.search(text))
     if not isinstance(pattern, str) or not pattern.strip() or len(pattern) > LONGEST_PATTERN:
-        raise BadInputError(f"A pattern is a piece of a line of code (or a re.compile(...)), not {shown(pattern)}.")
+        raise BadInputError(
+            f"A pattern must be a piece of a line of code (or a re.compile(...)), not {shown(pattern)}."
+        )
     return pattern in text
 
 
@@ -209,18 +211,18 @@ def _complaint(pattern: Anchor, role: str, found: list[SourceLine], among: list[
         numbers = ", ".join(str(line.number) for line in found)
         return f"The {role} anchor {text!r} matches {len(found)} lines of {where} ({numbers}): make it longer."
     near = max(among, key=lambda line: _shared(text, line.text))
-    hint = f" The line most like it is now: {near.text.strip()!r}." if _shared(text, near.text) > 0.5 else ""
+    hint = f" The most similar line is now: {near.text.strip()!r}." if _shared(text, near.text) > 0.5 else ""
     return f"The {role} anchor {text!r} matches no line of {where}.{hint}"
 
 
 def _shared(piece: str, line: str) -> float:
-    """The share of `piece` that `line` has too, in runs of at least four characters."""
+    """The fraction of `piece` that also occurs in `line`, in runs of at least four characters."""
     blocks = difflib.SequenceMatcher(None, piece, line, autojunk=False).get_matching_blocks()
     return sum(block.size for block in blocks if block.size >= 4) / len(piece)
 
 
 def _source_lines(function: Any) -> tuple[Any, list[SourceLine], str]:
-    """What the lines belong to, unwrapped; its `SourceLine`s; and its file, beginning at the package."""
+    """(the unwrapped object, its `SourceLine`s, its file's path from the package's folder on)."""
     target = function
     if isinstance(target, property):
         target = target.fget
@@ -250,7 +252,7 @@ def _docstring_lines(source: str) -> set[int]:
     """Line indices of docstrings longer than one line."""
     before = "if True:\n" if source[:1].isspace() else ""
     hidden = set()
-    with contextlib.suppress(SyntaxError):  # the lines of a lambda need not be a statement of their own
+    with contextlib.suppress(SyntaxError):  # the lines of a lambda may not be a complete statement
         for node in ast.walk(ast.parse(before + source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 first = node.body[0]
@@ -269,6 +271,7 @@ def within_package(file: str, target: Any) -> str:
 
 
 def package_version(target: Any) -> str:
+    """The package that an object belongs to and its installed version, such as `transformers 5.20.0`."""
     package = target.__module__.partition(".")[0]
     try:
         return f"{package} {metadata.version(package)}"
@@ -277,7 +280,7 @@ def package_version(target: Any) -> str:
 
 
 def _pieces(view: SourceView) -> Iterator[tuple[str, Any]]:
-    """What to show, in order: ("line", SourceLine), ("note", SourceLine), ("gap", lines left out)."""
+    """What to show, in order: ("line", SourceLine), ("note", SourceLine), ("gap", number of omitted lines)."""
     expected = view.lines[0].number
     margin = min(len(line.text) - len(line.text.lstrip()) for line in view.lines if line.text)
     for line in view.lines:
@@ -303,7 +306,7 @@ def _as_text(view: SourceView) -> str:
     return "\n".join(shown)
 
 
-# Colours are JupyterLab's, so that they follow its theme; elsewhere it is a light card.
+# The colours are JupyterLab's, so they follow its theme; elsewhere they give a light card.
 _STYLE = """<style>
 .source-view{margin:0;border:1px solid var(--jp-border-color2,#d0d7de);border-radius:4px;overflow:hidden;
  background:var(--jp-layout-color1,#fff);color:var(--jp-content-font-color1,#1f2328);
@@ -354,7 +357,7 @@ def _notes(view: SourceView) -> list[SourceLine]:
 
 
 def _notes_as_text(view: SourceView) -> str:
-    """The notes with the numbers of their lines, and where the lines are to be read."""
+    """The notes with their line numbers, and where to read the lines."""
     first, last = view.lines[0].number, view.lines[-1].number
     shown = [f"{view.name} · {view.location} · {view.version}", f"lines {first} to {last}: run this cell to see them"]
     shown += [f"{line.number} │ {piece}" for line in _notes(view) for piece in (line.note or "").splitlines()]

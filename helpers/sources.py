@@ -1,4 +1,4 @@
-"""`python -m helpers.sources` is `python -m helpers.models`, under the name it had first."""
+"""`python -m helpers.sources` is the former name of `python -m helpers.models`, and still works."""
 
 from helpers.models.__main__ import main
 

@@ -1,7 +1,7 @@
-"""One call, followed down the stack as a debugger would: which functions it enters, where they are, what each is for.
+"""Follow one call down the stack as a debugger would: which functions it enters, where they are, what each is for.
 
-`sys.setprofile` reports every Python function that is entered. Of those many thousands, `step_into` shows the ones that
-a note was written for, in the order in which they are first entered and indented by who called whom.
+`sys.setprofile` reports every Python function that is entered, often many thousands. `step_into` shows only those that
+have a note, in the order in which they are first entered, each indented below its caller.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Stop:
     """A function that the call entered.
 
-    `depth` counts the noted functions above it on the stack, `location` is its file within its package and its first
-    line, `count` how often it was entered from the same place.
+    `depth` is the number of noted functions above it on the stack, `location` its file within its package and its
+    first line, `count` how often it was entered from the same place.
     """
 
     depth: int
@@ -36,7 +36,7 @@ class Stop:
 
 @dataclass(frozen=True, repr=False)
 class CallPath:
-    """What `step_into` saw: the `stops`, and how many Python functions the call `entered` in all."""
+    """What `step_into` saw: the `stops`, and how many Python functions the call `entered` in total."""
 
     stops: tuple[Stop, ...]
     entered: int
@@ -58,9 +58,9 @@ class CallPath:
 def step_into(call: Callable[[], Any], notes: Mapping[Any, str]) -> CallPath:
     """Run `call()` and show which of the functions in `notes` it enters, from the outermost to the innermost.
 
-    `notes` is a dict function -> what to say about it. A function that is entered from several places is shown once
-    for each, so that a wrapper appears at every level at which it is used. What `call()` returns is dropped, and a
-    profiler that was running before is set again.
+    `notes` is a dict from functions to what to say about them. A function that is entered from several places is shown
+    once for each, so that a wrapper appears at every level at which it is used. What `call()` returns is discarded, and
+    a profiler that was active before is restored.
 
     Raises `AnchorNotFoundError` naming the functions that were not entered, and `BadInputError` for a key that is
     not a function written in Python.
@@ -82,7 +82,7 @@ def step_into(call: Callable[[], Any], notes: Mapping[Any, str]) -> CallPath:
     missing = [code.co_qualname for code in functions if not any(path[-1] is code for path in watcher.counts)]
     if missing:
         raise AnchorNotFoundError(
-            f"The call never entered {', '.join(missing)}. The library has changed, or the call takes another way: "
+            f"The call never entered {', '.join(missing)}. The library has changed, or the call takes another path: "
             "look for the function that does this today and write the note for it."
         )
     stops = tuple(

@@ -28,19 +28,19 @@ def test_what_is_right_passes():
 
 @pytest.mark.parametrize("value", ["1", None, 1.5, True, [], {}, math.nan, math.inf, b"1", 0, 10, torch.ones(1)])
 def test_what_is_no_whole_number_is_shown(value):
-    with pytest.raises(BadInputError, match="batch is a whole number from 1 to 9, not"):
+    with pytest.raises(BadInputError, match="batch must be a whole number from 1 to 9, not"):
         checks.whole_number("batch", value, least=1, most=9)
 
 
 @pytest.mark.parametrize("value", ["1", None, True, [], math.nan, -math.inf, 10**400, 3])
 def test_what_is_no_finite_number_is_shown(value):
-    with pytest.raises(BadInputError, match="scale is a finite number of at most 2, not"):
+    with pytest.raises(BadInputError, match="scale must be a finite number of at most 2, not"):
         checks.number("scale", value, most=2)
 
 
 @pytest.mark.parametrize("value", [1, ["a"], {}, 1.0, "b", None])
 def test_what_is_no_option_is_shown(value):
-    with pytest.raises(BadInputError, match=r"kind is True or 'a', not"):
+    with pytest.raises(BadInputError, match=r"kind must be True or 'a', not"):
         checks.one_of("kind", value, (True, "a"))
 
 

@@ -178,14 +178,14 @@ def test_a_tokenizer_without_a_parse_reply_keeps_the_whole_reply(model, tokenize
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"model": None}, "model is what load_model gives"),
-        ({"model": "smollm2-135m"}, "model is what load_model gives"),
+        ({"model": None}, "model must be what load_model returns"),
+        ({"model": "smollm2-135m"}, "model must be what load_model returns"),
         ({"tokenizer": None}, "load_tokenizer"),
         ({"tokenizer": "smollm2-135m"}, "load_tokenizer"),
-        ({"system": 5}, "system is a text, not 5"),
+        ({"system": 5}, "system must be a string, not 5"),
         ({"system": "\ud83d"}, "half of a character"),
-        ({"messages": 5}, "messages is a list"),
-        ({"messages": None}, "messages is a list"),
+        ({"messages": 5}, "messages must be a list"),
+        ({"messages": None}, "messages must be a list"),
         ({"messages": [5]}, "Message 0"),
     ],
 )

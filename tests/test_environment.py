@@ -68,7 +68,7 @@ def test_a_package_of_another_platform_is_left_out(monkeypatch, tmp_path):
 
 def test_no_pyproject_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "PROJECT_FILE", tmp_path / "pyproject.toml")
-    with pytest.raises(DamagedFilesError, match=r"pyproject\.toml is not beside"):
+    with pytest.raises(DamagedFilesError, match=r"pyproject\.toml is not next to"):
         check_packages()
 
 

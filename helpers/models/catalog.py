@@ -1,6 +1,6 @@
-"""Which models the course knows: architecture, size, licence, where from.
+"""The models the course knows: architecture, size, licence and source.
 
-A `ModelCard` carries the sizes of a model under the names that `transformers` configs use, so that
+A `ModelCard` holds the sizes of a model under the names that `transformers` configs use, so that
 arithmetic such as `parameter_groups(card)` works on a card and on `model.config` alike.
 """
 
@@ -30,11 +30,11 @@ class VisionSizes:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """One model (or tokenizer alone) that `load_model` and `load_tokenizer` know by name.
+    """One model (or just a tokenizer) that `load_model` and `load_tokenizer` know by name.
 
-    `parameters` counts weights once (tied ones once), `bytes_on_disk` is the size after preparing
-    or download (of a hub's model: its weights, as published), `sources` maps a kind of source to the id
-    there, `gated` names the hubs that ask for an account and an accepted licence first.
+    `parameters` is the number of weights (tied ones counted once); `bytes_on_disk` is the size after
+    preparing or downloading (for a hub's model, that of its published weights); `sources` maps each kind
+    of source to the id there; `gated` names the hubs that require an account and an accepted licence.
 
     >>> find_card("smollm2-135m").num_hidden_layers
     30
@@ -101,7 +101,7 @@ def list_models() -> list[ModelCard]:
 
 
 def find_card(name: str | Path) -> ModelCard | None:
-    """The card of that name, or None. A model's id on a hub is a name too, with or without its owner.
+    """The card with that name, or None. A model's id on a hub also counts as a name, with or without its owner.
 
     >>> find_card("meta-llama/Meta-Llama-3-8B-Instruct").parameters
     8030261248

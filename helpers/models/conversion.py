@@ -26,9 +26,9 @@ LLAMA3_CHAT_TEMPLATE = (
 
 
 def convert_smollm2(gguf_file: Path, folder: Path) -> None:
-    """SmolLM2-135M-Instruct from GGUF (4-bit weights, spread out to float32) to a safetensors folder.
+    """Convert SmolLM2-135M-Instruct from GGUF (4-bit weights, dequantized to float32) to a safetensors folder.
 
-    Two things are mended that the conversion of the tokenizer loses: SmolLM2 splits numbers into
+    Two things that the conversion of the tokenizer loses are restored: SmolLM2 splits numbers into
     single digits before anything else, and its context is 8,192 tokens.
     """
     import torch
@@ -38,7 +38,7 @@ def convert_smollm2(gguf_file: Path, folder: Path) -> None:
     where = {
         "gguf_file": gguf_file.name,
         "local_files_only": True,
-    }  # the latter is saved along: the same files each time
+    }  # local_files_only is saved with the tokenizer, so every run writes the same files
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, **where)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -50,14 +50,14 @@ def convert_smollm2(gguf_file: Path, folder: Path) -> None:
         gguf_file.parent, **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     model.config._name_or_path = ""
-    model.config.rms_norm_eps = 1e-5  # GGUF stores it as a float32, a hair off
+    model.config.rms_norm_eps = 1e-5  # GGUF stores it as a float32, which is slightly off
     model.save_pretrained(folder, max_shard_size="2GB")
-    for file in folder.iterdir():  # weights are written readable for their owner only
+    for file in folder.iterdir():  # weights are written readable by their owner only
         os.chmod(file, 0o644)
 
 
 def convert_llama3_tokenizer(ranks_file: Path, folder: Path) -> None:
-    """Llama-3's tokenizer from its tiktoken ranks (128,000 of them) and 256 control tokens.
+    """Convert Llama-3's tokenizer from its 128,000 tiktoken ranks, and add its 256 control tokens.
 
     The end-of-text token is the tokenizer's eos, as in the base model; `<|eot_id|>` ends a turn.
     """
@@ -93,7 +93,7 @@ def convert_llama3_tokenizer(ranks_file: Path, folder: Path) -> None:
 
 
 def llama3_control_tokens() -> list[str]:
-    """The names of ids 128000 to 128255, in order."""
+    """The control tokens with the ids 128000 to 128255, in order."""
     named = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"}
     reserved = iter(range(256))
     return [f"<|{named.get(i) or f'reserved_special_token_{next(reserved)}'}|>" for i in range(256)]

@@ -1,4 +1,4 @@
-"""Does it fit? One sentence with what is needed, what is free and what would fit, before a run or after it failed."""
+"""Errors for too little memory: one sentence with what is needed, what is free and what would fit."""
 
 import traceback
 from collections.abc import Iterator, Mapping
@@ -8,11 +8,11 @@ from helpers.errors import DoesNotFitError
 from helpers.models.memory import available_bytes
 from helpers.models.out_of_memory import is_out_of_memory
 
-LESS = "Take a shorter prompt or a smaller model."
+LESS = "Use a shorter prompt or a smaller model."
 
 
 def size_text(size: float) -> str:
-    """Bytes for a reader.
+    """A number of bytes as text, in GB or MB.
 
     >>> size_text(69_120_000_000), size_text(1_500_000)
     ('69.1 GB', '1.5 MB')
@@ -23,10 +23,10 @@ def size_text(size: float) -> str:
 def does_not_fit(
     what: str, needed: int, free: int, device: str, options: Mapping[str, int], otherwise: str = LESS
 ) -> DoesNotFitError:
-    """The error for something that needs `needed` bytes where `free` are free.
+    """The error for something that needs `needed` bytes where `free` bytes are free.
 
-    `options`: how to ask for less -> the bytes it then takes. Those that fit are named; `otherwise` is the advice
-    when none does.
+    `options` maps settings that need less to the bytes they need. The message names those that fit, or gives the advice
+    `otherwise` if none does.
     """
     smaller = {how: size for how, size in options.items() if size <= free}
     advice = "; ".join(f"{how} ({size_text(size)})" for how, size in smaller.items())
@@ -43,21 +43,21 @@ def does_not_fit(
 def refusing_what_does_not_fit(
     what: str, needed: int, device: str, options: Mapping[str, int] | None = None, otherwise: str = LESS
 ) -> Iterator[None]:
-    """Memory that runs out inside ends in a `DoesNotFitError`; every other error passes as it is.
+    """Turn running out of memory in the block into a `DoesNotFitError`; every other error passes unchanged.
 
-    `needed` is an estimate in bytes of what is kept. The layers of the model take more while they run, so there may
-    have been more free than that.
+    `needed` is an estimate, in bytes, of what the block keeps. The model's layers need more while they run, so more
+    than that may have been free.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors that were made so far
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that were created so far
         release_cached(device)
         free = available_bytes(device)
         raise does_not_fit(
-            f"{what} ran out of memory on {device}. Beside what the layers take while they run, it",
+            f"{what} ran out of memory on {device}. Besides what the layers need while they run, it",
             needed,
             free,
             device,
@@ -67,7 +67,7 @@ def refusing_what_does_not_fit(
 
 
 def release_cached(device: str) -> None:
-    """What torch keeps of freed GPU memory goes back, so that the next, smaller try meets no fragments."""
+    """Give back the freed GPU memory that torch caches, so that the next, smaller attempt finds no fragments."""
     import torch
 
     if str(device).startswith("cuda"):

@@ -1,8 +1,8 @@
-"""What lies in a model's folder, looked at before any library opens it.
+"""Check what is in a model's folder before any library opens it.
 
-A folder comes from somewhere else, so it is data and not to be trusted: its files may be pipes that never end, links
-to places outside it, pickles under another name, or JSON that no reader expects. What passes `checked_folder` can be
-handed to `transformers`.
+A folder comes from somewhere else, so it is untrusted data: its files may be pipes that never end, links to files
+outside it, pickles under another name, or malformed JSON. A folder that passes `checked_folder` can be given to
+`transformers`.
 """
 
 import json
@@ -31,7 +31,7 @@ SETTINGS = (  # small files, each a JSON object
     INDEX,
 )
 OPENED = (".json", ".jinja", ".txt", ".model", ".safetensors", ".tiktoken")  # what a library may open
-MOST_SETTINGS_BYTES = 32 * 2**20  # the largest index of a published model has 12 MB
+MOST_SETTINGS_BYTES = 32 * 2**20  # the largest index of a published model is 12 MB
 # Files of a distributed training run, which PyTorch reads with pickle.
 DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors", re.ASCII)
 
@@ -39,8 +39,8 @@ DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors", re.ASCII)
 def checked_folder(folder: Path, *, weights: bool = True) -> Path:
     """The folder, if it holds a model or a tokenizer and every file that a library would open is safe to open.
 
-    With `weights=False` weights may be missing. Raises `ModelNotFoundError` where there is no model, `BadInputError`
-    for what is no model by itself (an adapter), `DamagedFilesError` for everything else.
+    With `weights=False` weights may be missing. Raises `ModelNotFoundError` if there is no model, `BadInputError` for
+    an adapter (which is not a model by itself), and `DamagedFilesError` for every other problem.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -50,7 +50,7 @@ def checked_folder(folder: Path, *, weights: bool = True) -> Path:
         if name.endswith(OPENED):
             _check_file(folder, name)
     if not {"config.json", "tokenizer_config.json", "adapter_config.json", "tokenizer.json"} & set(names):
-        raise ModelNotFoundError(f"{folder} is no model folder: it has neither config.json nor a tokenizer.")
+        raise ModelNotFoundError(f"{folder} is not a model folder: it has neither config.json nor a tokenizer.")
     for name in SETTINGS:
         if name in names:
             read_settings(folder / name)
@@ -61,7 +61,7 @@ def checked_folder(folder: Path, *, weights: bool = True) -> Path:
 
 
 def _check_file(folder: Path, name: str) -> None:
-    """That this is a file, and neither a pipe, a device or a folder nor a link to a file of another kind elsewhere."""
+    """Check that this is a regular file: no pipe, device or folder, and no link to another kind of file elsewhere."""
     file = folder / name
     try:
         mode = file.stat().st_mode
@@ -76,7 +76,7 @@ def _check_file(folder: Path, name: str) -> None:
 
 
 def _is_own(folder: Path, target: Path) -> bool:
-    """Whether a file without links lies in the folder, or in the cache of a hub's client that the folder belongs to.
+    """Whether a file (with links resolved) is in the folder, or in the hub client's cache that the folder belongs to.
 
     Hugging Face's client keeps `models--owner--name/snapshots/REVISION`, with links into `models--owner--name/blobs`.
     """
@@ -87,14 +87,14 @@ def _is_own(folder: Path, target: Path) -> bool:
 
 
 def read_settings(file: Path, *, most_bytes: int = MOST_SETTINGS_BYTES) -> dict[str, Any]:
-    """A small JSON file that holds an object. Raises `DamagedFilesError` for everything else, and soon."""
+    """The object in a small JSON file. Raises `DamagedFilesError` for anything else, without reading endlessly."""
     try:
         with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is no file")
+                raise ValueError("it is not a regular file")
             if status.st_size > most_bytes:
-                raise ValueError(f"it has {status.st_size / 1e6:,.0f} MB, far more than such a file needs")
+                raise ValueError(f"its size is {status.st_size / 1e6:,.0f} MB, far more than such a file needs")
             settings = json.loads(stream.read().decode("utf-8"))
     except OSError as error:
         raise _unreadable(file, error.strerror) from None
@@ -103,7 +103,7 @@ def read_settings(file: Path, *, most_bytes: int = MOST_SETTINGS_BYTES) -> dict[
     except ValueError as error:  # JSON and UTF-8 errors, too
         raise _unreadable(file, error) from None
     if not isinstance(settings, dict):
-        raise _unreadable(file, f"it holds {shown(settings)} and no JSON object")
+        raise _unreadable(file, f"it holds {shown(settings)}, which is not a JSON object")
     return settings
 
 
@@ -116,25 +116,25 @@ def _check_adapter(folder: Path, names: list[str]) -> None:
         return
     base = read_settings(folder / "adapter_config.json").get("base_model_name_or_path")
     of = f" for {shown(base)}" if isinstance(base, str) and base else ""
-    merge = "Merge the two with peft (merge_and_unload, then save_pretrained) and give the folder that this makes."
+    merge = "Merge the two with peft (merge_and_unload, then save_pretrained) and load the resulting folder."
     if "config.json" in names:
         raise BadInputError(
-            f"{folder} holds an adapter (LoRA or alike){of} beside a model, and adapters are not applied here. {merge} "
-            "To load the model without the adapter, move adapter_config.json out of the folder."
+            f"{folder} holds an adapter (LoRA or similar){of} next to a model, and adapters are not applied here. "
+            f"{merge} To load the model without the adapter, move adapter_config.json out of the folder."
         )
-    raise BadInputError(f"{folder} is no model by itself: it is an adapter (LoRA or alike){of}. {merge}")
+    raise BadInputError(f"{folder} is not a model by itself: it is an adapter (LoRA or similar){of}. {merge}")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that `transformers` loads from a folder: one, or those its index names. Maybe none.
+    """The safetensors files that `transformers` loads from a folder: one, those its index names, or none.
 
-    Other weights that lie beside them, such as `consolidated.safetensors`, are not among them. Raises
-    `DamagedFilesError` when the index names anything but safetensors files of this folder, or files that are missing.
+    Other weights next to them, such as `consolidated.safetensors`, are not included. Raises `DamagedFilesError`
+    when the index names anything but safetensors files of this folder, or names files that are missing.
     """
     if any(DISTRIBUTED.fullmatch(name) for name in os.listdir(folder)):
         raise DamagedFilesError(
             f"{folder} holds the files of a distributed training run, which are read with pickle and can run code. "
-            "Save the model with save_pretrained, and give that folder."
+            "Save the model with save_pretrained, and load that folder."
         )
     if (folder / WHOLE).is_file():
         return [folder / WHOLE]
@@ -142,7 +142,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed_files(folder: Path, *, missing: bool = False) -> list[Path]:
-    """The files that the index names; with `missing` those that are there."""
+    """The files that the index names; with `missing=True`, only those that are there."""
     index = folder / INDEX
     names = read_settings(index).get("weight_map")
     if not isinstance(names, dict):
@@ -157,14 +157,14 @@ def _indexed_files(folder: Path, *, missing: bool = False) -> list[Path]:
     absent = [name for name in files if not (folder / name).is_file()]
     if absent and not missing:
         raise DamagedFilesError(
-            f"{folder} lacks {len(absent)} of {len(files)} weight files ({absent[0]} first): fetch them again."
+            f"{folder} is missing {len(absent)} of {len(files)} weight files ({absent[0]} first): fetch them again."
         )
     here = [name for name in files if name not in absent]
     for name in here:
         if not _is_own(folder, (folder / name).resolve()):
             raise DamagedFilesError(
                 f"{folder / name} is a link to {(folder / name).resolve()}, outside the folder. Copy the file into the "
-                "folder, or give the folder that holds it."
+                "folder, or load the folder that holds it."
             )
     if not missing and not isinstance(read_settings(index).get("metadata"), dict):  # transformers relies on it
         raise _unreadable(index, "it has no metadata")
@@ -172,6 +172,6 @@ def _indexed_files(folder: Path, *, missing: bool = False) -> list[Path]:
 
 
 def _is_plain_safetensors(name: Any) -> bool:
-    """Whether it is the name of a safetensors file and nothing else: no path, on any system."""
+    """Whether this is just the name of a safetensors file, and not a path on any operating system."""
     plain = isinstance(name, str) and not set(name) & set("/\\:\0") and len(name.encode("utf-8", "replace")) <= 255
     return plain and name.endswith(".safetensors") and not name.startswith(".")

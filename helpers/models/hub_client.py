@@ -1,8 +1,8 @@
-"""One request to one hub, made with that hub's own client, in a process of its own.
+"""One request to one hub, made with that hub's own client in a separate process.
 
-`helpers.models.hubs` starts this file as a program, so that a hub that hangs can be ended with its process, and
-so that no client's settings or threads stay behind in the reader's notebook. It takes a task as JSON on
-stdin and puts an answer as JSON on stdout; it decides nothing.
+`helpers.models.hubs` starts this file as a program, so that a request that hangs can be ended with its process, and
+so that no client's settings or threads stay behind in the reader's notebook. It reads a task as JSON from
+stdin and writes the answer as JSON to stdout; all decisions are made in `hubs`.
 """
 
 import contextlib
@@ -12,12 +12,12 @@ import sys
 import time
 from typing import Any
 
-LONGEST_SLEEP = 10  # seconds in all; a client that wants to wait longer ends, and the reader hears of it
-MOST_MEMORY = 4 * 2**30  # bytes that this process may take: a list of files that never ends stops there
+LONGEST_SLEEP = 10  # seconds in total; a client that wants to wait longer is stopped, and the reader is told
+MOST_MEMORY = 4 * 2**30  # bytes that this process may take, which stops an endless list of files
 
 
 class BusyError(Exception):
-    """A client is about to wait, for so many seconds, because its hub asks it to."""
+    """A client is about to wait for `seconds`, because its hub asks it to."""
 
     status_code = 429
 
@@ -44,7 +44,7 @@ def huggingface_list(endpoint: str, repo: str) -> dict[str, Any]:
 
 
 def huggingface_download(endpoint: str, repo: str, revision: str, folder: str, names: list[str]) -> dict[str, Any]:
-    """The named files, by `huggingface_hub.snapshot_download`, which goes on where it stopped."""
+    """Download the named files with `huggingface_hub.snapshot_download`, which resumes an interrupted download."""
     from huggingface_hub import snapshot_download
 
     snapshot_download(repo, revision=revision, local_dir=folder, allow_patterns=names, endpoint=endpoint, max_workers=4)
@@ -65,7 +65,7 @@ def modelscope_list(endpoint: str, repo: str) -> dict[str, Any]:
 
 
 def modelscope_download(endpoint: str, repo: str, revision: str, folder: str, names: list[str]) -> dict[str, Any]:
-    """The named files. `modelscope.snapshot_download` is this function; to import it from there imports torch."""
+    """Download the named files with what `modelscope.snapshot_download` is, imported here without torch."""
     from modelscope_hub.compat.snapshot_download import snapshot_download
 
     snapshot_download(repo, revision=revision, local_dir=folder, allow_patterns=names, endpoint=endpoint, max_workers=4)
@@ -73,7 +73,7 @@ def modelscope_download(endpoint: str, repo: str, revision: str, folder: str, na
 
 
 def describe(error: Any) -> dict[str, Any]:
-    """What went wrong, in a few plain values: the most telling error of its chain of causes."""
+    """What went wrong, as a few plain values collected from the error and its chain of causes."""
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -94,12 +94,12 @@ def describe(error: Any) -> dict[str, Any]:
 
 
 def bound() -> None:
-    """Let no client wait for long without a word, and no answer fill this machine's memory."""
+    """Limit how long a client may wait silently, and how much memory an answer may fill."""
     sleep = time.sleep
     slept: list[float] = []
 
     def short_sleep(seconds: float) -> None:
-        slept.append(seconds if seconds > 1 else 0.0)  # looking again every now and then is no waiting
+        slept.append(seconds if seconds > 1 else 0.0)  # short pauses between polls do not count
         if sum(slept) > LONGEST_SLEEP:
             raise BusyError(seconds)
         sleep(seconds)

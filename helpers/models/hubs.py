@@ -1,11 +1,11 @@
-"""A model's files from ModelScope or Hugging Face: listed, chosen, fetched, checked, moved into place.
+"""Download a model's files from ModelScope or Hugging Face: list, select, fetch, check and move them into place.
 
-A model lands in `data/models/<hub>/<owner>--<name>/` (or below `$HELPERS_MODELS`). Only safetensors weights,
-configs and tokenizer files are taken, by exact names that a regular expression below allows: nothing that
-could be run, nothing in sub-folders. Files are fetched into a folder beside the final one, checked against
-the hub's own checksums, and moved; a download that was cut goes on where it stopped. Both hubs' own clients
-do the fetching (`helpers.hub_client`), in a process of their own; endpoints and tokens are where these
-clients look for them (`HF_ENDPOINT`, `HF_TOKEN`, `MODELSCOPE_ENDPOINT`, `MODELSCOPE_API_TOKEN`).
+A model is stored in `data/models/<hub>/<owner>--<name>/` (or below `$HELPERS_MODELS`). Only safetensors weights,
+configs and tokenizer files are fetched, by exact names that a regular expression below allows: nothing that
+could be run, and nothing in sub-folders. Files are fetched into a folder next to the final one, checked against
+the hub's own checksums, and moved; an interrupted download resumes where it stopped. Each hub's own client does
+the fetching in a separate process (`helpers.models.hub_client`); endpoints and tokens are those that these
+clients read (`HF_ENDPOINT`, `HF_TOKEN`, `MODELSCOPE_ENDPOINT`, `MODELSCOPE_API_TOKEN`).
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ SMALL_FILES = re.compile(
     re.ASCII,
 )
 CODE_OR_PICKLE = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
-REACH_SECONDS = 4  # for a first sign of life
+REACH_SECONDS = 4  # for a first answer
 LIST_SECONDS = 60  # for the list of files
 STALL_SECONDS = 90  # without a new byte: longer than checking a 5 GB file takes on a slow disk
 LONGEST_WAIT = 60  # seconds that a busy hub may ask us to wait
 ATTEMPTS = 3
 MOST_FILES = 100_000  # in a list
-SLACK_BYTES = 64 * 2**20  # that a download may take on disk beyond what is listed: the clients' own notes
+SLACK_BYTES = 64 * 2**20  # disk space a download may take beyond the listed sizes, for the clients' own records
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its hub lists it. One of the checksums is known, or neither."""
+    """A file as its hub lists it. At most one of the two checksums is known."""
 
     name: str
     bytes: int
@@ -76,7 +76,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a hub offers of one model, and what the course takes of it."""
+    """What a hub offers for one model: the revision, the files that the course uses, and whether it is gated."""
 
     source: str
     repo: str
@@ -87,16 +87,16 @@ class Listing:
 
 
 def repo_id(name: str | Path, source: str) -> str:
-    """The id on that hub of a catalog name, or the id itself. Raises `ModelNotFoundError`, `BadInputError`."""
+    """The hub id of a catalog name, or the id itself. Raises `ModelNotFoundError`, `BadInputError`."""
     if source not in HUBS:
-        raise BadInputError(f"{source!r} is no hub; the course knows {' and '.join(map(repr, HUBS))}.")
+        raise BadInputError(f"{source!r} is not a hub; the course knows {' and '.join(map(repr, HUBS))}.")
     card = catalog.find_card(name)
     if card and source in card.sources:
         return card.sources[source]
     if card:
         found = ", ".join(f"{where} ({id_})" for where, id_ in card.sources.items())
         raise ModelNotFoundError(
-            f"{card.name} is not on {HUBS[source][0]}, as far as the course knows. It is: {found}."
+            f"As far as the course knows, {card.name} is not on {HUBS[source][0]}. You can get it from: {found}."
         )
     if not REPO_ID.fullmatch(str(name)) or ".." in str(name):
         raise ModelNotFoundError(
@@ -107,7 +107,7 @@ def repo_id(name: str | Path, source: str) -> str:
 
 
 def folder_of(name: str | Path, source: str) -> Path:
-    """Where that model's files are or will be.
+    """The folder in which a hub's model is, or will be, stored.
 
     >>> folder_of("owner/model", "huggingface").name
     'owner--model'
@@ -116,7 +116,7 @@ def folder_of(name: str | Path, source: str) -> Path:
 
 
 def find(name: str | Path) -> Path | None:
-    """The folder of a model that was downloaded from either hub, or None; with its weights, if any has them."""
+    """The folder of a model that was downloaded from either hub, preferably with all its weights, or None."""
     here = []
     for source in HUBS:
         with contextlib.suppress(ModelNotFoundError):
@@ -126,7 +126,9 @@ def find(name: str | Path) -> Path | None:
 
 
 def is_whole(folder: Path, *, weights: bool = True, thorough: bool = False) -> bool:
-    """Whether a folder holds all files that its manifest lists; `weights=False` looks at the others alone.
+    """Whether a folder holds all files that its manifest lists; `weights=False` leaves out those with weights.
+
+    `thorough=True` reads every byte.
 
     >>> is_whole(folder_of("owner/no-such-model", "huggingface"))
     False
@@ -140,18 +142,18 @@ def is_whole(folder: Path, *, weights: bool = True, thorough: bool = False) -> b
 
 
 def fetch(name: str | Path, source: str, *, weights: bool = True, check: bool = False) -> Path:
-    """The folder of a hub's model, complete: downloaded, or what is missing of it; without a network if it is here.
+    """The complete folder of a hub's model: what is missing is downloaded, and no network is needed if nothing is.
 
-    `weights=False` takes config and tokenizer alone. `check=True` reads every byte of what is here. Of
-    several processes that fetch the same model, one does it and the others wait. Says the size and the
-    free disk before, shows a bar, and goes on where an earlier download stopped.
+    `weights=False` fetches only the config and the tokenizer. `check=True` reads every byte of the files that
+    are here. If several processes fetch the same model, one does it and the others wait. It prints the size and
+    the free disk space first, shows a progress bar, and resumes an interrupted download.
 
     Raises `ModelNotFoundError`, `AccessDeniedError`, `HubNotReachableError` (within five seconds when there is
     no network), `DamagedFilesError` or `DiskFullError`.
 
     >>> fetch("owner/model", "github")
     Traceback (most recent call last):
-    helpers.errors.BadInputError: 'github' is no hub; the course knows 'modelscope' and 'huggingface'.
+    helpers.errors.BadInputError: 'github' is not a hub; the course knows 'modelscope' and 'huggingface'.
     """
     from filelock import FileLock
 
@@ -171,14 +173,14 @@ def fetch(name: str | Path, source: str, *, weights: bool = True, check: bool = 
         if error.errno == errno.ENOSPC:
             raise _disk_full(name, folder, None) from None
         raise ModelNotFoundError(
-            f"{name} cannot be kept in {folder.parent}: {error.strerror}. Set {store.MODELS_VARIABLE} to a folder "
-            f"you may write to."
+            f"{name} cannot be stored in {folder.parent}: {error.strerror}. Set {store.MODELS_VARIABLE} to a folder "
+            f"that you can write to."
         ) from None
     return folder
 
 
 def refuse_offline(name: str | Path, source: str) -> None:
-    """Raises `HubNotReachableError` when the reader has asked for no network."""
+    """Raise `HubNotReachableError` if the reader has turned downloads off."""
     for variable in OFFLINE_VARIABLES:
         if os.environ.get(variable, "").upper() in ("1", "TRUE", "YES", "ON"):
             raise HubNotReachableError(
@@ -188,7 +190,7 @@ def refuse_offline(name: str | Path, source: str) -> None:
 
 
 def look_up(name: str | Path, source: str) -> Listing:
-    """The `Listing` of a model on a hub, from the hub. Raises like `fetch`."""
+    """Ask a hub for the `Listing` of a model. Raises like `fetch`."""
     repo = repo_id(name, source)
     store.say(f"Asking {HUBS[source][0]} for {repo} …")
     _check_reachable(source)
@@ -199,7 +201,7 @@ def look_up(name: str | Path, source: str) -> Listing:
         if not isinstance(answer["revision"], str) or len(offered) > MOST_FILES:
             raise TypeError
     except (TypeError, KeyError):
-        raise _not_reachable(source, "its list of files makes no sense") from None
+        raise _not_reachable(source, "its list of files is malformed") from None
     weights = tuple(file for file in files if WEIGHTS.fullmatch(file.name))
     if not any(file.name.endswith(".safetensors") for file in weights):
         pickles = [file for file in offered if file.endswith(CODE_OR_PICKLE)]
@@ -218,7 +220,8 @@ def look_up(name: str | Path, source: str) -> Listing:
 
 
 def _is_wanted(file: Any) -> bool:
-    """By its exact name alone: `../../x`, absolute paths, sub-folders, code and pickles are not even asked for."""
+    """Whether to fetch a file, by its exact name alone: `../../x`, absolute paths, sub-folders, code and pickles are
+    never requested."""
     name, size, checksums = file["name"], file["bytes"], (file["sha256"], file["git_sha1"])
     known = isinstance(name, str) and (WEIGHTS.fullmatch(name) or SMALL_FILES.fullmatch(name))
     plain = all(checksum is None or isinstance(checksum, str) for checksum in checksums)
@@ -226,7 +229,8 @@ def _is_wanted(file: Any) -> bool:
 
 
 def _fetch_missing(listing: Any, folder: Path, weights: bool) -> None:
-    weights = weights or all(_is_intact(folder / file.name, file) for file in listing.weights)  # they stay listed
+    # Weights that are here stay in the manifest.
+    weights = weights or all(_is_intact(folder / file.name, file) for file in listing.weights)
     wanted = listing.small_files + (listing.weights if weights else ())
     missing = [file for file in wanted if not _is_intact(folder / file.name, file)]
     needed = sum(file.bytes for file in missing)
@@ -235,7 +239,7 @@ def _fetch_missing(listing: Any, folder: Path, weights: bool) -> None:
     free = store.free_bytes(folder.parent)
     if max(needed - here, 0) > free:
         raise _disk_full(listing.repo, folder, needed - here)
-    resumed = f", {store.size(here)} of it here already" if here else ""
+    resumed = f", {store.size(here)} of it already here" if here else ""
     store.say(
         f"{listing.repo} from {HUBS[listing.source][0]}: {store.size(needed)} in {len(missing)} files{resumed}; "
         f"{store.size(free)} are free in {folder.parent}."
@@ -255,7 +259,7 @@ def _fetch_missing(listing: Any, folder: Path, weights: bool) -> None:
 
 
 def _download(listing: Any, files: Any, partial: Path) -> None:
-    """All files into `partial`, each as its hub lists it; those that came wrong once more."""
+    """Download all files into `partial` and check each against the listing; damaged ones are fetched again."""
     partial.mkdir(exist_ok=True)
     left = [file for file in files if not _is_intact(partial / file.name, file)]
     for attempt in range(ATTEMPTS):
@@ -274,7 +278,7 @@ def _download(listing: Any, files: Any, partial: Path) -> None:
         for file in left:
             (partial / file.name).unlink(missing_ok=True)
             if attempt + 1 < ATTEMPTS:
-                store.say(f"{file.name} came damaged (size or checksum is not as listed): fetching it again.")
+                store.say(f"{file.name} arrived damaged (wrong size or checksum): fetching it again.")
     if left:
         raise _damaged(listing.source, listing.repo, left[0].name)
 
@@ -285,7 +289,7 @@ def _is_intact(path: Path, file: RemoteFile) -> bool:
 
 
 class _Progress:
-    """A bar that follows what lies in a folder, whoever writes it; and how long nothing has come."""
+    """A progress bar that follows the size of a folder, whoever writes to it, and knows when it last changed."""
 
     def __init__(self, folder: Path, total: int) -> None:
         from tqdm.auto import tqdm
@@ -294,7 +298,7 @@ class _Progress:
         self.bar = tqdm(total=total, initial=min(self.bytes, total), unit="B", unit_scale=True, leave=False)
 
     def look(self) -> float:
-        now = _bytes_in(self.folder)  # with the client's own notes: a little more than the model's files
+        now = _bytes_in(self.folder)  # includes the client's own records, so a little more than the model's files
         if now != self.bytes:
             self.changed, self.bytes = time.monotonic(), now
             self.bar.update(min(now, self.bar.total) - self.bar.n)
@@ -302,7 +306,7 @@ class _Progress:
 
     @property
     def too_much(self) -> bool:
-        """Whether more has come than the hub listed."""
+        """Whether more has arrived than the hub listed."""
         return self.bytes > self.bar.total + SLACK_BYTES
 
 
@@ -316,7 +320,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _check_reachable(source: str) -> None:
-    """A sign of life within `REACH_SECONDS`, whatever the answer: proxies and slow name servers included."""
+    """Check that the hub gives any answer within `REACH_SECONDS`, slow proxies and name servers included."""
     answers = queue.Queue()
     endpoint = _endpoint(source)
 
@@ -345,13 +349,13 @@ def _endpoint(source: str) -> str:
 
 
 def _run_client(source: str, action: str, task: Any, seconds: float, progress: Any = None) -> Any:
-    """The answer of `helpers.hub_client`, ended when it takes longer than `seconds` or stalls."""
+    """The answer of `helpers.models.hub_client`, which is stopped if it takes longer than `seconds` or stalls."""
     client = Path(__file__).with_name("hub_client.py")
     settings = {
         "HF_HUB_DISABLE_XET": "1",  # plain HTTP resumes by Range
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_OFFLINE": "0",  # refused before, if the reader wishes so
+        "HF_HUB_OFFLINE": "0",  # `refuse_offline` has refused already, if the reader wants that
         "TRANSFORMERS_OFFLINE": "0",
         "PYTHONUTF8": "1",
     }
@@ -378,10 +382,10 @@ def _run_client(source: str, action: str, task: Any, seconds: float, progress: A
                 quiet = progress.look() if progress else 0
                 if progress and progress.too_much:
                     listed = store.size(progress.bar.total)
-                    raise _not_reachable(source, f"it sends more than the {listed} that it lists") from None
+                    raise _not_reachable(source, f"it sent more than the {listed} that it lists") from None
                 if quiet > STALL_SECONDS or time.monotonic() > deadline:
                     waited = STALL_SECONDS if quiet > STALL_SECONDS else seconds
-                    raise _not_reachable(source, f"nothing came for {waited} s", bool(progress)) from None
+                    raise _not_reachable(source, f"nothing arrived for {waited} s", bool(progress)) from None
     finally:
         if process.poll() is None:
             process.kill()
@@ -398,16 +402,16 @@ def _run_client(source: str, action: str, task: Any, seconds: float, progress: A
 
 
 def _patiently(ask: Callable[[], Any], repo: str, source: str) -> Any:
-    """The client's answer, after waiting as a busy hub asks (Retry-After); its errors under our names."""
+    """The client's answer, after waiting as long as a busy hub asks (Retry-After); its errors become ours."""
     for attempt in range(ATTEMPTS):
         answer = ask()
-        problem = answer.get("error") if isinstance(answer, dict) else {"text": "its answer makes no sense"}
+        problem = answer.get("error") if isinstance(answer, dict) else {"text": "its answer is malformed"}
         if not problem:
             return answer
         wait = _seconds(problem.get("retry_after"))
         if problem.get("status") != 429 or wait > LONGEST_WAIT or attempt + 1 == ATTEMPTS:
             raise _named(problem, repo, source)
-        store.say(f"{HUBS[source][0]} is busy and asks to wait {wait:.0f} s: waiting …")
+        store.say(f"{HUBS[source][0]} is busy and asks you to wait {wait:.0f} s: waiting …")
         time.sleep(wait)
     raise AssertionError("unreachable")
 
@@ -427,21 +431,21 @@ def _named(problem: Any, repo: str, source: str) -> Exception:
         return OSError(errno.ENOSPC, "No space left on device")
     if status == 404 or ("RepositoryNotFoundError" in kinds and "GatedRepoError" not in kinds):
         return ModelNotFoundError(
-            f"{hub} has no model {repo!r}, or it is private. Look its id up on {_endpoint(source)}: owner, spelling."
+            f"{hub} has no model {repo!r}, or it is private. Check owner and spelling on {_endpoint(source)}."
         )
     if status in (401, 403) or "GatedRepoError" in kinds:
         login = "hf auth login" if source == "huggingface" else "modelscope login"
         return AccessDeniedError(
-            f"{hub} gives {repo} only to readers who have accepted its licence (HTTP {status}). Accept it at "
+            f"{hub} gives {repo} only to users who have accepted its licence (HTTP {status}). Accept it at "
             f"{_endpoint(source)}/{'' if source == 'huggingface' else 'models/'}{repo}, then run `{login}` once "
-            f"with a token of your account.{_elsewhere(repo, source)}"
+            f"with a token from your account.{_elsewhere(repo, source)}"
         )
     if "FileIntegrityError" in kinds or "FileSizeMismatchError" in kinds:
         return _damaged(source, repo, "a file")
     if status == 429:
         wait = _seconds(problem.get("retry_after"))
         return HubNotReachableError(
-            f"{hub} is busy (HTTP 429) and asks to wait {wait:.0f} s. Try again then: what has arrived is kept."
+            f"{hub} is busy (HTTP 429) and asks you to wait {wait:.0f} s. Then try again: what has arrived is kept."
         )
     reason = f"HTTP {status}" if status else problem.get("text", "no reason given")
     return _not_reachable(source, reason, True)
@@ -451,22 +455,22 @@ def _elsewhere(repo: str, source: str) -> str:
     """A sentence for models that the other hub gives to everyone."""
     card = catalog.find_card(repo)
     others = [other for other in (card.sources if card else ()) if other in HUBS and other not in (source, *card.gated)]
-    return f' Or take source="{others[0]}", which does not ask.' if others else ""
+    return f' Or use source="{others[0]}", which does not require that.' if others else ""
 
 
 def _damaged(source: str, repo: str, what: str) -> DamagedFilesError:
     return DamagedFilesError(
-        f"{what} of {repo} came {ATTEMPTS} times with a size or SHA-256 other than {HUBS[source][0]} lists. "
-        f"Try again later, or another mirror ({HUBS[source][1]})."
+        f"{what} of {repo} arrived {ATTEMPTS} times with a size or SHA-256 other than {HUBS[source][0]} lists. "
+        f"Try again later, or try another mirror ({HUBS[source][1]})."
     )
 
 
 def _not_reachable(source: str, reason: str, kept: bool = False) -> HubNotReachableError:
     hub, variable, _ = HUBS[source]
-    resume = " What has arrived is kept: the next try goes on from there." if kept else ""
+    resume = " What has arrived is kept, and the next attempt resumes from there." if kept else ""
     return HubNotReachableError(
         f"{hub} ({_endpoint(source)}) cannot be used: {reason}. Check the network, or set {variable} to a mirror."
-        f"{resume} Models that are here load without a network."
+        f"{resume} Models that are already here load without a network."
     )
 
 

@@ -1,4 +1,4 @@
-"""A name becomes a model of `transformers` on a device, after the check that it fits."""
+"""Load a model of `transformers` by name onto a device, after checking that it fits."""
 
 import contextlib
 import ctypes
@@ -22,10 +22,10 @@ from helpers.models.store import quiet_progress, say
 from helpers.models.weights import check_report, weight_shapes
 
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
-MOST_MISSING = 1.5  # how many times as many weights a config may count as the files hold
+MOST_MISSING = 1.5  # a config may count at most this many times as many weights as the files hold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in the GNU C library's malloc.h
 MMAP_THRESHOLD_FRUGAL = 64 * 1024
-MMAP_THRESHOLD_USUAL = 32 * 2**20  # as far as that library by itself raises it, by what it sees freed
+MMAP_THRESHOLD_USUAL = 32 * 2**20  # the most to which that library raises it by itself, as it sees larger blocks freed
 
 
 def load_model(
@@ -38,18 +38,18 @@ def load_model(
     device_map: Any = None,
     source: str | None = None,
 ) -> Any:
-    """A language model of `transformers` that generates, in eval mode, on its device.
+    """A generative language model of `transformers`, in eval mode, on its device.
 
     name: a catalog name, a local folder or a hub id. device: "auto" (CUDA, else MPS, else CPU) or a name
     such as "cuda:2". dtype: "auto" (float32 on a CPU, else bfloat16) or a name; when it is the dtype on
     disk, weights stay memory-mapped and shared between processes. quantization: None, "8bit" or
     "4bit" (NF4, double quantization), by bitsandbytes. attn_implementation: "auto" is "sdpa" where `transformers`
     offers it for this architecture, else "eager". device_map: "auto" spreads the layers over all GPUs; a device's
-    name means the same as `device`. source: None, "wheel", "folder", "modelscope" or "huggingface", to insist on
-    one; a hub's model that is not here yet is downloaded, after the check that it will fit.
+    name means the same as `device`. source: None, or "wheel", "folder", "modelscope" or "huggingface" to insist on
+    that one; a hub's model that is not here yet is downloaded, after a check that it will fit.
 
-    Of a model that sees, all of it is loaded. Nothing that the folder says decides which code runs: its own code, its
-    choice of kernels and its quantizer are left out.
+    A vision-language model is loaded with its vision part. Nothing in the folder decides which code runs: its own code,
+    its choice of kernels and its quantizer are ignored.
 
     Raises `ModelNotFoundError`, `DamagedFilesError`, `DoesNotFitError` (before weights are downloaded or
     loaded), `BadInputError`, and what `helpers.models.hubs.fetch` raises.
@@ -77,7 +77,7 @@ def load_model(
             available_bytes=plan.available_bytes,
         )
     folder = find_files(name, source, weights=True, announce=f"In {plan.dtype}: {plan.advice}")
-    shapes = weight_shapes(folder)  # raises what is wrong with the files, before anything is loaded
+    shapes = weight_shapes(folder)  # raises if something is wrong with the files, before anything is loaded
     check_generation_settings(folder)
     config = read_config(folder)
     _check_count(folder, plan, config, sum(map(math.prod, shapes.values())))
@@ -97,14 +97,14 @@ def load_model(
     load = _load_frugally if quantization and plan.device == "cpu" else _load_weights
     try:
         return load(auto_class(config), folder, settings).eval()
-    except DoesNotFitError as error:  # less is free than there was, or the library takes more than the plan
+    except DoesNotFitError as error:  # less is free than before, or the library takes more than planned
         raise _ran_out(name, plan, source) from error
 
 
 def _check_count(folder: Path, plan: MemoryPlan, config: Any, stored: int) -> None:
-    """That the files hold about as many weights as the config counts, before what is missing is made up at random.
+    """Check that the files hold about as many weights as the config counts, before the library fills in random ones.
 
-    Those that are missing in smaller number are found when the others are loaded (`check_report`).
+    If only a few are missing, `check_report` finds that once the others are loaded.
     """
     import torch
 
@@ -114,12 +114,12 @@ def _check_count(folder: Path, plan: MemoryPlan, config: Any, stored: int) -> No
     if counted > MOST_MISSING * stored:
         raise DamagedFilesError(
             f"The weights in {folder} do not fit its config.json: it counts {counted:,} of them, and the files hold "
-            f"{stored:,}. They are of different models: fetch both again."
+            f"{stored:,}. They belong to different models: fetch both again."
         )
 
 
 def _ran_out(name: str | Path, plan: MemoryPlan, source: str | None) -> DoesNotFitError:
-    """The error for memory that ran out while the weights were read: what they take, and in fewer bits."""
+    """The error for running out of memory while reading the weights: how much they need, as they are and quantized."""
     devices = plan.device.split(", ")
     for device in devices:
         release_cached(device)
@@ -133,7 +133,7 @@ def _ran_out(name: str | Path, plan: MemoryPlan, source: str | None) -> DoesNotF
 
 
 def _check_machine(name: str, plan: MemoryPlan) -> None:
-    """`BadInputError` with everything that this machine lacks for an implementation of attention."""
+    """Raise `BadInputError` with everything that this machine lacks for an attention implementation."""
     if name != "flash_attention_2":
         return
     import importlib.util
@@ -156,20 +156,20 @@ def _check_machine(name: str, plan: MemoryPlan) -> None:
         raise BadInputError(
             "flash_attention_2 needs ",
             *needs,
-            ". Take ",
+            ". Use ",
             Setting("attn_implementation", "sdpa"),
-            ": it computes the same, and takes PyTorch's own fast kernels where there are any.",
+            ": it computes the same, and uses PyTorch's own fast kernels where there are any.",
         )
 
 
 def _pick_attention(name: str, config: Any) -> str | None:
-    """What `transformers` is told: None lets it take sdpa where the architecture offers that, else eager."""
+    """What to pass to `transformers`: None lets it use sdpa if the architecture offers that, else eager."""
     if name in ("auto", "eager"):
         return None if name == "auto" else name
     kind = model_class(config)
     if not (kind._supports_sdpa if name == "sdpa" else kind._supports_flash_attn):
         raise BadInputError(
-            f'transformers offers no attn_implementation={name!r} for {kind.__name__}: leave it out, or take "eager".'
+            f'transformers offers no attn_implementation={name!r} for {kind.__name__}: omit it, or use "eager".'
         )
     return name
 
@@ -185,8 +185,8 @@ def _choose_unpacking(config: Any, quantization: str | None) -> None:
     method = packed.get("quant_method") if isinstance(packed, dict) else None
     if quantization or method not in ("bitsandbytes", "mxfp4", "fp8"):
         raise BadInputError(
-            f"The weights of this model are quantized already ({shown(method)}), and cannot be read with these "
-            'settings. Give the folder of the model as it was before: quantization="8bit" or "4bit" packs that.'
+            f"The weights of this model are already quantized ({shown(method)}), and cannot be read with these "
+            'settings. Load the original, unquantized model: quantization="8bit" or "4bit" quantizes it.'
         )
     if method != "bitsandbytes":
         known = ("quant_method", "weight_block_size", "activation_scheme", "modules_to_not_convert")
@@ -197,14 +197,14 @@ def _quantization_config(quantization: str, plan: MemoryPlan) -> Any:
     if plan.device == "mps":
         raise BadInputError(
             Setting("quantization", quantization),
-            " is by bitsandbytes, which has no kernels for Apple GPUs. Take ",
+            " needs bitsandbytes, which has no kernels for Apple GPUs. Use ",
             Setting("device", "cpu"),
-            ", or leave quantization out.",
+            ", or omit quantization.",
         )
     import torch
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would say one line for every matmul of 8 bits
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would log one line for every 8-bit matmul
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
@@ -222,12 +222,12 @@ def _quantization_config(quantization: str, plan: MemoryPlan) -> Any:
 
 
 def _load_frugally(auto_class: Any, folder: Path, settings: dict[str, Any]) -> Any:
-    """A quantized model on a CPU, for whom memory counts: what loading and answering free goes back to the system.
+    """Load a quantized model on a CPU so that memory freed while loading and answering goes back to the system.
 
-    Each weight that is quantized, and each product with quantized weights, makes large results that live for a
-    moment. The GNU C library keeps their room, in pieces that later results do not fit: half of a small model's
-    size again. While the model lives, larger blocks get pages of their own instead, which go when they do.
-    Making pages takes time, most of all for a long prompt: about a third of its processor time in 8 bits.
+    Quantizing a weight, and multiplying by a quantized one, creates large results that are soon freed. The GNU C
+    library keeps their memory, in pieces that later results do not fit: half of a small model's size again. While
+    the model exists, larger blocks get pages of their own instead, which are released when the block is freed.
+    Creating pages takes time, especially for a long prompt: about a third of its processor time in 8 bits.
     """
     _tune_malloc(MMAP_THRESHOLD_FRUGAL)
     try:
@@ -241,10 +241,10 @@ def _load_frugally(auto_class: Any, folder: Path, settings: dict[str, Any]) -> A
 
 
 def _release_originals(model: Any) -> None:
-    """After quantizing at load: let go of the file that the weights came from.
+    """After quantizing at load, release the file that the weights came from.
 
-    The embedding is not quantized; unless it was cast, it is a view into the memory-mapped file, whose pages, all
-    read while quantizing, would count as this process's. A copy of the little that is left unmaps the file.
+    The embedding is not quantized. Unless it was cast, it is a view into the memory-mapped file, whose pages were all
+    read while quantizing and would count as this process's memory. Copying what is still a view unmaps the file.
     """
     for parameter in model.parameters():
         in_the_file = not parameter.untyped_storage().resizable()  # as torch's own memory is
@@ -255,25 +255,28 @@ def _release_originals(model: Any) -> None:
 
 
 def _tune_malloc(threshold: int) -> None:
-    """From how many bytes on a block gets pages of its own, and twice as many free ones at the top are given back."""
+    """Set the size in bytes from which a block gets pages of its own; twice as many free bytes at the end of the heap
+    are given back to the system."""
     _call_c("mallopt", M_MMAP_THRESHOLD, threshold)
     _call_c("mallopt", M_TRIM_THRESHOLD, 2 * threshold)
 
 
 def _call_c(function: str, *numbers: int) -> None:
-    """A function of the GNU C library, where that is what this machine has."""
+    """Call a function of the GNU C library, if this machine has that library."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # not every C library has it
             getattr(ctypes.CDLL(None), function)(*numbers)
 
 
 def _load_weights(auto_class: Any, folder: Path, settings: dict[str, Any]) -> Any:
-    """from_pretrained, with missing, misshapen and left out weights as errors (the library only warns)."""
+    """`from_pretrained`, with missing, misshapen and surplus weights as errors (the library only warns).
+
+    Weights of kinds that the model does not have are skipped, and a line says so."""
     with quiet_progress():
         model, report = from_pretrained(
             auto_class, folder, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
     if unused := check_report(folder, report, model.state_dict()):
-        what = f"{len(unused)} weights that a {type(model).__name__} has no place for"
-        say(f"{folder}: {what} are left out ({unused[0]} first).")
+        what = f"{len(unused)} weights that a {type(model).__name__} does not use"
+        say(f"{folder}: {what} are skipped ({unused[0]} first).")
     return model

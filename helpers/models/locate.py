@@ -1,4 +1,4 @@
-"""A name and a source become a folder: one of the course's own models, a local folder, or a hub's model."""
+"""From a name and a source to a folder: one of the course's own models, a local folder, or a hub's model."""
 
 import difflib
 from pathlib import Path
@@ -17,8 +17,8 @@ def model_folder(name: str | Path) -> Path:
     """The folder that holds the model: `name` is a catalog name, a local folder, or a hub id fetched before.
 
     A model that comes in a wheel is prepared now if it is not there yet, or if its files are
-    damaged. Raises `ModelNotFoundError` (with the nearest name), `DamagedFilesError`, `BadInputError` for what is no
-    name, and what `prepare` raises.
+    damaged. Raises `ModelNotFoundError` (suggesting the most similar name), `DamagedFilesError`, `BadInputError` for
+    something that is not a name, and what `prepare` raises.
 
     >>> model_folder("smollm2-135m").name
     'smollm2-135m'
@@ -35,7 +35,7 @@ def model_folder(name: str | Path) -> Path:
         return checked_folder(downloaded, weights=False)
     if card and "repository" in card.sources:
         raise ModelNotFoundError(
-            f"{card.name} comes with the course, in {card.sources['repository']}, and that folder is not there. "
+            f"{card.name} comes with the course, in {card.sources['repository']}, but that folder is missing. "
             f"Get the course's files again (git checkout {card.sources['repository']})."
         )
     if card:
@@ -45,7 +45,7 @@ def model_folder(name: str | Path) -> Path:
         raise ModelNotFoundError(
             f"{card.name} ({card.bytes_on_disk / 1e9:.1f} GB) is not on this machine. To download it, pass ",
             *ways[1:],
-            "; or pass a folder that holds it in place of the name.",
+            "; or pass a folder that holds it instead of the name.",
         )
     if hubs.REPO_ID.fullmatch(str(name)):
         raise ModelNotFoundError(
@@ -60,6 +60,7 @@ def model_folder(name: str | Path) -> Path:
 
 
 def unknown_name(name: object) -> str:
+    """The message for a name that the course does not know, with the known ones and the most similar of them."""
     known = [card.name for card in catalog.list_models()]
     close = difflib.get_close_matches(str(name).lower(), known, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
@@ -73,21 +74,21 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError as error:
-        raise ModelNotFoundError(f"{path} cannot be looked into: {error.strerror}. Check its permissions.") from None
+        raise ModelNotFoundError(f"{path} cannot be opened: {error.strerror}. Check its permissions.") from None
 
 
 def check_source(name: str | Path, source: str | None) -> None:
-    """That this source has this model, as far as can be told without a network."""
+    """Check, as far as possible without a network, that this source has this model; else `ModelNotFoundError`."""
     folder = file_path("name", name)
     one_of("source", source, (None, *SOURCES))
     if source == "wheel" and name not in RECIPES:
-        raise ModelNotFoundError(f"{name} does not come from a wheel. Leave source out to take where it comes from.")
+        raise ModelNotFoundError(f"{name} does not come from a wheel. Omit source to get it from where it is.")
     if source == "folder" and (name in RECIPES or not _is_folder(folder)):
-        raise ModelNotFoundError(f"{name} does not come from a folder. Leave source out to take where it comes from.")
+        raise ModelNotFoundError(f"{name} does not come from a folder. Omit source to get it from where it is.")
 
 
 def find_files(name: str | Path, source: str | None, *, weights: bool, announce: str | None = None) -> Path:
-    """Where the files are, downloaded first if `source` is a hub and they are not here."""
+    """The folder with the files, downloaded first if `source` is a hub and they are not here."""
     check_source(name, source)
     if source not in ("modelscope", "huggingface"):
         return model_folder(name)

@@ -17,22 +17,22 @@ from helpers.models.skeleton import skeleton
 from helpers.models.weights import listed_weights, weight_shapes
 
 BYTES_PER_VALUE = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-# bitsandbytes: one byte a weight and a float32 scale a row; NF4 with double quantization: 4 bits a
-# weight, 8 bits a block of 64 for its scale, 32 bits for each 256 of these (QLoRA, 2023, section 3).
+# bitsandbytes: one byte per weight and a float32 scale per row; NF4 with double quantization: 4 bits per
+# weight, 8 bits per block of 64 for its scale, 32 bits per 256 of these (QLoRA, 2023, section 3).
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 QUANTIZED_LAYERS = ("Linear", "Conv1D")  # that bitsandbytes packs; Conv1D is GPT-2's linear layer
-OVERHEAD_BYTES = 8_000_000  # measured with the default model on Linux: 5 to 10 MB, in whatever precision
+OVERHEAD_BYTES = 8_000_000  # measured with the default model on Linux: 5 to 10 MB, in every precision
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a model will need and what there is, in bytes; `advice` says so in words.
+    """How much memory a model will need and how much is free, in bytes; `advice` says so in a sentence.
 
-    `cure` is the part of the advice that says what would fit; it is empty where the model fits as it is.
-    `advice_parts` is the advice with its `Setting`s apart, for an error to be made of.
+    `cure` is the part of the advice that says what would fit; it is empty if the model fits as it is.
+    `advice_parts` is the advice as strings and `Setting`s, from which an error can be made.
 
     total_bytes is weights_bytes + kv_cache_bytes + working_bytes + overhead_bytes: working_bytes is what a forward
-    pass over the whole context holds at its widest moment, overhead_bytes what a model takes beside its tensors (see
+    pass over the whole context holds at its peak, overhead_bytes what a model takes besides its tensors (see
     `memory_plan`). Loading alone takes little more than weights_bytes.
 
     >>> from helpers import memory_plan
@@ -68,19 +68,19 @@ def pick_device(device: Any = "auto") -> str:
     import torch
 
     if not isinstance(device, str | torch.device):
-        raise BadInputError(f'device is a name such as "cpu" or "cuda:0", not {shown(device)}.')
+        raise BadInputError(f'device must be a name such as "cpu" or "cuda:0", not {shown(device)}.')
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(device)
     except RuntimeError:
-        raise BadInputError(f'{shown(device)} is no device; try "auto", "cpu", "cuda:0" or "mps".') from None
+        raise BadInputError(f'{shown(device)} is not a device; try "auto", "cpu", "cuda:0" or "mps".') from None
     if kind.type not in ("cpu", "cuda", "mps"):
         why = "weights on it have no values" if kind.type == "meta" else "the course does not run on it"
         raise BadInputError(f'device={str(device)!r} cannot be used ({why}): try "auto", "cpu", "cuda:0" or "mps".')
     count = torch.cuda.device_count()
     if kind.type == "cuda" and (kind.index or 0) >= count:
-        have = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone" if count else "no CUDA device"
+        have = f"cuda:0 to cuda:{count - 1}" if count > 1 else "only cuda:0" if count else "no CUDA device"
         raise BadInputError(f'{str(device)!r} is not here: this machine has {have}. Try device="auto".')
     if kind.type == "mps" and not torch.backends.mps.is_available():
         raise BadInputError('"mps" is not here: it needs an Apple GPU. Try device="auto".')
@@ -118,7 +118,7 @@ def _has_bfloat16(device: str) -> bool:
 def available_bytes(device: str = "auto") -> int:
     """Free memory in bytes: of the GPU, or of this machine (within its container's limit, if any).
 
-    What torch has freed and keeps for itself on a GPU is free too: the next tensors go there.
+    Memory that torch has freed but keeps cached on a GPU counts as free, since the next tensors go there.
 
     >>> available_bytes("cpu") > 0
     True
@@ -134,7 +134,7 @@ def available_bytes(device: str = "auto") -> int:
         )
         return torch.cuda.mem_get_info(device)[0] + reserved - allocated
     free = psutil.virtual_memory().available
-    if str(device) == "mps":  # shares the machine's memory, up to a limit of its own
+    if str(device) == "mps":  # it shares the machine's memory, up to a limit of its own
         import torch
 
         free = min(free, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
@@ -156,36 +156,36 @@ def memory_plan(
     device_map: Any = None,
     source: str | None = None,
 ) -> MemoryPlan:
-    """What loading the model and filling `context` positions for `batch` prompts takes at its peak, in bytes.
+    """The peak memory, in bytes, for loading the model and filling `context` positions for each of `batch` prompts.
 
-    Loads no weights: where the model's config is here, its weights are counted on a model that is built without them
-    (exactly those that loading makes: tied ones once, experts and towers included, files beside them not); else the
-    catalog's numbers hold.
+    No weights are loaded. If the model's config is here, the weights are counted on a model that is built without them
+    (exactly those that loading creates: tied ones once, experts and vision towers included, unused files not);
+    otherwise the catalog's numbers are used.
     `device_map="auto"` counts all GPUs together. Raises `ModelNotFoundError`, `DamagedFilesError`, `BadInputError`.
 
-    Counted are the weights (once, however many processes share them), the KV cache, `OVERHEAD_BYTES` for the
+    The plan counts the weights (once, however many processes share them), the KV cache, `OVERHEAD_BYTES` for the
     model's Python objects, the kernels' own buffers and the rounding of the allocator, and the working memory of
-    a forward pass that reads all positions at once, as `generate` reads a prompt: at the widest moment, inside
-    an MLP, each position holds three vectors of intermediate_size (the activated gate, up, their product) and
-    four of hidden_size (the embeddings, the layer's input, the residual stream after attention, its norm),
-    as `LlamaModel`, `LlamaDecoderLayer` and `LlamaMLP` of `transformers` keep them. (GLM's MLP, where gate and up
-    are one matrix, holds a fourth vector of intermediate_size.) A prompt shorter than the context takes less.
+    a forward pass that reads all positions at once, as `generate` reads a prompt. At its peak, inside an MLP, each
+    position holds three vectors of intermediate_size (the activated gate, up, their product) and four of
+    hidden_size (the embeddings, the layer's input, the residual stream after attention, its norm), as `LlamaModel`,
+    `LlamaDecoderLayer` and `LlamaMLP` of `transformers` keep them. (GLM's MLP, where gate and up are one matrix,
+    holds a fourth vector of intermediate_size.) A prompt shorter than the context takes less.
 
-    GLM-4V reads `pictures` at once before that (one for each prompt, if it is not said), and working_bytes is the
-    wider of the two moments: inside an MLP of the vision tower, each patch holds two vectors of the tower's
-    intermediate_size (before and after the activation) and two of its hidden_size (the layer's input, the residual
-    stream after attention), as `VisionTower` of `helpers.glm` keeps them; with 8 bits four and three and a half, for
-    the products' int32 sums and their copies in float16.
+    GLM-4V first reads all `pictures` at once (by default, one per prompt), and working_bytes is the larger of the
+    two peaks: inside an MLP of the vision tower, each patch holds two vectors of the tower's intermediate_size
+    (before and after the activation) and two of its hidden_size (the layer's input, the residual stream after
+    attention), as `VisionTower` of `helpers.glm` keeps them. In 8 bits they are four and three and a half, because
+    of the products' int32 sums and their copies in float16.
 
-    Not counted: Python and the libraries; what another model's vision tower holds; the scores [batch, head, position,
-    position] of "eager" attention; the int32 sums of 8-bit products in the language model (half of its working memory
-    again); the one weight that is being converted or quantized at load; memory that was freed and that the allocator
-    keeps for later (on Linux some 10 to 20 MB; a model quantized on a CPU has it given back). And the pages of the
-    weights' file: while they are converted, they show in the process's size (RSS), but they are the system's copy of
-    the file, which it drops when it needs room.
+    Not counted are Python and the libraries; what another model's vision tower holds; the scores [batch, head,
+    position, position] of "eager" attention; the int32 sums of 8-bit products in the language model (half of its
+    working memory again); the one weight that is being converted or quantized at load; and freed memory that the
+    allocator keeps for later (on Linux about 10 to 20 MB; for a model quantized on a CPU it is given back). The
+    pages of the weights' file are not counted either: while the weights are converted, they show in the process's
+    size (RSS), but they are the system's copy of the file, which it drops when it needs memory.
 
-    For the default model on Linux the plan is within a tenth of what a process takes at its peak, while it loads
-    and while `generate` fills 512 positions, in float32, bfloat16, 8 and 4 bits (tests/test_loading_memory.py).
+    For the default model on Linux the plan is within a tenth of what a process takes at its peak, while it loads and
+    while `generate` fills 512 positions, in float32, bfloat16, 8 and 4 bits: tests/measured/test_memory_of_loading.py.
 
     >>> plan = memory_plan("smollm2-135m", dtype="bfloat16", device="cpu", context=1024)
     >>> plan.weights_bytes, plan.kv_cache_bytes
@@ -216,8 +216,8 @@ def loading_plan(
 ) -> MemoryPlan:
     """The `memory_plan` of loading alone: one position, and no picture.
 
-    A cache of a kind that the formula does not know counts nothing here: one position of it is next to nothing, and
-    the model can be loaded without it.
+    A kind of cache that the formula does not cover counts as zero bytes here: one position takes next to nothing, and
+    the model can be loaded without a cache.
     """
     return _plan(
         name,
@@ -253,7 +253,7 @@ def _plan(
     device_map: Any,
     source: str | None,
 ) -> MemoryPlan:
-    """The plan, with this formula for the KV cache."""
+    """The plan, with `cache_bytes` as the formula for the KV cache."""
     one_of("quantization", quantization, (None, *QUANTIZED_BYTES))
     context, batch = whole_number("context", context, least=1), whole_number("batch", batch, least=1)
     pictures = batch if pictures is None else whole_number("pictures", pictures, least=0)
@@ -300,7 +300,8 @@ def _plan(
 
 
 def working_bytes(config: Any, positions: int, width: float) -> int:
-    """The widest moment of a forward pass over so many positions, `width` bytes a value (see `memory_plan`)."""
+    """The peak working memory, in bytes, of a forward pass over `positions` positions with `width` bytes per value
+    (see `memory_plan`)."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size  # the MLP's usual width
     inner = max(inner) if isinstance(inner, list | tuple) else inner  # one for each layer
@@ -310,7 +311,8 @@ def working_bytes(config: Any, positions: int, width: float) -> int:
 
 
 def _vision_bytes(config: Any, pictures: int, width: float, quantization: str | None) -> int:
-    """The widest moment while GLM-4V's tower reads so many pictures, `width` bytes a value; 0 for any other model."""
+    """The peak working memory, in bytes, while GLM-4V's vision tower reads `pictures` pictures with `width` bytes per
+    value; 0 for any other model."""
     vision = getattr(config, "vision_config", None)
     if getattr(vision, "model_type", None) != "chatglm_vision":
         return 0
@@ -320,7 +322,7 @@ def _vision_bytes(config: Any, pictures: int, width: float, quantization: str | 
 
 
 def _cure(smaller: list[tuple[str, str | None]], least: int) -> tuple[str | Setting, ...]:
-    """What a reader can do who has not enough memory, as the parts of a sentence."""
+    """What a reader without enough memory can do, as the parts of a sentence."""
     if smaller:
         dtype, quantization = smaller[0]
         packed = (", ", Setting("quantization", quantization)) if quantization else ()
@@ -335,19 +337,19 @@ def _pick_devices(device: Any, device_map: Any) -> list[str]:
     if device_map is None:
         return [pick_device(device)]
     if not isinstance(device_map, str | torch.device):
-        raise BadInputError(f'device_map is None, "auto" or the name of a device, not {shown(device_map)}.')
+        raise BadInputError(f'device_map must be None, "auto" or the name of a device, not {shown(device_map)}.')
     if device_map != "auto":
         return [pick_device(device_map)]
     if str(device) != "auto":
-        raise BadInputError(f'device_map="auto" takes every GPU: leave out device={str(device)!r}, or the device_map.')
+        raise BadInputError(f'device_map="auto" uses every GPU: omit either device={str(device)!r} or device_map.')
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or [pick_device("auto")]
 
 
 def _weight_counts(name: str | Path, source: str | None) -> tuple[Any, int, int]:
-    """(config, weights a quantizer would pack, other weights): linear layers against the rest, tied ones once."""
+    """(config, number of weights a quantizer would pack, number of others), with tied weights counted once."""
     card = catalog.find_card(name) if isinstance(name, str) else None
     if card and card.name == "llama-3-tokenizer":
-        raise BadInputError(f"{name} is a tokenizer alone: it has no weights to plan for.")
+        raise BadInputError(f"{name} is only a tokenizer: it has no weights to plan for.")
     if card and card.parameters and "wheel" not in card.sources:
         groups = catalog.parameter_groups(card)
         linear = sum(groups[part] for part in ("query", "key", "value", "output", "mlp", "vision"))
@@ -360,9 +362,8 @@ def _weight_counts(name: str | Path, source: str | None) -> tuple[Any, int, int]
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:
-    """(weights a quantizer would pack, other weights) of a model: its linear layers but for the last, and the rest.
-
-    Parameters that are tied count once.
+    """(number of weights a quantizer would pack, number of others) of a model: all linear layers except the last, and
+    the rest. Tied parameters count once.
     """
     last = model.get_output_embeddings()
     packed = {

@@ -1,4 +1,4 @@
-"""Whether an error says that memory ran out: each device has its own way to say so."""
+"""Recognize out-of-memory errors: each device reports them in its own way."""
 
 from helpers.errors import DoesNotFitError
 
@@ -6,7 +6,7 @@ from helpers.errors import DoesNotFitError
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out.
 
-    CUDA has a class for it. The CPU's allocator and Apple's raise a plain RuntimeError, which only its text tells.
+    CUDA has a class for it. The CPU's and Apple's allocators raise a plain RuntimeError, recognizable only by its text.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""A folder's config, tokenizer and processor, as transformers reads them once the folder has been looked at."""
+"""A folder's config, tokenizer and processor, read by transformers after the folder has been checked."""
 
 import contextlib
 import importlib
@@ -15,9 +15,10 @@ from helpers.models.folder import read_settings
 from helpers.models.locate import find_files
 from helpers.models.out_of_memory import is_out_of_memory
 
-# Model types that a package of this course teaches transformers: GLM-4's original checkpoints.
+# Model types that a package of this course registers with transformers: GLM-4's original checkpoints.
 OUR_ARCHITECTURES = {"chatglm": "helpers.glm"}
-# What a config.json may not say: which code runs, which files are opened, which kernels are fetched.
+# Settings of a config.json that are ignored, since they decide which code runs, which files are opened, which kernels
+# are fetched.
 NOT_FOR_A_FOLDER_TO_SAY = frozenset(
     "auto_map custom_generate custom_pipelines attn_implementation _attn_implementation _attn_implementation_internal "
     "experts_implementation _experts_implementation _experts_implementation_internal kernel_config use_kernels "
@@ -38,10 +39,10 @@ LARGEST_SIZE = 2**31  # of any of them
 FOR_EACH_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")  # may be lists
 SMALL_NUMBERS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 IDS = ("eos_token_id", "bos_token_id", "pad_token_id")  # of generation_config.json
-MOST_TOKENIZER_BYTES = 256 * 2**20  # the largest of a published model has some 35 MB
-LONGEST_TOKEN = 10_000  # characters; what a tokenizer takes to load grows with the square of it
+MOST_TOKENIZER_BYTES = 256 * 2**20  # the largest of a published model is about 35 MB
+LONGEST_TOKEN = 10_000  # characters; the time to load a tokenizer grows with the square of it
 MOST_GROWTH = 100  # how many times longer a tokenizer may make a text before it looks for tokens
-# The types that tokenizers rely on without looking.
+# The types that tokenizers rely on without checking.
 TOKENIZER_SETTINGS = {
     "tokenizer_class": str,
     "model_max_length": int | float,
@@ -56,7 +57,7 @@ TOKENIZER_SETTINGS = {
 
 
 def load_config(name: str | Path, *, source: str | None = None) -> Any:
-    """The model's config, as `AutoConfig` gives it, without what would decide which code runs.
+    """The model's config, as `AutoConfig` returns it, without the settings that decide which code runs.
 
     Raises like `load_model`.
 
@@ -67,12 +68,12 @@ def load_config(name: str | Path, *, source: str | None = None) -> Any:
 
 
 def read_config(folder: Path) -> Any:
-    """The config of a folder that `checked_folder` let pass. Raises `BadInputError`, `DamagedFilesError`."""
+    """The config of a folder that passed `checked_folder`. Raises `BadInputError`, `DamagedFilesError`."""
     from transformers import CONFIG_MAPPING
 
     file = folder / "config.json"
     if not file.is_file():
-        raise DamagedFilesError(f"{folder} has no config.json: it holds a tokenizer alone, or was fetched in part.")
+        raise DamagedFilesError(f"{folder} has no config.json: it holds only a tokenizer, or is not fully downloaded.")
     settings = read_settings(file)
     kind, code = settings.get("model_type"), _own_code(settings)
     with contextlib.suppress(TypeError):
@@ -81,9 +82,9 @@ def read_config(folder: Path) -> Any:
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         if code:
             raise DamagedFilesError(
-                f"{folder} cannot be loaded: transformers does not know models of type {shown(kind)}. Its code lies in "
-                f"the folder ({code}), and the course runs no code out of a model's folder. Look for a copy that "
-                "transformers loads by itself."
+                f"{folder} cannot be loaded: transformers does not know models of type {shown(kind)}. Its code is in "
+                f"the folder ({code}), and the course runs no code from a model's folder. Look for a copy that "
+                "transformers can load without such code."
             )
         raise DamagedFilesError(
             f"{folder} cannot be loaded: its config.json says model_type {shown(kind)}, which this version of "
@@ -99,7 +100,7 @@ def read_config(folder: Path) -> Any:
 
 
 def _own_code(settings: dict[str, Any]) -> str:
-    """The file of Python that a config.json names, if it does."""
+    """The Python file that a config.json names, or an empty string."""
     code = settings.get("auto_map")
     names = [value for value in code.values() if isinstance(value, str)] if isinstance(code, dict) else []
     return shown(f"{names[-1].rpartition('--')[2].partition('.')[0]}.py")[1:-1] if names else ""
@@ -109,14 +110,14 @@ def _without_code(settings: Any) -> Any:
     if isinstance(settings, list):
         return [_without_code(value) for value in settings]
     if isinstance(settings, dict) and settings.get("__float__") in ("Infinity", "-Infinity", "NaN"):
-        return float(settings["__float__"])  # how transformers writes what JSON has no number for, as in Mamba 2
+        return float(settings["__float__"])  # how transformers writes numbers that JSON lacks, as in Mamba 2
     if isinstance(settings, dict):
         return {name: _without_code(value) for name, value in settings.items() if name not in NOT_FOR_A_FOLDER_TO_SAY}
     return settings
 
 
 def _check_sizes(config: Any) -> None:
-    """That the sizes which everything is computed from are whole numbers, or one for each layer."""
+    """Check that the sizes from which everything is computed are whole numbers, or lists of one per layer."""
     text = config.get_text_config()
     for name in SIZES:
         value = vars(text).get(text.attribute_map.get(name, name))
@@ -132,7 +133,7 @@ def _check_sizes(config: Any) -> None:
 
 
 def check_generation_settings(folder: Path) -> None:
-    """That the tokens which end an answer are ids. Raises `DamagedFilesError`."""
+    """Check that the special tokens in generation_config.json are ids. Raises `DamagedFilesError`."""
     file = folder / "generation_config.json"
     settings = read_settings(file) if file.is_file() else {}
     for name in IDS:
@@ -142,7 +143,7 @@ def check_generation_settings(folder: Path) -> None:
 
 
 def load_tokenizer(name: str | Path = catalog.DEFAULT_MODEL, *, source: str | None = None) -> Any:
-    """The model's tokenizer; with a hub as `source`, its files alone are fetched. Raises like `load_model`.
+    """The model's tokenizer; with a hub as `source`, only its files are fetched. Raises like `load_model`.
 
     >>> load_tokenizer("smollm2-135m")("Hello")["input_ids"]
     [19556]
@@ -162,8 +163,8 @@ def _read_tokenizer(folder: Path) -> Any:
 
 
 def _config_if_any(folder: Path) -> dict[str, Any]:
-    """The config as a keyword, so that no library reads it by itself. A tokenizer alone has none, and is known to
-    transformers where its model need not be.
+    """The config as a keyword argument, so that no library reads it by itself. A folder with just a tokenizer has none,
+    and transformers may know a tokenizer without knowing its model.
     """
     from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -185,7 +186,7 @@ def _check_tokenizer_settings(folder: Path) -> None:
 
 
 def _check_tokenizer_file(file: Path) -> None:
-    """That no token, and nothing that is done to a text first, takes forever. Raises `DamagedFilesError`."""
+    """Check that neither a token nor the processing of a text before it takes forever. Raises `DamagedFilesError`."""
     described = read_settings(file, most_bytes=MOST_TOKENIZER_BYTES) if file.is_file() else {}
     model = described.get("model")
     pieces = model.get("vocab") if isinstance(model, dict) else None
@@ -205,7 +206,7 @@ def _check_tokenizer_file(file: Path) -> None:
 
 
 def _growth(part: Any) -> int:
-    """How many times longer a part of a tokenizer may make a text, at most."""
+    """At most how many times as long a part of a tokenizer can make a text."""
     if isinstance(part, list):
         return math.prod(map(_growth, part))
     if not isinstance(part, dict):
@@ -222,10 +223,10 @@ def _growth(part: Any) -> int:
 
 
 def load_processor(name: str | Path, *, source: str | None = None) -> Any:
-    """The processor (pictures and text) of a model that sees. Raises like `load_model`.
+    """The processor (for pictures and text) of a vision-language model. Raises like `load_model`.
 
-    Where the model's own processor cannot be had because its part for videos needs torchvision (GLM-4.1V's), it is
-    a `PictureProcessor` of its tokenizer and image processor.
+    If the model's own processor is not available because its video part needs torchvision (as GLM-4.1V's does), the
+    result is a `PictureProcessor` made of its tokenizer and image processor.
 
     >>> type(load_processor("tiny-glm4v")).__name__
     'ChatGLMProcessor'
@@ -243,12 +244,12 @@ def load_processor(name: str | Path, *, source: str | None = None) -> Any:
         image_processor = from_pretrained(AutoImageProcessor, folder, backend="pil")
         processor = PictureProcessor(image_processor, _read_tokenizer(folder))
     if not hasattr(processor, "image_processor"):
-        raise BadInputError(f"{name} does not see: it has a tokenizer and no picture processor. Use load_tokenizer.")
+        raise BadInputError(f"{name} does not see: it has a tokenizer but no picture processor. Use load_tokenizer.")
     return processor
 
 
 def _asks_for_a_package(error: BaseException | None) -> bool:
-    """Whether a package is missing; for the part for videos, transformers raises a ValueError then."""
+    """Whether a package is missing; for a processor's video part, transformers then raises a ValueError."""
     last = None if error is None else error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -257,9 +258,9 @@ def _asks_for_a_package(error: BaseException | None) -> bool:
 
 
 def from_pretrained(auto_class: Any, folder: Path, **settings: Any) -> Any:
-    """`auto_class.from_pretrained` from files of this machine alone and without any code of the folder's.
+    """`auto_class.from_pretrained`, using only files on this machine and no code from the folder.
 
-    Raises `BadInputError` for what this machine lacks, `DoesNotFitError`, and `DamagedFilesError` for the rest.
+    Raises `BadInputError` if this machine lacks a package, `DoesNotFitError`, and `DamagedFilesError` otherwise.
     """
     with told(f"{folder} cannot be loaded"):
         return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
@@ -267,7 +268,7 @@ def from_pretrained(auto_class: Any, folder: Path, **settings: Any) -> Any:
 
 @contextlib.contextmanager
 def told(what: str) -> Iterator[None]:
-    """Whatever a library raises inside, as one sentence that begins with `what`."""
+    """Turn whatever a library raises in the block into one sentence that begins with `what`."""
     try:
         yield
     except HelpersError:
@@ -279,13 +280,13 @@ def told(what: str) -> Iterator[None]:
             raise DoesNotFitError(f"{what}: there is not enough memory for it.") from error
         raise DamagedFilesError(f"{what}: {reason(error)}. Fetch its files again.") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of a library written in Rust
+        if type(error).__name__ != "PanicException":  # a panic of a library written in Rust
             raise
         raise DamagedFilesError(f"{what}: {reason(error)}. Fetch its files again.") from error
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what the innermost cause of an error says, for a message."""
+    """The first line of the innermost cause of an error, for a message."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,7 +1,7 @@
-"""A model without its weights: the class that a config stands for, built on PyTorch's device "meta".
+"""A model without its weights: the class that a config selects, built on PyTorch's device "meta".
 
-It takes no memory and hardly any time, and says exactly what loading will make: every parameter and its shape, tied
-ones once, experts, towers.
+It takes no memory and hardly any time, and shows exactly what loading will create: every parameter and its shape, tied
+ones once, experts and vision towers included.
 """
 
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 from helpers.errors import BadInputError, DamagedFilesError
 from helpers.models.pretrained import reason
 
-MOST_LAYERS = 2_000  # building more takes minutes; published models have at most some 130
+MOST_LAYERS = 2_000  # building more takes minutes; published models have at most about 130
 
 
 def auto_class(config: Any) -> Any:
-    """The auto class of `transformers` that loads this config: the one that sees, where there are two.
+    """The auto class of `transformers` that loads this config: the vision-language one, if there are two.
 
     Raises `BadInputError` for a model that does not generate text.
     """
@@ -23,13 +23,13 @@ def auto_class(config: Any) -> Any:
         if type(config) in kind._model_mapping:
             return kind
     raise BadInputError(
-        f"A model of type {config.model_type!r} does not continue texts: it is no language model that the course can "
-        "look into. Load a causal language model, or one that sees and answers."
+        f"A model of type {config.model_type!r} does not generate text, so the course cannot look into it. Load a "
+        "causal language model, or a vision-language model that answers in text."
     )
 
 
 def model_class(config: Any) -> Any:
-    """The class of `transformers` that loading this config gives. Raises like `auto_class`."""
+    """The class of `transformers` that loading this config creates. Raises like `auto_class`."""
     found = auto_class(config)._model_mapping[type(config)]
     if not isinstance(found, tuple | list):
         return found
@@ -51,7 +51,7 @@ def skeleton(config: Any, *, dtype: Any = None) -> Any:
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise DamagedFilesError(
-            f"The config.json of this {config.model_type} asks for {layers:,} layers: fetch it again."
+            f"The config.json of this {config.model_type} specifies {layers:,} layers: fetch it again."
         )
     config._attn_implementation = None
     try:

@@ -1,8 +1,8 @@
-"""A model's folder: where it lies, its manifest, its lock and its checksums.
+"""A model's folder: where it is, its manifest, its lock and its checksums.
 
 A prepared model is one folder, `data/models/<name>/` (or below `$HELPERS_MODELS`, so that a class can share one
-copy). It appears by a rename once everything in it is complete, so a half-written folder is never taken for a whole
-one. Its `manifest.json` records the size and SHA-256 of every file.
+copy). It is renamed into place once everything in it is complete, so a half-written folder is never taken for a
+complete one. Its `manifest.json` records the size and SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ MANIFEST = "manifest.json"
 
 
 def models_dir() -> Path:
-    """Where prepared models live: `$HELPERS_MODELS` (where `~` is the home folder), or `data/models` of the course.
+    """The folder for prepared models: `$HELPERS_MODELS` (`~` is the home folder), or `data/models` of the course.
 
-    A course that was installed as a package, without its repository, keeps them in the home folder's cache.
+    If the course was installed as a package, without its repository, they are in the home folder's cache.
 
     >>> models_dir().is_dir()
     True
@@ -52,7 +52,7 @@ def models_dir() -> Path:
 
 @contextlib.contextmanager
 def one_at_a_time(lock: BaseFileLock, name: object) -> Iterator[None]:
-    """Holds the lock; says so when another process has it and we wait."""
+    """Hold the lock; print a line if another process has it and this one has to wait."""
     from filelock import Timeout
 
     try:
@@ -67,22 +67,22 @@ def one_at_a_time(lock: BaseFileLock, name: object) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line on stderr: what is being done, for work that takes a while."""
+    """Print one line on stderr: what is being done, for work that takes a while."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a prepared folder's `manifest.json` says."""
+    """The content of a prepared folder's `manifest.json`."""
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
 def damaged_files(folder: Path, manifest: dict[str, Any], thorough: bool = False) -> list[str]:
-    """The names of files that are not what the manifest says."""
+    """The names of files that differ from what the manifest says."""
     return [file for file, known in manifest["files"].items() if not _is_intact(folder / file, known, thorough)]
 
 
 def _is_intact(file: Path, known: dict[str, Any], thorough: bool) -> bool:
-    """Whether a file is as the manifest says; one whose size and time are as recorded is not read, unless thorough."""
+    """Whether a file matches the manifest; if its size and time are as recorded, it is read only if `thorough`."""
     try:
         status = file.stat()
     except FileNotFoundError:
@@ -93,9 +93,9 @@ def _is_intact(file: Path, known: dict[str, Any], thorough: bool) -> bool:
 
 
 def has_content(file: Path, length: int, **checksums: str | None) -> bool:
-    """Whether this is a regular file (no link) of that length and with one of these checksums, if any is known.
+    """Whether this is a regular file (no link) of that length in bytes and with the given checksum, if one is known.
 
-    `checksums` are `sha256` and `git_sha1` (git's id of a file), in hexadecimal.
+    `checksums` are `sha256` and `git_sha1` (git's id of a file), in hexadecimal; the first one that is known counts.
     """
     try:
         status = file.lstat()
@@ -114,10 +114,10 @@ def has_content(file: Path, length: int, **checksums: str | None) -> bool:
 
 
 def put_in_place(files: Iterable[Path], folder: Path) -> None:
-    """Move files into a folder that is there, without removing anything that this program did not write.
+    """Move files into an existing folder, without removing anything that this program did not write.
 
-    What lies there exactly as the folder's manifest records it, or is the same as the new file, makes room for it.
-    Everything else under the same name is kept beside it, and a line says so.
+    An old file that is exactly as the folder's manifest records it, or the same as the new file, is replaced.
+    Anything else with that name is kept next to it under another name, and a line says so.
     """
     known = _recorded(folder)
     for file in files:
@@ -128,7 +128,7 @@ def put_in_place(files: Iterable[Path], folder: Path) -> None:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """The files of a folder's manifest, if it has one that can be read."""
+    """The files listed in a folder's manifest; none if it has no readable manifest."""
     try:
         return dict(read_manifest(folder)["files"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -139,7 +139,7 @@ def keep_aside(path: Path) -> None:
     """Give a reader's file, folder or link another name, and say so."""
     kept = next(other for number in itertools.count(1) if not os.path.lexists(other := _kept(path, number)))
     os.rename(path, kept)
-    say(f"{path} is not as this program wrote it: it is kept as {kept.name}. Delete that if you do not need it.")
+    say(f"{path} differs from what this program wrote: it is kept as {kept.name}. Delete it if you do not need it.")
 
 
 def _kept(path: Path, number: int) -> Path:
@@ -151,7 +151,7 @@ def _same(file: Path, other: Path) -> bool:
 
 
 def is_ours(file: Path, known: Any) -> bool:
-    """Whether a file is exactly the one that a manifest records, read to the last byte."""
+    """Whether a file is exactly the one that a manifest records, which is checked byte by byte."""
     try:
         return not file.is_symlink() and _is_intact(file, known, thorough=True)
     except (OSError, TypeError, KeyError):
@@ -173,7 +173,7 @@ def remove_prepared(folder: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free disk space where a folder is, or will be."""
+    """The free disk space, in bytes, where a folder is, or will be."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
@@ -182,7 +182,7 @@ def free_bytes(folder: Path) -> int:
 def disk_full(
     what: object, need: str, folder: Path, *, needed_bytes: int | None = None, also: str = ""
 ) -> DiskFullError:
-    """The error that says how much room `what` needs where, and what can be done; `also` is one sentence more."""
+    """The error that says how much space `what` needs, where, and what to do; `also` is one more sentence."""
     free = free_bytes(folder)
     return DiskFullError(
         f"{what} needs {need} in {folder}, where {size(free)} are free. Free some space, or set {MODELS_VARIABLE} to a "
@@ -193,7 +193,7 @@ def disk_full(
 
 
 def size(number: int) -> str:
-    """Bytes for people.
+    """A number of bytes as text, in GB or MB.
 
     >>> size(538_000_000), size(16_000_000_000)
     ('538 MB', '16 GB')
@@ -209,7 +209,7 @@ def sha256(file: Path) -> str:
 
 @contextlib.contextmanager
 def quiet_progress() -> Iterator[None]:
-    """transformers shows a bar for each file it reads and a table of weights that do not fit; our sentences say it."""
+    """Hide transformers' progress bars and its table of weights that do not match: our own messages cover them."""
     from transformers.utils import logging
 
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -224,11 +224,11 @@ def quiet_progress() -> Iterator[None]:
 
 
 def write_manifest(folder: Path, files: Any, **facts: Any) -> None:
-    """`manifest.json`: the given facts, and each file's size, time and SHA-256. Written whole or not at all."""
+    """Write `manifest.json`, all of it or nothing: the given facts, and each file's size, time and SHA-256."""
     known = {}
     for file in sorted(files):
         with open(file, "rb") as stream:
-            os.fsync(stream.fileno())  # on disk before the folder counts as whole
+            os.fsync(stream.fileno())  # on disk before the folder counts as complete
         status = file.stat()
         known[file.name] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(file)}
     draft = folder / f".{MANIFEST}"

@@ -1,4 +1,4 @@
-"""What a folder's safetensors files hold, read from their headers alone; and whether a model got all of it."""
+"""What a folder's safetensors files hold, read from their headers alone, and whether a model received all of it."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from helpers.models.store import read_manifest
 
 
 def listed_weights(folder: Path) -> int:
-    """Bytes of the weights that a hub lists for a folder whose small files alone are here, else 0."""
+    """The bytes of weights that a hub lists for a folder, according to its manifest; 0 if the manifest has none."""
     try:
         return int(read_manifest(Path(folder)).get("weights_bytes", 0))
     except (OSError, ValueError, TypeError, AttributeError):
@@ -21,8 +21,8 @@ def listed_weights(folder: Path) -> int:
 def weight_shapes(folder: str | Path) -> dict[str, list[int]]:
     """Name -> shape of every tensor that a folder's model is made of, from its safetensors headers alone.
 
-    The files are those that `transformers` loads, not others beside them. Raises `DamagedFilesError` naming the file,
-    `ModelNotFoundError` when there is none.
+    The files are those that `transformers` loads, and no others next to them. Raises `DamagedFilesError` naming the
+    file, and `ModelNotFoundError` when there are no weights.
 
     >>> from helpers.models.locate import model_folder
     >>> weight_shapes(model_folder("smollm2-135m"))["model.embed_tokens.weight"]
@@ -46,39 +46,41 @@ def weight_shapes(folder: str | Path) -> dict[str, list[int]]:
 def _no_weights(folder: Path) -> ModelNotFoundError:
     if listed_weights(folder):
         return ModelNotFoundError(
-            f"{folder} holds the config and the tokenizer of this model; its weights are not downloaded yet. Pass the "
-            f'model\'s name and source="{folder.parent.name}" to load_model.'
+            f"{folder} holds the config and the tokenizer of this model, but its weights are not downloaded yet. Pass "
+            f'the model\'s name and source="{folder.parent.name}" to load_model.'
         )
     return ModelNotFoundError(
-        f"{folder} holds neither model.safetensors nor an index of such files (model.safetensors.index.json): there is "
-        "no .safetensors weight to load. Other weight formats are not loaded here, because they can run code."
+        f"{folder} holds neither model.safetensors nor an index of such files (model.safetensors.index.json), so there "
+        "are no .safetensors weights to load. Other weight formats are not loaded here, because they can run code."
     )
 
 
 def check_report(
     folder: object, report: Mapping[str, Any], names: Iterable[str], *, shapes: bool = True, towers: bool = False
 ) -> list[str]:
-    """The names of weights that the model has no use for, after the check that everything else is where it belongs.
+    """The names of weights that the model does not use, after checking that all others are where they belong.
 
-    `report` is the loading info of `from_pretrained`, `names` are those of the model's own weights. `shapes=False` lets
-    other shapes pass, `towers=True` refuses layers of every kind that the model has no place for. Raises
+    `report` is the loading info of `from_pretrained`, `names` are those of the model's own weights. `shapes=False`
+    accepts other shapes; `towers=True` also refuses unused layers of kinds that the model does not have. Raises
     `DamagedFilesError` for weights that are missing, of another shape, or of layers that the config does not count.
     """
     kinds = {_kind(name) for name in names}
     unused = sorted(report["unexpected_keys"])
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
     problems += [
-        f"{name} is of a layer too many" for name in unused if _kind(name) in kinds or (towers and ".layers." in name)
+        f"{name} belongs to an extra layer"
+        for name in unused
+        if _kind(name) in kinds or (towers and ".layers." in name)
     ]
     problems += [
-        f"{name} has the shape {list(found)} in place of {list(expected)}"
+        f"{name} has the shape {list(found)} instead of {list(expected)}"
         for name, found, expected in sorted(report["mismatched_keys"])
         if shapes
     ]
     if problems:
         more = f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""
         raise DamagedFilesError(
-            f"The weights in {folder} do not fit its config.json: {problems[0]}{more}. They are damaged, or of "
+            f"The weights in {folder} do not fit its config.json: {problems[0]}{more}. They are damaged, or belong to "
             "different models: fetch both again."
         )
     return unused

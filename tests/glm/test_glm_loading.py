@@ -341,7 +341,7 @@ def cut_tensor(key):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / SHARD).unlink(), "lacks 1 of 4 weight files .*00002"),
+        (lambda folder: (folder / SHARD).unlink(), "is missing 1 of 4 weight files .*00002"),
         (lambda folder: (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:100_000]), "00002.* is damaged"),
         (lambda folder: (folder / SHARD).write_bytes(b"version https://git-lfs.github.com"), "00002.* is damaged"),
         (lambda folder: (folder / SHARD).write_bytes(b""), "00002.* is damaged"),
@@ -349,14 +349,14 @@ def cut_tensor(key):
         (drop_tensor, "model.norm.weight is missing"),
         (
             cut_tensor("transformer.embedding.word_embeddings.weight"),
-            r"embed_tokens.*\[831, 64\] in place of \[832, 64\]",
+            r"embed_tokens.*\[831, 64\] instead of \[832, 64\]",
         ),
-        (cut_tensor("transformer.encoder.layers.1.mlp.dense_4h_to_h.weight"), r"\[63, 104\] in place of \[64, 104\]"),
+        (cut_tensor("transformer.encoder.layers.1.mlp.dense_4h_to_h.weight"), r"\[63, 104\] instead of \[64, 104\]"),
         (cut_tensor("transformer.encoder.layers.1.self_attention.query_key_value.weight"), "query_key_value"),
-        (cut_tensor("transformer.vision.transformer.layers.0.mlp.fc1.weight"), r"\[79, 48\] in place of \[80, 48\]"),
+        (cut_tensor("transformer.vision.transformer.layers.0.mlp.fc1.weight"), r"\[79, 48\] instead of \[80, 48\]"),
         (lambda folder: change_json(folder / "config.json", num_layers=4), "layers.3.*is missing .and 10 more such"),
-        (lambda folder: change_json(folder / "config.json", num_layers=2), "layers.2.*a layer too many"),
-        (lambda folder: change_json(folder / "config.json", vision_config=None), "vision.*a layer too many"),
+        (lambda folder: change_json(folder / "config.json", num_layers=2), "layers.2.*an extra layer"),
+        (lambda folder: change_json(folder / "config.json", vision_config=None), "vision.*an extra layer"),
     ],
     ids="shard cut pointer empty index tensor embedding mlp fused tower more fewer blind".split(),
 )

@@ -533,11 +533,11 @@ def test_a_static_cache_that_is_too_short_says_how_long_it_has_to_be(model, toke
     [
         ({"past_key_values": ()}, "is a Cache of transformers"),
         ({"past_key_values": 5}, "not 5"),
-        ({"attention_mask": "x"}, "attention_mask has a whole number for each"),
-        ({"attention_mask": torch.ones(1, 2)}, "attention_mask has"),
+        ({"attention_mask": "x"}, "attention_mask must have a whole number for each"),
+        ({"attention_mask": torch.ones(1, 2)}, "attention_mask must have"),
         ({"attention_mask": torch.ones(1, 2, dtype=torch.long)}, r"a tensor \[1, 2\]"),
-        ({"position_ids": 5}, "position_ids has"),
-        ({"position_ids": torch.tensor([1, 2])}, "position_ids has"),
+        ({"position_ids": 5}, "position_ids must have"),
+        ({"position_ids": torch.tensor([1, 2])}, "position_ids must have"),
         ({"input_ids": torch.ones(1, 1)}, "no setting 'input_ids'"),
         ({"inputs_embeds": 5}, "no setting 'inputs_embeds'"),
     ],
@@ -556,7 +556,7 @@ def test_inputs_that_are_none_are_as_if_not_given(model, tokenizer):
 
 @pytest.mark.parametrize("wrong", [None, "smollm2-135m", 5])
 def test_what_is_no_model_is_named(tokenizer, wrong):
-    with pytest.raises(BadInputError, match="model is what load_model gives"):
+    with pytest.raises(BadInputError, match="model must be what load_model returns"):
         generate_steps(wrong, tokenizer, "hi")
 
 

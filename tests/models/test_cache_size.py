@@ -151,13 +151,13 @@ def test_a_family_that_was_not_tested_is_tried_out_or_refused():
 
 @pytest.mark.parametrize("config", [None, 5, "smollm2-135m", [], {}])
 def test_what_is_no_config(config):
-    with pytest.raises(BadInputError, match="config is"):
+    with pytest.raises(BadInputError, match="config must be"):
         kv_cache_bytes(config, 5)
 
 
 @pytest.mark.parametrize("length", ["5", None, 1.5, -1, float("nan"), [5]])
 def test_what_is_no_length(length):
-    with pytest.raises(BadInputError, match="length is a whole number"):
+    with pytest.raises(BadInputError, match="length must be a whole number"):
         kv_cache_bytes(transformers.LlamaConfig(), length)
 
 

@@ -295,7 +295,7 @@ def test_what_a_folder_says_never_decides_which_code_runs(folder, tmp_path):
 def test_an_adapter_is_named(folder):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "x/y", "peft_type": "LORA"}')
     save_file({"a": torch.zeros(1)}, folder / "adapter_model.safetensors")
-    with pytest.raises(BadInputError, match="beside a model"):
+    with pytest.raises(BadInputError, match="next to a model"):
         load_model(folder)
     for file in ("config.json", "model.safetensors"):
         (folder / file).unlink(missing_ok=True)
@@ -310,21 +310,21 @@ def test_an_adapter_is_named(folder):
 
 def test_a_model_whose_code_is_in_its_folder_is_named(folder):
     change(folder / "config.json", model_type="cogvlm", auto_map={"AutoModelForCausalLM": "modeling_cogvlm.CogVLM"})
-    with pytest.raises(DamagedFilesError, match=r"'cogvlm'\. Its code lies in the folder \(modeling_cogvlm\.py\)"):
+    with pytest.raises(DamagedFilesError, match=r"'cogvlm'\. Its code is in the folder \(modeling_cogvlm\.py\)"):
         load_model(folder)
     assert load_tokenizer(folder)("a")  # which needs none of that code
 
 
 def test_a_config_of_another_vocabulary_or_size_says_which_weight(folder):
     change(folder / "config.json", vocab_size=100)
-    with pytest.raises(DamagedFilesError, match=r"lm_head\.weight has the shape \[49152, 8\] in place of \[100, 8\]"):
+    with pytest.raises(DamagedFilesError, match=r"lm_head\.weight has the shape \[49152, 8\] instead of \[100, 8\]"):
         load_model(folder)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_another_number_of_layers_is_an_error_and_not_another_model(folder, layers):
     change(folder / "config.json", num_hidden_layers=layers)
-    says = r"layers\.3\..* is missing" if layers == 4 else rf"layers\.{layers}\..* is of a layer too many"
+    says = r"layers\.3\..* is missing" if layers == 4 else rf"layers\.{layers}\..* belongs to an extra layer"
     with pytest.raises(DamagedFilesError, match=says):
         load_model(folder)
 
@@ -393,7 +393,7 @@ def test_settings_of_the_wrong_type(folder, settings):
 @pytest.mark.parametrize("name", ["context", "batch"])
 @pytest.mark.parametrize("value", ["x", "1", None, 1.5, float("nan"), float("inf"), 0, -1, [], True])
 def test_plans_for_what_is_no_number(name, value):
-    with pytest.raises(BadInputError, match=f"{name} is a whole number"):
+    with pytest.raises(BadInputError, match=f"{name} must be a whole number"):
         memory.memory_plan("smollm2-135m", **{name: value})
 
 
@@ -463,7 +463,7 @@ def test_the_side_of_a_picture_is_a_number_that_can_be(tmp_path, size):
 
     shutil.copytree(store.SHIPPED / "tiny-glm4v", tmp_path / "glm")
     change(tmp_path / "glm" / "tokenizer_config.json", image_size=size)
-    with pytest.raises(BadInputError, match="image_size is a whole number"):
+    with pytest.raises(BadInputError, match="image_size must be a whole number"):
         load_processor(tmp_path / "glm")
 
 

@@ -131,7 +131,7 @@ def test_a_catalog_name_becomes_the_id_of_that_hub():
     assert hubs.repo_id("somebody/something", "huggingface") == "somebody/something"
     with pytest.raises(ModelNotFoundError, match="is not on ModelScope"):
         hubs.repo_id("smollm2-135m", "modelscope")
-    with pytest.raises(BadInputError, match="is no hub"):
+    with pytest.raises(BadInputError, match="is not a hub"):
         hubs.repo_id("glm-4-9b-chat", "wheel")
 
 
@@ -181,7 +181,7 @@ def test_a_checksum_that_stays_wrong_is_an_error(hub, name):
     hub.wrong[name] = 99
     with pytest.raises(DamagedFilesError) as error:
         hubs.fetch(REPO, "huggingface")
-    assert f"{name} of {REPO} came 3 times with a size or SHA-256 other than Hugging Face lists" in _said(error)
+    assert f"{name} of {REPO} arrived 3 times with a size or SHA-256 other than Hugging Face lists" in _said(error)
     assert not hubs.folder_of(REPO, "huggingface").exists()
 
 
@@ -194,7 +194,7 @@ def test_modelscopes_own_check_has_our_message(hub):
 def test_an_id_that_does_not_exist(hub, source):
     with pytest.raises(ModelNotFoundError) as error:
         hubs.fetch("owner/other", source)
-    assert f"has no model 'owner/other', or it is private. Look its id up on {hub.url}" in _said(error)
+    assert f"has no model 'owner/other', or it is private. Check owner and spelling on {hub.url}" in _said(error)
 
 
 @pytest.mark.parametrize(("kind", "code"), [("list", 401), ("file", 403)])
@@ -202,7 +202,7 @@ def test_a_gated_model_says_where_to_accept_its_licence(hub, source, kind, code)
     hub.status[kind] = [(code, {"X-Error-Code": "GatedRepo"})]
     with pytest.raises(AccessDeniedError) as error:
         hubs.fetch(REPO, source)
-    assert f"gives {REPO} only to readers who have accepted its licence (HTTP {code})" in _said(error)
+    assert f"gives {REPO} only to users who have accepted its licence (HTTP {code})" in _said(error)
     assert "login` once" in _said(error)
 
 
@@ -210,7 +210,7 @@ def test_a_gated_model_that_the_other_hub_gives_says_so():
     said = str(
         hubs._named({"status": 401, "kinds": ["GatedRepoError"]}, "meta-llama/Meta-Llama-3-8B-Instruct", "huggingface")
     )
-    assert said.endswith('Or take source="modelscope", which does not ask.')
+    assert said.endswith('Or use source="modelscope", which does not require that.')
 
 
 def test_a_busy_hub_is_waited_for(hub, source, capsys):
@@ -219,12 +219,12 @@ def test_a_busy_hub_is_waited_for(hub, source, capsys):
     hubs.fetch(REPO, source, weights=False)
     assert time.monotonic() - start >= 1
     if source == "huggingface":
-        assert "Hugging Face is busy and asks to wait 1 s: waiting" in capsys.readouterr().err
+        assert "Hugging Face is busy and asks you to wait 1 s: waiting" in capsys.readouterr().err
 
 
 def test_a_hub_that_asks_to_wait_long_is_not_waited_for(hub, source):
     hub.status["list"] = [(429, {"Retry-After": "3600"})]
-    with pytest.raises(HubNotReachableError, match=r"busy \(HTTP 429\) and asks to wait 3600 s"):
+    with pytest.raises(HubNotReachableError, match=r"busy \(HTTP 429\) and asks you to wait 3600 s"):
         hubs.fetch(REPO, source)
 
 
@@ -232,7 +232,7 @@ def test_no_client_waits_long_without_a_word(hub, source, monkeypatch):
     """Hugging Face's client would sleep as long as a hub asks it to, while it downloads; ModelScope's is ended."""
     monkeypatch.setattr(hubs, "STALL_SECONDS", 30)
     hub.status["file"] = [(429, {"Retry-After": "3600"})]
-    with pytest.raises(HubNotReachableError, match=r"asks to wait 360\d s|nothing came for 30 s"):
+    with pytest.raises(HubNotReachableError, match=r"asks you to wait 360\d s|nothing arrived for 30 s"):
         hubs.fetch(REPO, source)
 
 
@@ -251,7 +251,7 @@ def test_the_reader_hears_at_once_who_is_asked(hub, source, capsys, monkeypatch)
 
 def test_a_download_that_never_ends_is_stopped(hub, source, monkeypatch):
     monkeypatch.setattr(hubs, "SLACK_BYTES", -1_000_000)  # as if a megabyte more than listed had come
-    with pytest.raises(HubNotReachableError, match="sends more than the"):
+    with pytest.raises(HubNotReachableError, match="sent more than the"):
         hubs.fetch(REPO, source)
 
 
@@ -291,7 +291,7 @@ def test_a_hub_that_hangs_on_the_way(hub, source, where, monkeypatch):
     monkeypatch.setattr(hubs, "LIST_SECONDS", 2)
     monkeypatch.setattr(hubs, "STALL_SECONDS", 2)
     hub.hangs = where
-    with pytest.raises(HubNotReachableError, match="nothing came for 2 s"):
+    with pytest.raises(HubNotReachableError, match="nothing arrived for 2 s"):
         hubs.fetch(REPO, source)
 
 
@@ -301,7 +301,7 @@ def test_no_network_is_a_clear_error(online, source, monkeypatch):
         with pytest.raises(HubNotReachableError) as error:
             hubs.fetch(REPO, source)
         assert f"({endpoint}) cannot be used: " in _said(error)
-        assert "Models that are here load without a network." in _said(error)
+        assert "Models that are already here load without a network." in _said(error)
 
 
 def test_offline_mode_asks_nobody(hub, source, monkeypatch):

