@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,8 @@ def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
 
 
-def _cache_of(text: str) -> tuple[Cache, Tensor]:
-    """The default model's `DynamicCache` of a text, and its ids `[1, length]`."""
+@cache
+def _filled(text: str) -> tuple[Cache, Tensor]:
     import torch
 
     from helpers.text.prompts import prompt_ids
@@ -36,6 +37,25 @@ def _cache_of(text: str) -> tuple[Cache, Tensor]:
     ids = prompt_ids(tokenizer, text)
     with torch.no_grad():
         return model(ids, logits_to_keep=1).past_key_values, ids
+
+
+def _cache_of(text: str) -> tuple[Cache, Tensor]:
+    """A `DynamicCache` of a text, filled by the default model, that an answer may change; and its ids `[1, length]`."""
+    filled, ids = _filled(text)
+    return copy.deepcopy(filled), ids
+
+
+@cache
+def _goes_on(text: str, count: int) -> list[int]:
+    """The ids of the `count` tokens with which the default model continues a text, greedily and without a cache."""
+    import torch
+
+    model, _ = _default()
+    _, own = _filled(text)
+    with torch.no_grad():
+        for _ in range(count):
+            own = torch.cat([own, model(own, logits_to_keep=1).logits[:, -1:].argmax(-1)], dim=1)
+    return own[0, -count:].tolist()
 
 
 @exercise("05.1", expects=int)
@@ -143,13 +163,10 @@ def _(answer: Any) -> str:
 
     from helpers.inside.kv_cache import branch_cache
 
-    model, tokenizer = _default()
+    _, tokenizer = _default()
     filled, ids = _cache_of(CAPITAL)
-    own = ids
+    truth = _goes_on(CAPITAL, 4)
     with torch.no_grad():
-        for _ in range(5):
-            own = torch.cat([own, model(own, logits_to_keep=1).logits[:, -1:].argmax(-1)], dim=1)
-        truth = own[0, ids.shape[1] :].tolist()
         wrong = tokenizer(" bicycle")["input_ids"][0]
         for guesses, right in ((truth[:3], 3), ([truth[0], wrong, truth[2]], 1), ([wrong, truth[1]], 0)):
             cache = branch_cache(filled, ids.shape[1] - 1)

@@ -56,7 +56,7 @@ def _(answer: Any) -> str:
         numbers != right * shared, "only the groups' keys and values are kept, not one for each of the query heads."
     )
     require(numbers == right, f"layers × groups × head_dim × 2 is not {numbers!r}. Are all layers counted?")
-    return f"Group {group}, and {right:,} numbers a position."
+    return f"Group {group}, and {right:,} numbers per position."
 
 
 @exercise("07.2", expects=list)

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 MOST_POSITIONS = 160  # positions the page gets of a long text: the last ones
 
 
-def plot_kv_cache(past_key_values: Cache, *, tokens: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+def plot_kv_cache(
+    past_key_values: Cache, *, tokens: Sequence[str] | None = None, title: str | None = None, ax: Axes | None = None
+) -> Axes:
     """How large the keys and the values of a cache are, layer by layer and position by position. Returns the Axes.
 
     `past_key_values` is a `Cache` of `transformers` (see `kv_cache_norms` for which part of it is drawn) or a
     `KVCacheNorms`; `tokens` are labels of its positions. Keys are on the left and values on the right, each
     with colours from 0 to its own largest norm; layer 0 is at the bottom. What a layer does not hold (before its
-    window, or at all) is left white.
+    window, or at all) is left white. Without a `title` the figure says how many layers and positions there are.
 
     Raises what `kv_cache_norms` raises, and `BadInputError` when there is not one token a position.
 
@@ -78,7 +80,8 @@ def plot_kv_cache(past_key_values: Cache, *, tokens: Sequence[str] | None = None
     ax.set_ylim(-0.5, layers - 0.5)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="position", ylabel="layer")
-    ax.set_title(f"KV cache: {layers} layers, {length} positions", pad=20)
+    title = f"KV cache: {layers} layers, {length} positions" if title is None else drawable(title)
+    ax.set_title(title, pad=20)
     return ax
 
 

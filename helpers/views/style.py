@@ -163,7 +163,7 @@ def _serve_all_weights(name: str) -> None:
             fontManager.ttflist.append(replace(fonts[nearest], weight=weight))
 
 
-def png_bytes(figure: Figure) -> bytes:
+def png_bytes(figure: Figure, *, dpi: int = 100) -> bytes:
     """A figure as a small PNG (256 colours, half of the usual bytes); the figure is closed."""
     from io import BytesIO
 
@@ -171,7 +171,7 @@ def png_bytes(figure: Figure) -> bytes:
     from PIL import Image
 
     drawn, small = BytesIO(), BytesIO()
-    figure.savefig(drawn, format="png", dpi=100, facecolor="white")
+    figure.savefig(drawn, format="png", dpi=dpi, facecolor="white")
     pyplot.close(figure)
     Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
     return small.getvalue()

@@ -18,7 +18,8 @@ import traitlets
 from helpers.checks import shown
 from helpers.errors import BadInputError, HelpersError
 from helpers.views.modules import front
-from helpers.views.style import HTML_THEME, MUTED, png_bytes
+from helpers.views.style import HTML_THEME, MUTED, is_sharp, png_bytes
+from helpers.views.svg import SHARP_DPI, shown_size
 
 if TYPE_CHECKING:
     from helpers.inside.generation import GenerationStep
@@ -86,14 +87,16 @@ class CourseWidget(anywidget.AnyWidget):
             display({"text/plain": repr(self)}, raw=True)
             return
         live, metadata = self._repr_mimebundle_() or ({}, {})
-        display({"image/png": self.picture(), "text/plain": self.state.describe()}, raw=True)
+        picture = self.picture()
+        size = {"image/png": shown_size(picture)} if is_sharp() else {}
+        display({"image/png": picture, "text/plain": self.state.describe()}, metadata=size, raw=True)
         display({**live, "text/plain": "(live while a kernel runs this cell)"}, metadata=metadata, raw=True)
 
     def picture(self) -> bytes:
-        """The still picture as PNG bytes."""
+        """The still picture as PNG bytes, with 200 dots per inch after `use_course_style(sharp=True)`."""
         figure = self.state.figure().figure
         figure.supxlabel("still picture: run the cell to use it", x=0.995, ha="right", fontsize=7.5, color=MUTED)
-        return png_bytes(figure)
+        return png_bytes(figure, dpi=SHARP_DPI if is_sharp() else 100)
 
 
 _made: dict[str, tuple[str, list[weakref.ref]]] = {}  # cell -> its last run, and the widgets made in it

@@ -102,6 +102,7 @@ def test_the_plot_shows_keys_and_values_with_their_tokens(random_model, tokenize
     assert [label.get_text() for label in ax.get_xticklabels()] == [*tokens[:-1], r"\$"] * 2
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("position", "layer")
     assert f"3 layers, {count} positions" in ax.get_title("left")
+    assert plot_kv_cache(cache, title="What $x$ costs").get_title("left") == r"What \$x\$ costs"
 
 
 def test_the_plot_takes_axes_and_long_caches(random_model, tokenizer):

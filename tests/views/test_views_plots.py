@@ -130,6 +130,7 @@ def test_memory_plans_say_in_words_what_fits():
     assert texts(ax)[1].startswith("17 GB")
     assert rows(ax) == ["small", "large"]
     assert rows(plot_memory_plan([plan(1, 0, 10)])) == ["model-1"]
+    assert plot_memory_plan([plan(1, 0, 10)], title="It fits").get_title("left") == "It fits"
     bars = plot_memory_plan([plan(1, 2, 10, working=3)]).patches
     assert [(round(bar.get_x()), round(bar.get_width())) for bar in bars] == [(0, 1), (1, 2), (3, 3)]
     with pytest.raises(BadInputError, match="empty"):

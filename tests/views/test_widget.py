@@ -2,11 +2,13 @@
 
 import gc
 import weakref
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
 import torch
 from glm_fixtures import VISION, glm, glm_processor
+from PIL import Image
 
 from helpers import (
     attention_explorer,
@@ -17,6 +19,7 @@ from helpers import (
     kv_cache_explorer,
     sampling_explorer,
     trace,
+    use_course_style,
 )
 from helpers.errors import BadInputError
 from helpers.views.sharpen import sharpen_heads
@@ -103,6 +106,19 @@ def test_a_cell_that_runs_again_frees_what_it_made_before(name, kernel, new_tiny
     with pytest.raises(BadInputError, match="run the cell that made it"):
         out[0].picture()
     out[0].close()  # a second time
+
+
+def test_a_still_is_sharp_where_figures_are(course_style, new_tiny, tokenizer, monkeypatch):
+    """Twice as many pixels, and the page is told to show them in the same size."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *data, **about: shown.append((data, about)))
+    widget = EXPLORERS["cache"](new_tiny("Llama"), tokenizer)
+    plain = Image.open(BytesIO(widget.picture()))
+    use_course_style(sharp=True)
+    widget._ipython_display_()
+    (still, about), _ = [(data[0], about) for data, about in shown]
+    assert Image.open(BytesIO(still["image/png"])).width == pytest.approx(2 * plain.width, rel=0.01)
+    assert about["metadata"]["image/png"]["width"] == pytest.approx(plain.width, rel=0.01)
 
 
 def test_what_other_cells_and_the_same_run_made_stays(kernel):
