@@ -1,8 +1,8 @@
 """Pictures as a committed notebook stores them: small, and in the colours in which they were drawn.
 
-A chart or a drawing has few colours, and a PNG with a palette of them is smallest. Each colour that fills an area is
-in the palette exactly, however small the area; the palette's other colours are chosen for what is left, mostly the
-edges of letters. A photograph has too many colours for that and becomes a JPEG.
+A chart or a drawing has few colours, and a PNG with a palette of them is smallest. The colours that fill areas
+come into the palette first, however small an area is; its other colours are chosen for what is left, mostly the edges
+of letters. A photograph has too many colours for that and becomes a JPEG.
 """
 
 import base64
@@ -11,12 +11,22 @@ import io
 import numpy
 from PIL import Image
 
-COLOURS = (32, 48, 64, 96, 128, 192, 256)  # of a palette; the first with which the picture looks the same is taken
-AREA = 20  # pixels with equal neighbours all around that make a colour one of an area
-FAR, FEW = 24, 0.001  # of 255: by how much a pixel at an edge may be off, and which fraction of all pixels by more
+COLOURS = (
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+)  # of a palette; the first that does is taken
+AREA = 60  # pixels with equal neighbours all around that make a colour one of an area
+FAR, FEW = 32, 0.002  # of 255: by how much a pixel at an edge may be off, and which fraction of all pixels by more
 NEAR = 4  # of 255: by how much a pixel in an area may be off
 MANY = 5_000  # colours that only a photograph has
-QUALITY = 88  # of a JPEG, of 100
+QUALITY = 72  # of a JPEG, of 100
 
 
 def stored(png):
@@ -38,16 +48,15 @@ def with_palette(picture):
     if len(numpy.unique(values)) > MANY:
         return None
     inside = _has_equal_neighbours(values)
-    areas, sizes = numpy.unique(values[inside], return_counts=True)
-    areas = areas[sizes >= AREA]
-    rest = pixels[~numpy.isin(values, areas)]
+    colours_inside, sizes = numpy.unique(values[inside], return_counts=True)
+    areas = colours_inside[numpy.argsort(-sizes, kind="stable")][: (sizes >= AREA).sum()]  # the largest come first
+    of_an_area = inside & numpy.isin(values, areas)
     for colours in COLOURS:
-        left = colours - len(areas)
-        if left <= 0:
-            continue
-        reduced = _painted(values, numpy.concatenate([_split(areas), _palette_of(rest, left)]))
+        exact = areas[: colours - colours // 4]
+        rest = pixels[~numpy.isin(values, exact)]
+        reduced = _painted(values, numpy.concatenate([_split(exact), _palette_of(rest, colours - len(exact))]))
         off = abs(numpy.asarray(reduced.convert("RGB")).astype(int) - pixels).max(-1)
-        if (off > FAR).mean() < FEW and (off[inside] <= NEAR).all():
+        if (off > FAR).mean() < FEW and (off[of_an_area] <= NEAR).all():
             return reduced
     return None
 
