@@ -157,7 +157,7 @@ DAMAGED = ('{"a": 1}', "{x", "5", '[{"Input": "a"}]', "[5]", "[null]", "[" * 100
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
 def test_a_file_that_holds_no_predictions(tmp_path, content):
     (tmp_path / "p.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(BadInputError, match="is no file of predictions"):
+    with pytest.raises(BadInputError, match="is not a file of predictions"):
         show_predictions(tmp_path / "p.json")
 
 

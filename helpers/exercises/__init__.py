@@ -1,4 +1,4 @@
-"""Checks for the exercises: `check("03.2", answer)` says right, or what is off.
+"""Checks for the exercises: `check("03.2", answer)` says whether the answer is right, or what is wrong with it.
 
 The checks of notebook NN are in `nbNN.py` beside this file. A check is a function of the answer that
 calls `require(condition, "what is off")` and returns the sentence printed for a right answer::
@@ -32,17 +32,17 @@ _KINDS = {
 
 
 class NotYet(Exception):
-    """What is off about an answer."""
+    """What is wrong with an answer."""
 
 
 def require(condition: object, what_is_off: str) -> None:
-    """Go on when the condition holds, else tell the reader what is off."""
+    """Continue if the condition holds; otherwise tell the reader what is wrong."""
     if not condition:
         raise NotYet(what_is_off)
 
 
 def exercise(name: str, *, expects: Any) -> Callable[[Callable[[Any], str]], Callable[[Any], str]]:
-    """Register the decorated check. `expects` is a type (or several): another answer is told so."""
+    """Register the decorated check. `expects` is the type (or types) of its answer; `check` refuses other types."""
 
     def register(function: Callable[[Any], str]) -> Callable[[Any], str]:
         _CHECKS[name] = (function, expects if isinstance(expects, tuple) else (expects,))
@@ -52,11 +52,11 @@ def exercise(name: str, *, expects: Any) -> Callable[[Callable[[Any], str]], Cal
 
 
 def check(name: str, answer: Any) -> None:
-    """Print whether the answer to an exercise ("03.2" is notebook 03's second) is right, or what is off.
+    """Print whether the answer to an exercise ("03.2" is notebook 03's second) is right, or what is wrong with it.
 
-    An unanswered exercise (`...` or None) gets a friendly line. An answer that is a function and
-    raises an error is told which. A right answer is remembered on this machine, for `show_progress`.
-    Raises `BadInputError` for an exercise there is not.
+    An unanswered exercise (`...` or None) gets a friendly line. If the answer is a function that raises an
+    error, the line names the error. A right answer is remembered on this machine, for `show_progress`.
+    Raises `BadInputError` for an exercise that does not exist.
 
     >>> check("00.1", ...)
     Exercise 00.1: not answered yet. Replace the ... above and run this cell again.
@@ -80,11 +80,11 @@ def check(name: str, answer: Any) -> None:
 
 
 def _remember(name: str) -> None:
-    """Remember a solved exercise. Where that fails, the answer is still right, so only a line says so."""
+    """Remember a solved exercise. If that fails, the answer is still right, so only a line says so."""
     try:
         progress.remember(name)
     except (HelpersError, OSError) as error:  # filelock's Timeout is an OSError
-        print(f"(This could not be written down for show_progress: {error})")
+        print(f"(This could not be saved for show_progress: {error})")
 
 
 def show_progress() -> progress.Progress:
@@ -108,7 +108,7 @@ def show_progress() -> progress.Progress:
 
 
 def _on_the_cpu() -> AbstractContextManager[Any]:
-    """Checks bring models of their own, on the CPU: tensors are made there, whatever default device a notebook set."""
+    """Checks load their own models on the CPU, so tensors are made there too, whatever device a notebook sets."""
     torch = sys.modules.get("torch")
     return torch.device("cpu") if torch else nullcontext()
 

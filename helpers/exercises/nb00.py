@@ -23,7 +23,7 @@ def _(answer: Any) -> str:
     require(answer != 3 * entries, "that is one position of each prompt. A forward pass scores every position.")
     require(answer != 21, "that is how many positions there are. Each of them gets a score for every vocabulary entry.")
     require(answer == 21 * entries, f"not {answer:,}. Multiply the three sizes: [batch, position, vocabulary].")
-    return "That is how a check answers. Hints and solutions are there when you want them, not before."
+    return "This is how a check answers. Hints and solutions are there whenever you want them."
 
 
 @exercise("00.2", expects=str)
@@ -41,13 +41,15 @@ def _(answer: Any) -> str:
             )
             for country in ("Italy", "France")
         ]
-    require(answer != best[1], "that is France's. Change the text, and run the cells from there on.")
+    require(answer != best[1], "that is the answer for France. Change the text, and run the cells from there on again.")
     require(
         answer == best[0] or answer.strip("·") != best[0].strip(),
         f"nearly: the token is {best[0]!r}. The dot stands for a space, and the space belongs to the token.",
     )
-    require(answer == best[0], f"{answer!r} is not the most likely one. Try tokenizer.decode(probabilities.argmax()).")
-    return "The same numbers, another text, another winner; and a model that is less sure."
+    require(
+        answer == best[0], f"{answer!r} is not the most likely token. Try tokenizer.decode(probabilities.argmax())."
+    )
+    return "With the same weights, another text has another winner, and this time the model is less sure."
 
 
 @exercise("00.3", expects=str)
@@ -62,13 +64,13 @@ def _(answer: Any) -> str:
         tokenizer.decode(_continued(model, ids, places)[0]) for places in ([0] * 8, [1] + [0] * 7, [1] * 8)
     )
     answer, best, second, always_second = (text.strip() for text in (answer, best, second, always_second))
-    require(answer != best, "that is what the best tokens give. The first round has to take another.")
-    require(answer != always_second, "that takes the second best in every round. Only the first should.")
+    require(answer != best, "that is what the most likely tokens give. The first round has to take another token.")
+    require(answer != always_second, "that takes the second best token in every round. Only the first round should.")
     require(answer.startswith(beginning), f"the whole text begins with {beginning!r}.")
     require(answer == second or not second.startswith(answer), "so far, so good. Eight rounds, please.")
-    require(answer == second or not answer.startswith(second), "those are more than eight rounds.")
-    require(answer == second, "not that. The second most likely token first, then seven times the best.")
-    return "One other token at the beginning, and another sentence: true, and of no use."
+    require(answer == second or not answer.startswith(second), "that is more than eight rounds.")
+    require(answer == second, "that is not it. Take the second most likely token first, then the best one seven times.")
+    return "One other token at the beginning leads to another sentence, which is true but useless."
 
 
 @exercise("00.4", expects=int)
@@ -84,16 +86,16 @@ def _(answer: Any) -> str:
     reached = logits.softmax(-1).sort(descending=True).values.cumsum(0)
     count = int((reached < 0.99).sum()) + 1
     require(answer > 0, "it takes at least one.")
-    require(answer != count - 1, "with so many it is still a little less than 99%. One more.")
+    require(answer != count - 1, "with that many it is still a little less than 99%. Take one more.")
     require(answer <= len(reached), f"the vocabulary has {len(reached):,} entries.")
     together = f"{answer:,} entries come to {reached[answer - 1]:.1%}"
     require(answer >= count, f"{together}: that is less than 99%.")
-    require(answer == count, f"{together}, but fewer would do.")
-    return "A long tail: most of these are nearly impossible, and together they count."
+    require(answer == count, f"{together}, but fewer are enough.")
+    return "The distribution has a long tail: most of these tokens are nearly impossible, but together they count."
 
 
 def _continued(model: PreTrainedModel, ids: Tensor, places: Sequence[int]) -> Tensor:
-    """Ids [1, length + rounds]: in each round the token in that place of the ranking, 0 for the best."""
+    """Ids [1, length + rounds]. `places` says for each round which token of the ranking to take, 0 for the best."""
     import torch
 
     with torch.inference_mode():

@@ -47,14 +47,14 @@ def _merges() -> list[tuple[bytes, bytes]]:
 
 @exercise("01.1", expects=str)
 def _(answer: Any) -> str:
-    require(len(answer) == 1, f"one character is asked for, this text has {len(answer)}.")
+    require(len(answer) == 1, f"the answer should be one character; this text has {len(answer)}.")
     require("\u4e00" <= answer <= "\u9fff", f"{answer!r} is not a Chinese character.")
     small, large = (
         len(_tokenizer(name)(answer, add_special_tokens=False)["input_ids"])
         for name in ("smollm2-135m", "llama-3-tokenizer")
     )
     require((small, large) == (3, 1), f"{answer} is {small} tokens for SmolLM2 and {large} for Llama-3; find 3 and 1.")
-    return f"SmolLM2 reads {answer} byte by byte; Llama-3 knows it."
+    return f"SmolLM2 reads {answer} byte by byte; Llama-3 has a token for it."
 
 
 @exercise("01.2", expects=Callable)
@@ -65,16 +65,12 @@ def _(answer: Any) -> str:
     toy = {(b"b", b"c"): 0, (b"a", b"b"): 1, (b"a", b"a"): 2}
     for piece, known in [(b"abc", toy), (b"aaab", toy), *((text.encode(), ranks) for text in PIECES)]:
         given = answer(piece, dict(known))
-        require(
-            isinstance(given, list), f"a list of tokens is asked for; for {piece!r} your function gives {given!r:.60}."
-        )
+        require(isinstance(given, list), f"it should return a list of tokens; for {piece!r} it returns {given!r:.60}.")
         right = apply_merges(piece, known.get)
-        require(
-            b"".join(given) == piece, f"put together, the tokens have to be the piece: {piece!r} became {given!r:.80}."
-        )
+        require(b"".join(given) == piece, f"joined, the tokens have to give the piece: {piece!r} became {given!r:.80}.")
         order = f" with the ranks {toy}" if known is toy else ""
-        require(given == right, f"{piece!r}{order} becomes {right}; your function gives {given}. Lowest rank first!")
-    return "Your loop reads every piece as the library does."
+        require(given == right, f"{piece!r}{order} becomes {right}; your function returns {given}. Lowest rank first!")
+    return "Your loop splits every piece as the library does."
 
 
 @exercise("01.3", expects=dict)
@@ -85,7 +81,8 @@ def _(answer: Any) -> str:
     wrong = [name for name in fewer if answer[name] != fewer[name]]
     require(
         not wrong,
-        f"{' and '.join(wrong)}: not with {FEWER:,} merges. Count the tokens of all prompts of load_prompts(name).",
+        f"{' and '.join(wrong)}: that is not the number with {FEWER:,} merges. Count the tokens of all prompts of "
+        "load_prompts(name).",
     )
     factors = {name: fewer[name] / full[name] for name in fewer}
     return f"English grows by a factor of {factors['english']:.2f}, Chinese by {factors['chinese']:.2f}."
@@ -118,14 +115,14 @@ def _(answer: Any) -> str:
         (TYPED, True),
     ):
         given = answer(list(render_chat(tokenizer, messages, add_generation_prompt=is_open).input_ids))
-        require(isinstance(given, list), f"a list of messages is asked for; your function gives {given!r:.60}.")
+        require(isinstance(given, list), f"it should return a list of messages, not {given!r:.60}.")
         shape = all(isinstance(message, dict) and set(message) == {"role", "content"} for message in given)
         require(shape, f"each message should be a dictionary with role and content: {given!r:.80}")
         wanted = [{**message, "content": message["content"].strip()} for message in messages]
         roles = [message["role"] for message in given]
         require(
             messages is not TYPED or (len(given) <= len(wanted) + 1 and "system" not in roles),
-            f"the user typed control tokens' names, and you read the roles {roles}: a message that nobody wrote. "
+            f"the user typed the names of control tokens, and you read the roles {roles}: a message nobody wrote. "
             "Look at the ids, not at the text.",
         )
         require(
@@ -146,9 +143,7 @@ def _(answer: Any) -> str:
 def _(answer: Any) -> str:
     for rows, pad_id in (([[5, 6, 7], [8]], 2), ([[1, 2, 9, 2], [4, 2], [3]], 2), ([[5], [6]], 0)):
         given = answer([list(row) for row in rows], pad_id)
-        require(
-            isinstance(given, tuple | list) and len(given) == 2, "two things are asked for: input_ids, attention_mask."
-        )
+        require(isinstance(given, tuple | list) and len(given) == 2, "it should return input_ids and attention_mask.")
         ids, mask = given
         longest = max(map(len, rows))
         shown = f"for the rows {rows} and pad_id {pad_id}"
@@ -161,7 +156,7 @@ def _(answer: Any) -> str:
         )
         require(
             mask == [[0] * (longest - len(row)) + [1] * len(row) for row in rows],
-            f"{shown} the attention_mask is off: {mask}. A pad_id inside a row is real.",
+            f"{shown} the attention_mask is off: {mask}. A pad_id inside a row is a real token.",
         )
     return "The mask comes from lengths, so a real end of turn stays visible."
 
@@ -180,8 +175,8 @@ def _(answer: Any) -> str:
     differs = len(list(same))
     require(
         given == wanted,
-        f"the number of turns is right; from token {differs} on the ids differ: yours go on with "
-        f"{tokenizer.decode(given[differs:])!r:.60}, they should with {tokenizer.decode(wanted[differs:])!r:.60}.",
+        f"the number of turns is right; from token {differs} on the ids differ: yours continue with "
+        f"{tokenizer.decode(given[differs:])!r:.60} instead of {tokenizer.decode(wanted[differs:])!r:.60}.",
     )
     safe = render_chat(tokenizer, one).input_ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>"))
-    return f"{turns} turns out of one message. With render_chat it has {safe}: system, user, and the open one."
+    return f"One message makes {turns} turns. With render_chat there are {safe}: system, user, and the open one."

@@ -24,7 +24,7 @@ def _(answer: Any) -> str:
     require(answer != rows, "these are the new rows alone; the rest of the model is still there.")
     require(answer == right, f"{answer:,} is not what the empty model has. Try empty.num_parameters().")
     share = VOCABULARY_OF_LLAMA_3 * card.hidden_size / right
-    return f"The table alone would be {share:.0%} of it. Large vocabularies are for large models."
+    return f"The embedding table alone would be {share:.0%} of it. Large vocabularies are for large models."
 
 
 @exercise("02.2", expects=Callable)
@@ -38,18 +38,19 @@ def _(answer: Any) -> str:
     with safe_open(model_folder("smollm2-135m") / "model.safetensors", framework="pt") as file:
         for name in names:
             right, given = file.get_tensor(name), answer(name)
-            require(isinstance(given, torch.Tensor), f"it gives a {type(given).__name__}; it should give a tensor.")
+            require(isinstance(given, torch.Tensor), f"it returns a {type(given).__name__}; it should return a tensor.")
             require(
                 given.numel() == right.numel(),
-                f"{name} has {right.numel():,} numbers, yours {given.numel():,}. Read end - begin bytes, as float32.",
+                f"{name} has {right.numel():,} numbers, but yours has {given.numel():,}. Read end - begin bytes, as "
+                "float32.",
             )
             require(
                 given.shape == right.shape,
-                f'{name} has the shape {list(right.shape)}, not {list(given.shape)}. The header has a "shape" for it.',
+                f'{name} has the shape {list(right.shape)}, not {list(given.shape)}. The header gives its "shape".',
             )
             require(
                 torch.equal(given, right),
-                f"the numbers of {name} are not in this place. Offsets count from the end of the header: "
+                f"the numbers of {name} are not at this offset. Offsets count from the end of the header: "
                 "8 + length bytes come before.",
             )
     return "You have written the heart of a weight loader."
@@ -60,15 +61,15 @@ def _(answer: Any) -> str:
     names = ("llama-3-8b-instruct", "glm-4-9b-chat")
     require(set(answer) == set(names), f"the dictionary needs these two names: {', '.join(names)}.")
     if all(answer[name] == _largest_batch(name, 24 * 10**9) for name in names):
-        require(False, "that is right for 24 times 10**9 bytes. The card has 24 GiB, of 2**30 bytes each.")
+        require(False, "that is right for 24 times 10**9 bytes. The card has 24 GiB, and each GiB is 2**30 bytes.")
     for name in names:
         right = _largest_batch(name, CARD_BYTES)
-        require(answer[name] != right + 1, f"{right + 1} prompts for {name} is one too many: it must still fit.")
+        require(answer[name] != right + 1, f"{right + 1} prompts for {name} are one too many: they must still fit.")
         require(
             answer[name] == right,
             f"{answer[name]!r} prompts for {name} is not the largest batch whose weights and KV cache fit.",
         )
-    return "The larger model serves more people at once: two key/value heads against eight."
+    return "The larger model serves more people at once, because it has two key/value heads instead of eight."
 
 
 def _largest_batch(name: str, limit: int) -> int:
@@ -83,18 +84,18 @@ def _(answer: Any) -> str:
     import torch
 
     names = getattr(getattr(answer, "__code__", None), "co_names", ())
-    require("bfloat16" not in names, "that is the library doing it. Take the bits: x.view(torch.int32).")
+    require("bfloat16" not in names, "that lets the library do it. Use the bits: x.view(torch.int32).")
     generator = torch.Generator().manual_seed(0)
     x = torch.cat([torch.tensor([0.1, -0.1, 3.14159265]), torch.randn(1000, generator=generator)])
     given, right = answer(x.clone()), x.bfloat16().float()
-    require(isinstance(given, torch.Tensor), f"it gives a {type(given).__name__}; it should give a tensor.")
+    require(isinstance(given, torch.Tensor), f"it returns a {type(given).__name__}; it should return a tensor.")
     require(
         given.dtype == torch.float32 and given.shape == x.shape,
-        f"it gives {given.dtype} {list(given.shape)}; it should give float32 of the same shape, {list(x.shape)}.",
+        f"it returns {given.dtype} {list(given.shape)}; it should return float32 of the same shape, {list(x.shape)}.",
     )
     cut = (x.view(torch.int32) & -65536).view(torch.float32)
     require(
-        not torch.equal(given, cut), "you cut the lower 16 bits off. Rounding goes up when they are more than half."
+        not torch.equal(given, cut), "you cut off the lower 16 bits. Rounding goes up when they are more than half."
     )
     if not torch.equal(given, right):
         at = int((given != right).nonzero()[0])
@@ -104,4 +105,4 @@ def _(answer: Any) -> str:
         torch.equal(answer(ties.clone()), ties.bfloat16().float()),
         "nearly: a number exactly halfway goes to the neighbour whose last bit is 0, such as 1 + 1/256 to 1.",
     )
-    return "You round as the processor does: half of bfloat16's fame is that this is so simple."
+    return "You round as the processor does. That this is so simple is one reason for bfloat16's popularity."

@@ -43,7 +43,7 @@ def _answer(text: str, *, eos_token_id: Iterable[int] | None = None, max_new_tok
 
 @cache
 def _kept_answer(text: str, eos_token_id: tuple[int, ...] | None, max_new_tokens: int) -> list[GenerationStep]:
-    """The same, once: a reader may try many answers to an exercise."""
+    """The same, computed once, since a reader may try many answers to an exercise."""
     from helpers.inside.generation import generate_steps
 
     ends: dict[str, Any] = {} if eos_token_id is None else {"eos_token_id": list(eos_token_id)}
@@ -64,10 +64,10 @@ def _(answer: Any) -> str:
     require(
         given == held,
         f"for a prompt of {prompt_length} and {new_tokens} new tokens the cache holds {held} positions, "
-        f"your function says {given}.",
+        f"but your function returns {given}.",
     )
     require(answer(7, 1) == 7, "with one new token the model reads the prompt and nothing else.")
-    return "Each step reads what the step before chose, and after the last one there is no step."
+    return "Each step reads the token that the step before it chose, and no step reads the last one."
 
 
 @exercise("03.2", expects=Callable)
@@ -82,18 +82,18 @@ def _(answer: Any) -> str:
             isinstance(given, torch.Tensor) and given.shape == scores.shape,
             f"it should return scores of the shape it was given, {list(scores.shape)}.",
         )
-        require(not (given == 0).any(), "some scores are 0, which is a score like any other: what goes becomes -inf.")
+        require(not (given == 0).any(), "some scores are 0, which is a score like any other: removed tokens get -inf.")
         left = given.isfinite()
         require(
             torch.equal(given[left], scores[left]),
-            "the tokens that stay should keep the scores that they came with.",
+            "the tokens that remain should keep their scores.",
         )
         expected = MinPLogitsWarper(min_p)(None, scores)
         counts, right = left.sum(dim=-1).tolist(), expected.isfinite().sum(dim=-1).tolist()
         require(
             torch.equal(given, expected),
-            f"with min_p={min_p} there should be {right} tokens left in the two rows, yours leaves {counts}. "
-            "Measure against each row's best token.",
+            f"with min_p={min_p} there should be {right} tokens left in the two rows, but yours leaves {counts}. "
+            "Compare with each row's best token.",
         )
     return "Equal to the library's MinPLogitsWarper."
 
@@ -108,11 +108,13 @@ def _(answer: Any) -> str:
         "an answer without a full stop would run to the limit: keep the model's own terminator in the list.",
     )
     for mark in (".", "!", "?"):
-        require(tokenizer.convert_tokens_to_ids(mark) in ids, f"a sentence may end in {mark!r}, and yours would go on.")
+        require(
+            tokenizer.convert_tokens_to_ids(mark) in ids, f"a sentence may end in {mark!r}, but yours would continue."
+        )
     for text in (STORY, CAPITAL, "What do you call someone who helps a professor with research?"):
         steps = _answer(text, max_new_tokens=40, eos_token_id=ids)
         said = tokenizer.decode([step.token_id for step in steps])
-        require(steps[-1].stopped_by == "end_of_turn", f"this went on to the limit: {said!r}.")
+        require(steps[-1].stopped_by == "end_of_turn", f"this continued to the limit: {said!r}.")
         require(
             said[-1] in ".!?" and not any(mark in said[:-1] for mark in ".!?"), f"this is not one sentence: {said!r}."
         )
@@ -133,16 +135,16 @@ def _(answer: Any) -> str:
         require(given < 0, f"a log-probability is below 0; this is {given:.3g}. Probabilities need log_softmax first.")
         require(
             abs(given - expected) < 0.01 * abs(expected) + 0.01,
-            f"the loop's own steps add up to {expected:.3g}, your function gives {given:.3g}. Is the token at position "
-            "i judged by the logits at i - 1, and is the prompt left out?",
+            f"the loop's own steps add up to {expected:.3g}, but your function returns {given:.3g}. Is the token at "
+            "position i judged by the logits at i - 1, and is the prompt left out?",
         )
-    return "One pass says what the loop says, step for step."
+    return "One pass gives the same probabilities as the loop, step for step."
 
 
 @cache
 def _batch_of(texts: tuple[str, ...], limit: int) -> tuple[Tensor, Tensor, int, Tensor, dict[str, Tensor]]:
-    """ids and mask `[batch, length]` padded on the left, the padding's id, what generate makes of them, and what the
-    batched loop makes of them with each of the usual mistakes."""
+    """ids and mask `[batch, length]` padded on the left, the padding's id, the output of `generate`, and that of the
+    batched loop with each of the usual mistakes."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -158,7 +160,7 @@ def _batch_of(texts: tuple[str, ...], limit: int) -> tuple[Tensor, Tensor, int, 
 def _greedy_batch(
     input_ids: Tensor, attention_mask: Tensor, limit: int, pad_token_id: int, *, fault: str = ""
 ) -> Tensor:
-    """ids [batch, length + new] of the batched loop, right or with one of the usual mistakes as `fault`."""
+    """ids [batch, length + new] of the batched loop, correct or with one of the usual mistakes as `fault`."""
     import torch
     from transformers import DynamicCache
 
@@ -183,9 +185,9 @@ def _greedy_batch(
 _FAULTS = {
     "mask": "the answers are those of a model that sees the padding. Give it attention_mask, and let the mask grow "
     "by a column of ones per step.",
-    "first": "it ends as soon as one row has ended, and the other row's answer is cut off.",
-    "padding": "a row that has ended goes on talking. From its terminator on it should get pad_token_id.",
-    "limit": "all rows have ended, and it goes on to the limit.",
+    "first": "it stops as soon as one row has ended, and the other row's answer is cut off.",
+    "padding": "a row that has ended keeps generating. After its terminator it should get pad_token_id.",
+    "limit": "all rows have ended, but it continues to the limit.",
 }
 
 
@@ -198,17 +200,15 @@ def _(answer: Any) -> str:
         ids, mask, pad, expected, mistaken = _batch_of(texts, limit)
         given = answer(model, ids.clone(), mask.clone(), limit, pad)
         require(isinstance(given, torch.Tensor) and given.dim() == 2, "it should return ids [batch, length + new].")
-        require(
-            torch.equal(given[:, : ids.shape[1]], ids), "the ids should begin with the prompts, as those of generate."
-        )
+        require(torch.equal(given[:, : ids.shape[1]], ids), "the ids should begin with the prompts, as generate's do.")
         for fault, sentence in _FAULTS.items():
             if torch.equal(given, expected):
                 break
             require(not torch.equal(given, mistaken[fault]), sentence)
         require(
             given.shape == expected.shape,
-            f"generate adds {expected.shape[1] - ids.shape[1]} tokens here, yours {given.shape[1] - ids.shape[1]}.",
+            f"generate adds {expected.shape[1] - ids.shape[1]} tokens here, not {given.shape[1] - ids.shape[1]}.",
         )
         differing = (given != expected).nonzero().tolist()
         require(not differing, f"[row, position] {differing[:1]} is the first id that differs from generate's.")
-    return "Token for token what generate gives, for every row."
+    return "Token for token the same as generate's, for every row."

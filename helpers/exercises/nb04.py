@@ -30,7 +30,7 @@ def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def _probabilities(prompt: str) -> Tensor:
-    """[vocab] after the prompt, by the default model as it is now."""
+    """The probabilities [vocab] of the next token, from the default model with any interventions that are active."""
     import torch
 
     from helpers.text.prompts import prompt_ids
@@ -60,13 +60,13 @@ def _(answer: Any) -> str:
     require(
         answer == lowest,
         f"without the attention of layer {answer} the right token keeps a probability of {left[answer]:.2f}; there is "
-        "a layer that leaves less. Is it the Chinese prompt that you measure?",
+        "a layer that leaves less. Did you use the Chinese prompt?",
     )
-    return f"Without it {left[lowest]:.2f} is left. Which layer matters depends on what is asked."
+    return f"Without it the right token keeps {left[lowest]:.2f}. Which layer matters depends on the prompt."
 
 
 WHY = {
-    "embedding": "the norms in the layers undo it, but what the layers add is then small beside it.",
+    "embedding": "the norms in the layers undo it, but what the layers add is then small in comparison.",
     "norm input": "what does RMSNorm make of a row that is ten times as large?",
     "last stream": "what comes right after it?",
     "logits": "ten times the logits is a temperature of 0.1.",
@@ -75,7 +75,7 @@ WHY = {
 
 @cache
 def _stays() -> Any:
-    """Place -> whether the answer's probability stays when it is multiplied by 10 there."""
+    """Place -> whether the answer's probability stays the same when the numbers at this place are multiplied by 10."""
     from helpers.inside import anatomy
 
     model = _default()[0]
@@ -110,8 +110,8 @@ def _(answer: Any) -> str:
     missing = [place for place in WHY if not isinstance(answer.get(place), bool)]
     require(not missing, f"each of the four places needs True or False; {', '.join(missing)} has none.")
     for place, stays in _stays().items():
-        found = "stays" if stays else "does not stay"
-        require(answer[place] == stays, f"{place}: the probability {found} what it was. Think again: {WHY[place]}")
+        found = "stays the same" if stays else "changes"
+        require(answer[place] == stays, f"{place}: the probability {found}. Think again: {WHY[place]}")
     return "A norm undoes every factor in front of it."
 
 
@@ -129,7 +129,7 @@ def _(answer: Any) -> str:
                 f"for {len(queries)} queries and {count} keys it should be bool [{len(queries)}, {count}].",
             )
             later = given & (keys > queries[:, None])
-            require(not later.any(), "some query sees a key that comes after it: it is a causal window.")
+            require(not later.any(), "some query sees a key that comes after it, but it should be a causal window.")
             expected = sliding_window_causal_mask_function(window)(0, 0, queries[:, None], keys[None])
             seen, should = int(given[-1].sum()), int(expected[-1].sum())
             require(
@@ -137,11 +137,12 @@ def _(answer: Any) -> str:
                 f"with window={window} the query at position {int(queries[-1])} should see {should} of {count} keys, "
                 f"itself among them; yours sees {seen}.",
             )
-    return "Equal to the library's sliding window, in a first pass and in a later one."
+    return "Equal to the library's sliding window, in the first pass and in later ones."
 
 
 def _turned(x: Tensor, positions: Tensor, *, neighbours: bool) -> Tensor:
-    """`x [head, position, head_dim]` turned by the default model's angles, pairs as neighbours or as halves."""
+    """`x [head, position, head_dim]` rotated by the default model's angles; a pair is two neighbours, or one number
+    from each half."""
     import torch
 
     angle = positions[:, None] * _default()[0].model.rotary_emb.inv_freq
@@ -164,10 +165,10 @@ def _(answer: Any) -> str:
     wrong = (~right).nonzero().flatten().tolist()
     require(
         not wrong,
-        f"{len(wrong)} of 64 places come out wrong, place {wrong[0] if wrong else ''} is the first. Places 0 and 1 are "
-        "turned together: which two numbers belong together, and which of them comes first?",
+        f"{len(wrong)} of 64 places come out wrong, place {wrong[0] if wrong else ''} first. Places 0 and 1 are "
+        "rotated together: which two numbers belong together, and which of them comes first?",
     )
-    return "Reordered like this, weights made for one pairing serve the other."
+    return "Reordered like this, weights made for one pairing work with the other."
 
 
 def _tiny(family: str) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Checks for notebook 05: a budget, a prompt that lasts, four bits, sinks, guesses taken back."""
+"""Checks for notebook 05: a memory budget, a reusable prompt, four bits, attention sinks, rejected guesses."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def _(answer: Any) -> str:
     card = find_card("glm-4-9b-chat")
     memory, each = 80_000_000_000, kv_cache_bytes(card, 131_072, dtype="bfloat16")
     fits = (memory - 2 * card.parameters) // each
-    require(answer != memory // each, "the weights have to fit beside the caches, two bytes a parameter.")
+    require(answer != memory // each, "the weights have to fit beside the caches, at two bytes per parameter.")
     require(
         answer == fits,
-        f"{answer} would need {(answer * each + 2 * card.parameters) / 1e9:.4g} GB, weights included, of 80. Is it the "
-        "largest whole number that fits?",
+        f"{answer} would need {(answer * each + 2 * card.parameters) / 1e9:.4g} of the 80 GB, weights included. Is it "
+        "the largest whole number that fits?",
     )
     return f"{fits} caches of {each / 1e9:.3g} GB beside the weights."
 
@@ -92,7 +92,7 @@ def _(answer: Any) -> str:
     shared = min(common_prefix(chats[0], chat) for chat in chats[1:])
     require(
         shared >= 0.8 * len(chats[0]),
-        f"{shared} of {len(chats[0])} ids can be reused on another day. What stands after the date is lost.",
+        f"{shared} of {len(chats[0])} ids can be reused on another day. Everything after the date is lost.",
     )
     return f"{shared} of {len(chats[0])} ids can be reused on another day: what changes goes last."
 
@@ -117,8 +117,8 @@ def _(answer: Any) -> str:
         values = min(_most_values(given, dim) for dim in (2, 3))
         require(
             values <= 16,
-            f"four bits tell 16 values apart; in your result there are {values} along a channel or a position. (Do at "
-            "least 20 numbers share a scale?)",
+            f"four bits can represent 16 values; your result has {values} along a channel or a position. (Do at least "
+            "20 numbers share a scale?)",
         )
         errors.append(float((given - layer.keys).norm() / layer.keys.norm()))
     error = sum(errors) / len(errors)
@@ -127,7 +127,7 @@ def _(answer: Any) -> str:
         f"the mean error on the keys is {error:.0%} of their size. Which numbers are alike: those of one position, or "
         "those of one channel?",
     )
-    return f"The mean error is {error:.1%} of the keys' size: the channels differ, the positions hardly."
+    return f"The mean error is {error:.1%} of the keys' size: channels differ a lot, positions hardly at all."
 
 
 @exercise("05.4", expects=Callable)
@@ -143,7 +143,9 @@ def _(answer: Any) -> str:
         unchanged = all(torch.equal(layer.keys, keys) for layer, keys in zip(filled.layers, before, strict=True))
         require(unchanged, "the cache that was given has changed: make a new one.")
         keep = [p for p in range(length) if p < sinks or p >= length - window]
-        require(len(given.layers) == len(filled.layers), f"it has {len(given.layers)} layers of {len(filled.layers)}.")
+        require(
+            len(given.layers) == len(filled.layers), f"it has {len(given.layers)} layers, not {len(filled.layers)}."
+        )
         for mine, layer in zip(filled.layers, given.layers, strict=True):
             require(
                 layer.keys.shape[2] == len(keep),
@@ -152,7 +154,9 @@ def _(answer: Any) -> str:
             )
             same = torch.equal(layer.keys, mine.keys[:, :, keep]) and torch.equal(layer.values, mine.values[:, :, keep])
             require(
-                same, f"with {sinks} sinks and a window of {window} other positions are kept, or keys and values mixed."
+                same,
+                f"with {sinks} sinks and a window of {window} the wrong positions are kept, or keys and values are "
+                "mixed up.",
             )
     return "The first positions and the last ones, each once."
 
@@ -174,13 +178,13 @@ def _(answer: Any) -> str:
             require(isinstance(given, list), f"it should return a list of ids, not {type(given).__name__}.")
             require(
                 given == truth[: right + 1],
-                f"with {right} right guesses before the first wrong one of {len(guesses)} it should return "
-                f"{right + 1} ids, {truth[: right + 1]}; yours are {given}.",
+                f"when the first {right} of {len(guesses)} guesses are right, it should return {right + 1} ids, "
+                f"{truth[: right + 1]}; yours are {given}.",
             )
             held = cache.get_seq_length()
             require(
                 held == ids.shape[1] + right,
                 f"afterwards the cache should hold {ids.shape[1]} + {right} positions; it holds {held}. The wrong "
-                "guesses are still in it, or too much is gone.",
+                "guesses are still in it, or too much was removed.",
             )
-    return "Right guesses kept, wrong ones gone from text and cache, in one pass."
+    return "In one pass, the right guesses are kept and the wrong ones are gone from text and cache."

@@ -1,4 +1,4 @@
-"""Checks for notebook 06: rows of the lens, heads of an answer, a mean ablation, a head's sources, one head patched."""
+"""Checks for notebook 06: rows of the lens, an answer's heads, a mean ablation, a head's sources, one patched head."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def _(answer: Any) -> str:
     wrong = [row for row in answer if row not in right]
     require(not wrong, f"at row {wrong[0] if wrong else ''} another token is ahead of 5: only rank 0 is the top.")
     missing = len(set(right) - set(answer))
-    require(missing == 0, f"{missing} more row(s) read 5 on top, and not all of them follow one another.")
-    return f"It comes at row {right[0]}, goes, and comes back."
+    require(missing == 0, f"{missing} more row(s) have 5 at the top, and they are not all next to each other.")
+    return f"It appears at row {right[0]}, disappears, and comes back."
 
 
 @exercise("06.2", expects=list)
@@ -95,12 +95,12 @@ def _(answer: Any) -> str:
     given = [tuple(pair) for pair in answer]
     require(
         given[0] == right[0],
-        f"{given[0]} does not write most for Berlin against Paris. Is it the German prompt that you take apart, and "
-        "are layer and head the right way round?",
+        f"{given[0]} does not write most for Berlin against Paris. Did you take the German prompt, and are layer and "
+        "head the right way round?",
     )
     require(set(given) == set(right), "the first is right; one of the others is not. Did you subtract Paris?")
-    require(given == right, "the right three, but not in the order of what they write.")
-    return "Head 4 of layer 23 once more, for another country: it is not the Paris head."
+    require(given == right, "these are the right three, but not in the order of how much they write.")
+    return "Head 4 of layer 23 again, for another country: so it is not just the head for Paris."
 
 
 def _mean_log_p() -> float:
@@ -112,7 +112,7 @@ def _mean_log_p() -> float:
 
 @cache
 def _changes() -> Any:
-    """(with the head's mean, with zeros): change of the mean log probability."""
+    """The change of the mean log probability: [with the head's mean, with zeros]."""
     import torch
 
     from helpers.inside.interventions import ablate_heads
@@ -147,7 +147,7 @@ SOURCE_HEADS = ((23, 4), (29, 1), (10, 6))
 def _by_position(layer: int, head: int, *, value_head: int | None = None, against: str | None = " London") -> Any:
     """(attention weights, contributions, contributions without the final norm) at the last position, `[position]` each.
 
-    `value_head` and `against` make the wrong answers that a reader may give.
+    `value_head` and `against` produce wrong answers that a reader may give.
     """
     from helpers.inside.tracing import trace
 
@@ -183,7 +183,7 @@ def _(answer: Any) -> str:
         given, which = answer(layer, head), f"head {head} of layer {layer}"
         require(
             isinstance(given, torch.Tensor) and tuple(given.shape) == tuple(right.shape),
-            f"for {which} it should be a tensor {list(right.shape)}: one number for each token of the English prompt.",
+            f"for {which} it should be a tensor {list(right.shape)}: one number per token of the English prompt.",
         )
         if same(given, right):
             continue
@@ -193,7 +193,7 @@ def _(answer: Any) -> str:
         )
         require(
             not same(given, _by_position(layer, head, against=None)[1]),
-            f"for {which} this is the logit of Paris alone: take off what the head adds to London's.",
+            f"for {which} this is the logit of Paris alone: subtract what the head adds to London's.",
         )
         require(
             not same(given, unnormed),
@@ -205,15 +205,16 @@ def _(answer: Any) -> str:
         )
         require(
             abs(float(given.sum() - right.sum())) > 0.01,
-            f"for {which} the sum is right and the positions are not: use the attention weights of the last query.",
+            f"for {which} the sum is right but the positions are not: use the attention weights of the last query.",
         )
         require(False, f"for {which} the sum should be {float(right.sum()):.3f}; yours is {float(given.sum()):.3f}.")
-    return "France for head 4 of layer 23, and the last position itself for head 1 of layer 29."
+    return "Head 4 of layer 23 takes it from France, head 1 of layer 29 from the last position itself."
 
 
 @cache
 def _moved() -> Any:
-    """head -> (at the last position only, at every position): how far the lead moves."""
+    """For each head of the layer, how far the lead moves when the head is patched at the last position only: 0 is not
+    at all, 1 the whole way to the other prompt's lead."""
     from helpers.inside.interventions import ablate_heads
 
     paris, berlin = _token(" Paris"), _token(" Berlin")
@@ -239,7 +240,7 @@ def _(answer: Any) -> str:
         require(isinstance(given, float | int), f"for head {head} it should return a number.")
         require(
             abs(given - right) < 0.005,
-            f"head {head} moves the lead {right:.3f} of the way, not {given:.3f}. Is every position but the last still "
-            "the German prompt's own, and are the 0 and the 1 of the way before and goal?",
+            f"head {head} moves the lead {right:.3f} of the way, not {given:.3f}. Do all positions but the last keep "
+            "the German prompt's own values, and does the way run from 0 (before) to 1 (goal)?",
         )
     return "One head, one position, 64 numbers."

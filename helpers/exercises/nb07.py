@@ -41,17 +41,17 @@ def _(answer: Any) -> str:
     from helpers.models.catalog import find_card
 
     card = find_card("glm-4-9b-chat")
-    require(len(answer) == 2, f"two numbers are asked for, a group and a count; there are {len(answer)}.")
+    require(len(answer) == 2, f"the answer should be two numbers, a group and a count; there are {len(answer)}.")
     group, numbers = answer
     shared = card.num_attention_heads // card.num_key_value_heads
     require(
         group != 20 % card.num_key_value_heads or group == 20 // shared,
         f"{card.num_attention_heads} heads share {card.num_key_value_heads} groups, and neighbours share one: "
-        "heads are not dealt out in turn.",
+        "heads are not assigned in turn.",
     )
     require(group == 20 // shared, f"there are {card.num_key_value_heads} groups, 0 and 1; {shared} heads share each.")
     right = 2 * card.num_hidden_layers * card.num_key_value_heads * card.head_dim
-    require(numbers != right // 2, "keys and values are kept, not only one of the two.")
+    require(numbers != right // 2, "both keys and values are kept, not only one of the two.")
     require(
         numbers != right * shared, "only the groups' keys and values are kept, not one for each of the query heads."
     )
@@ -78,13 +78,13 @@ def _(answer: Any) -> str:
     wrong = [channel for channel in range(8) if abs(answer[channel + 8] - answer[channel]) != 1]
     require(
         not wrong,
-        f"places {wrong[0] if wrong else 0} and {wrong[0] + 8 if wrong else 8} are turned together, and hold channels "
+        f"places {wrong[0] if wrong else 0} and {wrong[0] + 8 if wrong else 8} are rotated together, and hold channels "
         f"{answer[wrong[0]] if wrong else 0} and {answer[wrong[0] + 8] if wrong else 0}: GLM's pairs are neighbours.",
     )
     require(
         torch.allclose(given, expected, atol=1e-5),
-        "neighbours stand together, but turned the wrong way round or at another pair's speed: place i must hold the "
-        "even channel of pair i.",
+        "neighbours are paired, but rotated in the wrong direction or with another pair's frequency: place i must hold "
+        "the even channel of pair i.",
     )
     return "Even channels first, odd ones after."
 
@@ -105,11 +105,11 @@ def _(answer: Any) -> str:
         )
 
     for messages in CHATS:
-        compare(messages, "an ordinary conversation comes out otherwise.")
+        compare(messages, "an ordinary conversation comes out differently.")
     compare(EMPTY, "a message with empty content should leave no trace, not even its role.")
-    compare(HOSTILE, "a content that says <|system|> should stay text.")
-    compare(NEWLINES, "header and content are encoded apart, and the content stays as it is.")
-    return "The same ids as the tokenizer's, also where a content says <|system|>."
+    compare(HOSTILE, "content that says <|system|> should stay text.")
+    compare(NEWLINES, "header and content are encoded separately, and the content stays as it is.")
+    return "The same ids as the tokenizer's, even for content that says <|system|>."
 
 
 @exercise("07.4", expects=Callable)
@@ -120,7 +120,9 @@ def _(answer: Any) -> str:
     for rows in ([[5, 6, 7], [8]], [[end, 5, end, 6], [7, end], [9, 8, 7]], [[3, 4]]):
         given = answer([list(row) for row in rows])
         names = ("input_ids", "attention_mask", "position_ids")
-        require(isinstance(given, dict) and set(names) <= set(given), f"a dict with {', '.join(names)} is asked for.")
+        require(
+            isinstance(given, dict) and set(names) <= set(given), f"it should return a dict with {', '.join(names)}."
+        )
         shape = [len(rows), max(map(len, rows))]
         for name in names:
             require(
@@ -143,7 +145,7 @@ def _(answer: Any) -> str:
                 places == [0] * gap + list(range(len(row))),
                 f"positions of {row} count from 0 at its first real token, and padding has 0; yours are {places}.",
             )
-    return "Padded on the left, with a mask from lengths."
+    return "Padded on the left, with a mask that comes from the lengths."
 
 
 @exercise("07.5", expects=Callable)
@@ -164,16 +166,17 @@ def _(answer: Any) -> str:
         given = answer(state, layer)
         require(
             isinstance(given, dict) and {"weight", "bias"} <= set(given),
-            'a dict with "weight" and "bias" is asked for.',
+            'it should return a dict with "weight" and "bias".',
         )
         for kind in ("weight", "bias"):
             expected = stored[prefix.format(layer) + kind].float()
             require(
                 isinstance(given[kind], torch.Tensor) and given[kind].shape == expected.shape,
-                f"the {kind} in the file is {list(expected.shape)}; yours is {getattr(given[kind], 'shape', None)}.",
+                f"the {kind} in the file has the shape {list(expected.shape)}; yours has "
+                f"{getattr(given[kind], 'shape', None)}.",
             )
             require(
                 torch.equal(given[kind].float(), expected),
                 f"the {kind} of layer {layer} holds other numbers than the file: all queries, then keys, then values.",
             )
-    return "Bit for bit what Zhipu's layout holds."
+    return "Bit for bit the same as in Zhipu's layout."

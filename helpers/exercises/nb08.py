@@ -20,12 +20,12 @@ WANTED = {
     "描述一下这张图片": "左边有一个绿色的五角星，右边有一个紫色的正方形。",
     "Describe this picture.": "A green star in the left and a purple square in the right.",
 }
-# Where the port of exercise 08.5 goes wrong; what is wrong there, the reader finds.
+# Where the port of exercise 08.5 goes wrong; what is wrong there is for the reader to find.
 FAULTS = {
-    "patch": "what enters the first layer (which number of a patch meets which weight?)",
+    "patch": "what enters the first layer (which number of a patch is multiplied by which weight?)",
     "layer": "inside each layer (compare with section 4)",
     "class": "the blocks of 2 x 2 (which of the 145 positions are patches?)",
-    "scale": "the very end (by how much is every number off?)",
+    "scale": "the very end (by what factor is every number off?)",
 }
 
 
@@ -43,7 +43,9 @@ def _(answer: Any) -> str:
     for image_size, patch_size, wanted in ((96, 8, 38), (1120, 14, 1602), (448, 14, 258)):
         given = answer(image_size, patch_size)
         where = f"for {image_size} pixels and patches of {patch_size}"
-        require(given != (image_size // patch_size) ** 2 + 2, f"{where} you count the patches before 2 x 2 are merged.")
+        require(
+            given != (image_size // patch_size) ** 2 + 2, f"{where} you count the patches before each 2 x 2 are merged."
+        )
         require(given != wanted - 2, f"{where} begin and end are missing.")
         require(given == wanted, f"{where} it should be {wanted}, yours gives {given!r:.40}.")
     return "38 for the tiny model, 1602 for GLM-4V-9B, and 258 at 448 pixels."
@@ -64,7 +66,7 @@ def _(answer: Any) -> str:
         wrong = next((at for at, (mine, right) in enumerate(zip(given, wanted, strict=True)) if mine != right), None)
         require(
             wrong is None,
-            f"{where} place {wrong} of the list should be {wanted[wrong or 0]}, yours is {given[wrong or 0]!r:.20}.",
+            f"{where} entry {wrong} of the list should be {wanted[wrong or 0]}, yours is {given[wrong or 0]!r:.20}.",
         )
     return "The picture takes three numbers, however many patches it has."
 
@@ -78,7 +80,7 @@ def _(answer: Any) -> str:
     for question, wanted in WANTED.items():
         said = Conversation(*_tiny()).ask(question, image=picture).text
         require(said == wanted, f"asked {question!r} the model says: {said!r:.120}")
-    return "It says both sentences, to the letter."
+    return "It says both sentences, word for word."
 
 
 @exercise("08.4", expects=Callable)
@@ -93,22 +95,22 @@ def _(answer: Any) -> str:
         )
         wanted = _three_positions(before, rows, columns, after, before + max(rows, columns))
         for go_on, rule in (
-            (before + 1, "the text goes on as in GLM-4V, as if the picture were one position"),
-            (before + rows * columns, "the text goes on after as many positions as there are vectors"),
-            (before + columns, "the text goes on after the columns, also when there are more rows"),
-            (before + rows, "the text goes on after the rows, also when there are more columns"),
+            (before + 1, "the text continues as in GLM-4V, as if the picture were one position"),
+            (before + rows * columns, "the text continues after as many positions as there are vectors"),
+            (before + columns, "the text continues after the columns, even when there are more rows"),
+            (before + rows, "the text continues after the rows, even when there are more columns"),
         ):
             wrong = _three_positions(before, rows, columns, after, go_on)
             require(given == wanted or given != wrong, f"{where} {rule}.")
         swapped = [wanted[0], wanted[2], wanted[1]]
-        require(given == wanted or given != swapped, f"{where} rows and columns are exchanged.")
+        require(given == wanted or given != swapped, f"{where} rows and columns are swapped.")
         for name, mine, right in zip(("time", "row", "column"), given, wanted, strict=True):
             require(mine == right, f"{where} the {name} list should be {right}, yours is {mine}."[:400])
-    return "As transformers numbers them, for wide, tall and single pictures."
+    return "The same positions as in transformers, for wide, tall and single-vector pictures."
 
 
 def _three_positions(before: int, rows: int, columns: int, after: int, go_on: int) -> list[list[int]]:
-    """Time, row and column of each position; the text after the picture goes on at `go_on`."""
+    """Time, row and column of each position; the text after the picture continues at `go_on`."""
     vectors = [(before, before + row, before + column) for row in range(rows) for column in range(columns)]
     return [[*range(before), *middle, *range(go_on, go_on + after)] for middle in zip(*vectors, strict=True)]
 
@@ -122,7 +124,7 @@ def _(answer: Any) -> str:
     with torch.no_grad():
         given = answer(pixels.clone(), tower)
         right = isinstance(given, torch.Tensor) and given.shape == (38, 192)
-        require(right, "of pixels [3, 96, 96] it should return a tensor [38, 192].")
+        require(right, "for pixels [3, 96, 96] it should return a tensor [38, 192].")
         if torch.allclose(given, tower(pixels[None]).last_hidden_state[0], atol=1e-3):
             return "All four are gone: the same vectors as the tower's own."
         for number in range(1, len(FAULTS) + 1):
@@ -131,7 +133,7 @@ def _(answer: Any) -> str:
                     left = "; ".join(FAULTS[fault] for fault in faults)
                     require(False, f"{number} of the 4 faults {'is' if number == 1 else 'are'} left. Look at {left}.")
     require(
-        False, "it has a fault that the port did not have. Begin with the port again and change one line at a time."
+        False, "it has a fault that the port did not have. Start from the port again and change one line at a time."
     )
     return ""
 

@@ -1,4 +1,4 @@
-"""Checks for notebook 09: a habit, how many keys, induction over three copies, rollout without the sink."""
+"""Checks for notebook 09: a head's habit, how many keys, induction over three copies, rollout without the sink."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Tensor]:
 
 @cache
 def _attentions() -> Tensor:
-    """`[layer, head, query, key]` of the random sequence."""
+    """The attention weights `[layer, head, query, key]` on the random sequence."""
     from helpers.inside.tracing import trace
 
     model, tokenizer, ids = _default()
@@ -66,21 +66,22 @@ def _(answer: Any) -> str:
     made = torch.stack([one, four, mixed])[None]
     given = answer(made.clone())
     right = isinstance(given, torch.Tensor) and given.shape == (1, 3)
-    require(right, f"of {list(made.shape)} it should return a tensor [1, 3], one number a head.")
+    require(right, f"for {list(made.shape)} it should return a tensor [1, 3], one number per head.")
     require(not torch.isnan(given).any(), "a weight of 0 should contribute 0; yours gives nan.")
-    require(abs(float(given[0, 0]) - 1) < 1e-4, f"a head with one key a query uses 1, not {float(given[0, 0]):.3g}.")
+    require(abs(float(given[0, 0]) - 1) < 1e-4, f"a head with one key per query uses 1, not {float(given[0, 0]):.3g}.")
     require(abs(float(given[0, 1]) - 4) < 1e-3, f"four equal weights are 4 keys, not {float(given[0, 1]):.3g}.")
     require(
         abs(float(given[0, 2]) - 2.5) < 1e-3,
-        f"two queries with 1 key and two with 4 are 2.5 in the mean, not {float(given[0, 2]):.3g}: which comes first, "
+        f"two queries with 1 key and two with 4 have a mean of 2.5, not {float(given[0, 2]):.3g}: which comes first, "
         "the exponential or the mean?",
     )
     values = answer(_attentions())
-    return f"From {float(values.min()):.1f} keys to {float(values.max()):.0f} on the random sequence."
+    return f"On the random sequence, heads use from {float(values.min()):.1f} to {float(values.max()):.0f} keys."
 
 
 def _induction(attentions: Tensor, length: int, copies: int, *, after: int = 1, most: int = 99) -> Tensor:
-    """Scores [layer, head]: the weights `after` the `most` latest earlier occurrences, added up; mean over queries."""
+    """Scores [layer, head]: for each query, the weights of the keys `after` positions behind its `most` latest earlier
+    occurrences, added up; then the mean over the queries."""
     import torch
 
     rows = []
@@ -100,16 +101,18 @@ def _(answer: Any) -> str:
     made = made / made.sum(-1, keepdim=True)
     given = answer(made.clone(), length, copies)
     right = isinstance(given, torch.Tensor) and given.shape == (2, 3)
-    require(right, f"of {list(made.shape)} it should return a tensor [2, 3], a score for each head.")
+    require(right, f"for {list(made.shape)} it should return a tensor [2, 3], one score per head.")
     wanted = _induction(made, length, copies)
     mistakes = {
-        "you score the occurrences themselves (duplicate-token heads); the position right after each is meant.": (
+        "you score the occurrences themselves (duplicate-token heads); score the position right after each.": (
             _induction(made, length, copies, after=0)
         ),
-        "you count the latest earlier occurrence only; a query of the third copy has two.": (
+        "you count only the latest earlier occurrence; a query of the third copy has two.": (
             _induction(made, length, copies, most=1)
         ),
-        "queries of the first copy are in the mean; they have nothing to look up.": (wanted * (copies - 1) / copies),
+        "queries of the first copy are part of the mean; they have nothing to look up.": (
+            wanted * (copies - 1) / copies
+        ),
         "you look two positions after an occurrence. Does the first token, at position 0, shift your count?": (
             _induction(made, length, copies, after=2)
         ),
@@ -122,7 +125,7 @@ def _(answer: Any) -> str:
         f"{float(given[0, 0]):.3f}. Are the weights of one query added up, and is the mean taken over queries?",
     )
     (twice,) = answer(_attentions(), 50, 2).flatten().topk(1).values.tolist()
-    return f"Right for three copies; of the notebook's two copies the best head scores {twice:.2f}, as in section 4."
+    return f"Right for three copies; on the notebook's two copies the best head scores {twice:.2f}, as in section 4."
 
 
 @exercise("09.4", expects=Callable)
@@ -145,7 +148,10 @@ def _(answer: Any) -> str:
     nothing_left = torch.isnan(given).any() or torch.isnan(alone).any()
     require(not nothing_left, "a query that looks at nothing but key 0 gives nan: let it look at itself.")
     require(bool(torch.allclose(given.sum(-1), torch.ones(4), atol=1e-4)), "the rows of the result should sum to 1.")
-    require(bool(torch.allclose(alone, torch.eye(4), atol=1e-4)), "with nothing but the sink, each looks at itself.")
+    require(
+        bool(torch.allclose(alone, torch.eye(4), atol=1e-4)),
+        "if there is nothing but the sink, each query should look at itself.",
+    )
     expected = [0.0, 0.25, 0.5, 0.25]  # query 3: stays or goes back by one, in each of two layers
     got = [round(float(weight), 3) for weight in given[3]]
     require(
@@ -153,4 +159,4 @@ def _(answer: Any) -> str:
         f"for a head that looks one back, and otherwise at the first token, two layers should trace the last of four "
         f"tokens to {expected}; yours gives {got}.",
     )
-    return "The sink is out of it, and the rows still sum to 1."
+    return "The sink is gone, and the rows still sum to 1."

@@ -1,4 +1,4 @@
-"""Checks for notebook 10: a batch size, going on by hand, a batch padded on the right, slots refilled."""
+"""Checks for notebook 10: a batch size, resuming by hand, a batch padded on the right, slots that are refilled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _lengths() -> list[int]:
 
 
 def _padding(batch_size: int) -> float:
-    """The share of padding when the sorted prompts run in batches of this size."""
+    """The fraction of positions that are padding when the sorted prompts run in batches of this size."""
     lengths = _lengths()
     batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
     return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
@@ -47,10 +47,10 @@ def _padding(batch_size: int) -> float:
 def _(answer: Any) -> str:
     require(1 <= answer <= 48, f"a batch size is from 1 to 48 here, not {answer}.")
     share = _padding(answer)
-    require(share < 0.05, f"with {answer} prompts a batch {share:.1%} of all positions are padding.")
+    require(share < 0.05, f"with {answer} prompts per batch {share:.1%} of all positions are padding.")
     larger = [size for size in range(answer + 1, 49) if _padding(size) < 0.05]
-    require(not larger, f"{answer} keeps below 5%, and so does a larger one. Have you tried them all?")
-    return f"With {answer} prompts a batch {share:.1%} of all positions are padding."
+    require(not larger, f"{answer} stays below 5%, but so does a larger batch size. Have you tried them all?")
+    return f"With {answer} prompts per batch {share:.1%} of all positions are padding."
 
 
 def _line(index: int, answer: Any) -> bytes:
@@ -63,7 +63,7 @@ def _(answer: Any) -> str:
     whole = _line(2, "ja") + _line(0, "two\nlines") + _line(4, "")
     for data, done, what in (
         (b"", [], "an empty file"),
-        (whole, [0, 2, 4], "a file whose lines are all whole"),
+        (whole, [0, 2, 4], "a file whose lines are all complete"),
         (_line(1, "a separator:\u2028 and more") + whole, [0, 1, 2, 4], "an answer that holds the character U+2028"),
         (whole + _line(3, "x")[:-4], [0, 2, 4], "a last line that was cut off"),
         (whole + '{"index": 3, "Input": "问'.encode()[:-1], [0, 2, 4], "a last line cut in the middle of a character"),
@@ -72,9 +72,9 @@ def _(answer: Any) -> str:
         right = [index for index in range(6) if index not in done]
         require(isinstance(given, list), f"it should return a list of indices, not {type(given).__name__}.")
         require(
-            given == right, f"for {what}, of 6 prompts {right} are still to be asked, in that order; yours: {given}."
+            given == right, f"for {what}, prompts {right} of 6 are still to be asked, in that order; yours: {given}."
         )
-    return "Whole lines count, and a torn one is asked again."
+    return "Complete lines count, and a torn one is asked again."
 
 
 @exercise("10.3", expects=Callable)
@@ -87,7 +87,7 @@ def _(answer: Any) -> str:
     texts = ["The capital of France is", "One", "星期一、星期二、星期三、星期", "List the first five prime numbers:"]
     rows = [prompt_ids(tokenizer, text)[0].tolist() for text in texts]
     passes = []
-    # Whichever model the answer uses: this check has loaded another object than the notebook.
+    # Counts for any model that the answer uses: the notebook's model is not the object that this check has loaded.
     counting = torch.nn.modules.module.register_module_forward_hook(
         lambda module, *_: passes.append(1) if isinstance(module, type(model)) else None
     )
@@ -104,9 +104,9 @@ def _(answer: Any) -> str:
     wrong = [text for text, mine, its in zip(texts, given, right, strict=True) if mine != its]
     require(
         not wrong,
-        f"alone, {wrong[0] if wrong else ''!r} goes on with another token. Which column holds a row's last one?",
+        f"alone, {wrong[0] if wrong else ''!r} continues with another token. Which column holds a row's last token?",
     )
-    require(len(passes) <= 1, f"the ids are right, and took {len(passes)} forward passes: one is enough.")
+    require(len(passes) <= 1, f"the ids are right, but took {len(passes)} forward passes: one is enough.")
     return "One pass, each row's own last column."
 
 
@@ -126,9 +126,10 @@ def _(answer: Any) -> str:
         batches = sum(max(lengths[i : i + slots]) for i in range(0, len(lengths), slots))
         require(
             given == right or given != batches or batches == right,
-            f"for {shown} you have {given}: that is what batches take that wait for their longest.",
+            f"for {shown} you have {given}: that is for batches that wait for their longest answer.",
         )
         require(
-            given == right, f"for {shown} it takes {right} steps, not {given}. Who takes the slot that is free first?"
+            given == right,
+            f"for {shown} it takes {right} steps, not {given}. Which prompt gets the slot that is free first?",
         )
     return "The slot that is free first takes the next prompt."

@@ -38,7 +38,7 @@ def _glm4v() -> tuple[PreTrainedModel, Any]:
 
 
 def _said_nothing(said: list[str]) -> None:
-    require(not said, f"it runs, and the library says: {said[0] if said else ''!r:.160}")
+    require(not said, f"it runs, but the library says: {said[0] if said else ''!r:.160}")
 
 
 def _bfloat16_checkpoint(folder: str) -> None:
@@ -65,17 +65,17 @@ def _(answer: Any) -> str:
         with library_messages() as said:
             given = answer(folder)
     pair = isinstance(given, tuple | list) and len(given) == 2
-    require(pair and isinstance(given[1], PreTrainedModel), "two things are asked for: the tokenizer, then the model.")
+    require(pair and isinstance(given[1], PreTrainedModel), "it should return the tokenizer, then the model.")
     _said_nothing(said)
     require(not given[1].training, "the model is in training mode.")
     stored = given[1].dtype is torch.bfloat16
     require(
         not stored,
-        "on a checkpoint that is stored in bfloat16 it gives a bfloat16 model. The program of 2024 computed in "
+        "for a checkpoint that is stored in bfloat16 it returns a bfloat16 model. The program of 2024 computed in "
         "float32: which argument says so today?",
     )
-    require(given[1].dtype is torch.float32, f"the model should be in float32 and is in {given[1].dtype}.")
-    return "It loads in float32 whatever the file holds, and the library has nothing to say."
+    require(given[1].dtype is torch.float32, f"the model should be in float32, but is in {given[1].dtype}.")
+    return "It loads in float32 whatever the file holds, and the library prints no message."
 
 
 @exercise("11.2", expects=Callable)
@@ -92,7 +92,7 @@ def _(answer: Any) -> str:
         given = answer(tokenizer, [dict(message) for message in messages])
         require(
             isinstance(given, torch.Tensor),
-            f"a tensor of ids is asked for, and this is a {type(given).__name__}. Which of its entries holds the ids?",
+            f"it should return a tensor of ids; this is a {type(given).__name__}. Which of its entries holds the ids?",
         )
         require(given.ndim == 2 and len(given) == 1, f"the shape should be [1, length], not {list(given.shape)}.")
         ids, right = given[0].tolist(), render_chat(tokenizer, messages).input_ids
@@ -123,10 +123,10 @@ def _(answer: Any) -> str:
         ids = torch.tensor([chat.input_ids])
         with library_messages() as said:
             given = answer(model, tokenizer, ids.clone())
-        require(isinstance(given, str), f"a text is asked for; your function gives {given!r:.60}.")
+        require(isinstance(given, str), f"it should return a text, not {given!r:.60}.")
         right, plain = (_generated(tuple(chat.input_ids), penalty) for penalty in (1.1, 1.0))
         require(question not in given, f"for {question!r} the prompt is still in front of the answer.")
-        require("<|im_end|>" not in given, "special tokens are part of the text.")
+        require("<|im_end|>" not in given, "the text contains special tokens.")
         require(given != plain or plain == right, "that is the answer without the repetition penalty of 1.1.")
         require(
             given == right or "assistant" not in question,
@@ -140,7 +140,7 @@ def _(answer: Any) -> str:
 
 @cache
 def _generated(row: tuple[int, ...], repetition_penalty: float) -> str:
-    """What `generate` answers to these ids, with the old program's settings but for this one."""
+    """The answer of `generate` to these ids, with the old program's settings except for `repetition_penalty`."""
     import torch
 
     model, tokenizer = _smollm2()
@@ -151,7 +151,7 @@ def _generated(row: tuple[int, ...], repetition_penalty: float) -> str:
 
 
 class _Positions:
-    """Counts the positions that go through a model while the block runs, one number for each forward pass."""
+    """Counts the positions that go through a model inside the `with` block, one number per forward pass."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.passes = model, []
@@ -177,8 +177,8 @@ def _(answer: Any) -> str:
         right = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=steps)
         with _Positions(model) as passes, torch.no_grad():
             given = answer(model, ids.clone(), steps)
-        require(isinstance(given, torch.Tensor), f"a tensor of ids is asked for, not a {type(given).__name__}.")
-        require(given.numel() != steps, "these are the new ids alone: return the prompt with them.")
+        require(isinstance(given, torch.Tensor), f"it should return a tensor of ids, not a {type(given).__name__}.")
+        require(given.numel() != steps, "these are only the new ids: return the prompt with them.")
         require(
             given.shape == right.shape,
             f"for {length} ids and {steps} steps the shape should be {list(right.shape)}, not {list(given.shape)}.",
@@ -189,7 +189,7 @@ def _(answer: Any) -> str:
         )
         require(
             torch.equal(given, right),
-            f"generate continues {text!r} as {right[0].tolist()}, you as {given[0].tolist()}.",
+            f"generate continues {text!r} to {right[0].tolist()}, your function to {given[0].tolist()}.",
         )
     return f"generate's own ids, with {passes[0]} positions in the first step and one in each of the others."
 
@@ -206,12 +206,12 @@ def _(answer: Any) -> str:
         shared = list(_with_one_cache(model, prompt, endings))
     with _Positions(model) as passes, torch.no_grad():
         given = answer(model, prompt.clone(), [ending.clone() for ending in endings])
-    require(isinstance(given, list) and len(given) == 3, "a list with one number for each ending is asked for.")
+    require(isinstance(given, list) and len(given) == 3, "it should return a list with one number per ending.")
     given = [float(number) for number in given]
     near = lambda numbers: all(abs(mine - its) < 0.01 for mine, its in zip(given, numbers, strict=True))  # noqa: E731
     require(
         not near(shared),
-        "the first number is right and the next ones are off: the cache still holds the ending before. Today a cache "
+        "the first number is right and the next ones are off: the cache still holds the previous ending. Today a cache "
         "is changed in place: what does each ending need?",
     )
     require(
@@ -227,7 +227,7 @@ def _(answer: Any) -> str:
     shown = ", ".join(f"{score:.3g}" for score in right)
     require(near(right), f"the numbers should be {shown}; yours are {', '.join(f'{score:.3g}' for score in given)}.")
     most = prompt.shape[1] + sum(ending.shape[1] for ending in endings)
-    require(sum(passes) <= most, f"the numbers are right, and {sum(passes)} positions ran: {most} are enough.")
+    require(sum(passes) <= most, f"the numbers are right, but {sum(passes)} positions ran: {most} are enough.")
     return "The prompt ran once, and no ending has seen another."
 
 
@@ -240,7 +240,7 @@ def _log_probability(model: PreTrainedModel, prompt: Any, ending: Any) -> float:
 
 
 def _with_one_cache(model: PreTrainedModel, prompt: Any, endings: list[Any]) -> Iterator[float]:
-    """The same with one cache that every ending makes longer: the old program on today's library."""
+    """The same, with one cache that grows with every ending: what the old program does on today's library."""
     import torch
 
     start = model(prompt, use_cache=True)
@@ -280,7 +280,7 @@ def _(answer: Any) -> str:
 
 @cache
 def _answers(with_system: bool) -> list[str]:
-    """What `Conversation` answers to each of the lines, each in a conversation of its own."""
+    """The answer of `Conversation` to each of the lines, each in a conversation of its own."""
     from helpers.batch.run import SYSTEM_PROMPT
     from helpers.conversation import Conversation
 
@@ -300,14 +300,14 @@ def _(answer: Any) -> str:
         right, before = talk.ask(question, max_new_tokens=60).text, list(history)
         given = answer(model, tokenizer, question, history)
         pair = isinstance(given, tuple | list) and len(given) == 2
-        require(pair and isinstance(given[0], str), "two things are asked for: the answer and the new history.")
-        require(history == before, "the caller's list has changed. Return a new list in its place.")
+        require(pair and isinstance(given[0], str), "it should return two things: the answer and the new history.")
+        require(history == before, "the caller's list has changed. Return a new list instead.")
         text, history = given
         require(isinstance(history, list), f"the history should be a list, not a {type(history).__name__}.")
         roles = [message.get("role") for message in history]
         wanted = ["user", "assistant"] * turn
         require(roles == wanted, f"after turn {turn} the history should have the roles {wanted}; yours: {roles}.")
-        require("<|" not in text, f"special tokens are part of the answer: {text!r:.60}")
+        require("<|" not in text, f"the answer contains special tokens: {text!r:.60}")
         require(text == right, f"in turn {turn} Conversation answers {right!r:.60}, your function {text!r:.60}.")
         require(history[-1]["content"] == right, "the history should end with the answer itself.")
     return "Three turns, the same answers as Conversation's, and no list changed behind your back."
@@ -332,10 +332,10 @@ def _(answer: Any) -> str:
     right = Conversation(model, processor).ask(question, image=picture, max_new_tokens=60).text
     with library_messages() as said:
         given = answer(model, processor, picture, question)
-    require(isinstance(given, str), f"a text is asked for; your function gives {given!r:.60}.")
+    require(isinstance(given, str), f"it should return a text, not {given!r:.60}.")
     blind = any("picture is left out" in message for message in said)
-    require(not blind, "the model answered without the picture. What takes the tokenizer's place?")
-    require("<|" not in given, f"special tokens are part of the answer: {given!r:.60}")
+    require(not blind, "the model answered without the picture. What should replace the tokenizer here?")
+    require("<|" not in given, f"the answer contains special tokens: {given!r:.60}")
     require(given == right, f"Conversation answers {right!r:.60}, your function {given!r:.60}.")
     _said_nothing(said)
-    return "The processor brought the picture along, and the answer is Conversation's."
+    return "The processor passed the picture on, and the answer is Conversation's."

@@ -1,7 +1,7 @@
 """Which exercises a reader has solved: `check` remembers them here, `show_progress` reads them.
 
-They are kept in one small file in the reader's home folder. Nothing is sent anywhere. `HELPERS_PROGRESS` names another
-file, and `HELPERS_PROGRESS=off` remembers nothing, as when the course's own tests run.
+They are kept in one small file in the reader's home folder. Nothing is sent anywhere. `HELPERS_PROGRESS` can name
+another file; with `HELPERS_PROGRESS=off`, as in the course's own tests, nothing is remembered.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from helpers.errors import DamagedFilesError
 PROGRESS_VARIABLE = "HELPERS_PROGRESS"
 _FORMAT = 1
 _LARGEST = 1_000_000  # bytes of a progress file: one with every exercise takes about 3,000
-_SECONDS = 5  # to wait for another notebook that is writing
+_SECONDS = 5  # how long to wait for another notebook that is writing
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,7 +28,7 @@ class Progress:
     """The exercises of the course, by notebook, and those that are solved; prints as a table.
 
     `exercises` maps a notebook's number ("03") to the names of its exercises, in order; `solved` maps the name of an
-    exercise ("03.2") to the time (UTC, ISO 8601) when `check` first said that the answer is right.
+    exercise ("03.2") to the time (UTC, ISO 8601) when `check` first said that the answer was right.
     """
 
     exercises: Mapping[str, tuple[str, ...]]
@@ -45,7 +45,9 @@ class Progress:
 
 
 def progress_file() -> Path | None:
-    """The file that remembers, or None where nothing is remembered (`HELPERS_PROGRESS=off`).
+    """The file with the solved exercises, or None if nothing is remembered (`HELPERS_PROGRESS=off`).
+
+    Raises `BadInputError` if `HELPERS_PROGRESS` is not a usable path.
 
     >>> progress_file() is None or progress_file().suffix == ".json"
     True
@@ -57,7 +59,7 @@ def progress_file() -> Path | None:
 
 
 def remember(name: str) -> None:
-    """Write down that an exercise is solved, once. Raises `DamagedFilesError` or `OSError` when that cannot be done.
+    """Record that an exercise is solved, once. Raises `DamagedFilesError` or `OSError` if that fails.
 
     The file is replaced as a whole, under a lock: several notebooks may be open, and a full disk leaves it as it was.
     """
@@ -74,7 +76,10 @@ def remember(name: str) -> None:
 
 
 def read(file: Path) -> dict[str, str]:
-    """What the file says; nothing when there is none. Raises `DamagedFilesError`, and leaves the file as it is."""
+    """The solved exercises in the file, name -> time; empty if there is no file.
+
+    Raises `DamagedFilesError` for a file that cannot be read, and leaves it as it is.
+    """
     try:
         if file.stat().st_size > _LARGEST:
             raise ValueError("it is far too large")
@@ -83,7 +88,7 @@ def read(file: Path) -> dict[str, str]:
         return {}
     except (ValueError, RecursionError) as error:
         raise DamagedFilesError(
-            f"{file} is not a list of solved exercises ({error}): rename or delete it, and a new one will be begun."
+            f"{file} is not a list of solved exercises ({error}): rename or delete it, and a new one will be started."
         ) from None
     except OSError as error:
         raise DamagedFilesError(
@@ -94,7 +99,7 @@ def read(file: Path) -> dict[str, str]:
 def _solved_in(content: Any) -> dict[str, str]:
     solved = content.get("solved") if isinstance(content, dict) and content.get("format") == _FORMAT else None
     if not isinstance(solved, dict) or not all(isinstance(time, str) for time in solved.values()):
-        raise ValueError("it has another form")
+        raise ValueError("its format is unknown")
     return solved
 
 

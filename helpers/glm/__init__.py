@@ -1,7 +1,7 @@
-"""GLM-4-9B-Chat and GLM-4V-9B from the folders Zhipu published, without the code that came with them.
+"""GLM-4-9B-Chat and GLM-4V-9B from the folders that Zhipu published, without the code that came with them.
 
-Importing this package teaches transformers the model type `chatglm`, so that these folders load as
-any other model does, with `device_map`, `dtype`, `quantization_config`, `save_pretrained`:
+Importing this package registers the model type `chatglm` with transformers, so that these folders load
+like any other model, with `device_map`, `dtype`, `quantization_config` and `save_pretrained`:
 
 >>> import helpers.glm
 >>> from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
@@ -37,7 +37,7 @@ AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
 AutoModel.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)  # as published
 AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(ChatGLMConfig, ChatGLMProcessor, exist_ok=True)
-# Found by its name in tokenizer_config.json. Registered for ChatGLMConfig itself, it would give way to the
-# folder's own code when a caller passes trust_remote_code=True, as old examples do.
+# The tokenizer is found by its name in tokenizer_config.json. If it were registered for ChatGLMConfig itself, the
+# folder's own code would replace it whenever a caller passes trust_remote_code=True, as old examples do.
 AutoTokenizer.register(ChatGLMVisionConfig, ChatGLM4Tokenizer, exist_ok=True)
 register_checkpoint_conversion_mapping("chatglm", ORIGINAL_WEIGHTS, overwrite=True)

@@ -1,4 +1,4 @@
-"""The weights of an original checkpoint: their names, and what to say when they are not all there."""
+"""The weights of an original checkpoint: their names, and a check that they are complete."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ def load_checked(
     ignore_mismatched_sizes: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """`from_pretrained`, which fills missing weights with random numbers, made to refuse instead.
+    """Call `from_pretrained`, but refuse a checkpoint with missing weights instead of filling them with random numbers.
 
     Raises `DamagedFilesError` for missing or damaged files, and for missing or misshapen weights.
     """
@@ -50,12 +50,15 @@ def load_checked(
 
 
 def _check_fused(folder: str | Path, shapes: Mapping[str, list[int]], config: PreTrainedConfig | None) -> None:
-    """That each query_key_value has the rows of query, key and value, which loading splits it into."""
+    """Check that each query_key_value has as many rows as query, key and value together, into which loading splits it.
+
+    Raises `DamagedFilesError` if it does not.
+    """
     config = config or AutoConfig.from_pretrained(folder, local_files_only=True)
     rows = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     for name, shape in shapes.items():
         if "self_attention.query_key_value." in name and shape[:1] != [rows]:
             raise DamagedFilesError(
                 f"The weights in {folder} do not fit its config.json: {name} has {shape[:1]} rows, and query, key and "
-                f"value together have {rows}. They are damaged, or of different models: fetch both again."
+                f"value together have {rows}. They are damaged, or belong to different models: fetch both again."
             )

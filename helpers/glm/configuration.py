@@ -8,7 +8,7 @@ from helpers.checks import number, whole_number
 from helpers.errors import BadInputError
 
 ROPE_BASE = 10000.0
-# The sizes of a vision tower, and more than any has.
+# The sizes of a vision tower, each with an upper limit that no real tower reaches.
 LARGEST = {
     "image_size": 8192,
     "patch_size": 8192,
@@ -50,7 +50,7 @@ class ChatGLMVisionConfig(PreTrainedConfig):
     dropout_prob: float = 0.0
 
     def check(self) -> None:
-        """That every size is one. Raises `BadInputError`."""
+        """Check that every size is a positive whole number within its limit. Raises `BadInputError` if one is not."""
         for name, most in LARGEST.items():
             whole_number(f"vision_config's {name}", getattr(self, name), least=1, most=most)
         for name in ("layer_norm_eps", "scaling_factor"):
@@ -58,20 +58,21 @@ class ChatGLMVisionConfig(PreTrainedConfig):
 
     @property
     def grid(self) -> int:
-        """Patches along one side of the picture, as the language model gets them (40 in GLM-4V-9B)."""
+        """The number of patches along one side of the picture, as the language model gets them (40 in GLM-4V-9B)."""
         return self.image_size // self.patch_size // 2
 
     @property
     def num_patches(self) -> int:
-        """Vectors a picture becomes for the language model, its begin and end not counted (1600)."""
+        """The number of vectors that stand for a picture in the language model, not counting its begin and end
+        (1600 in GLM-4V-9B)."""
         return self.grid**2
 
 
 class ChatGLMConfig(GlmConfig):
     """GLM-4's settings: read and written under the original names, used under those of `GlmConfig`.
 
-    `vision_config` is None for GLM-4-9B-Chat and set for GLM-4V-9B: this is what tells the two apart.
-    Raises `BadInputError` for settings of older ChatGLM models, which are another architecture.
+    `vision_config` is None for GLM-4-9B-Chat and set for GLM-4V-9B, which is how the two are told apart.
+    Raises `BadInputError` for settings of older ChatGLM models, which have another architecture.
     """
 
     model_type = "chatglm"
@@ -87,7 +88,7 @@ class ChatGLMConfig(GlmConfig):
     }
     sub_configs = {"vision_config": ChatGLMVisionConfig}
 
-    # What a file means that leaves these out.
+    # The values that apply when a config.json omits a setting.
     vocab_size: int = 65024
     num_hidden_layers: int = 28
     num_key_value_heads: int = 1
@@ -103,8 +104,8 @@ class ChatGLMConfig(GlmConfig):
         for name, value in FIXED.items():
             if kwargs.setdefault(name, value) != value:
                 raise BadInputError(
-                    f"This model's config.json says {name}={kwargs[name]}, GLM-4 and GLM-4V have {value}: it is an "
-                    "older ChatGLM, which helpers.glm does not read. Load glm-4-9b-chat or glm-4v-9b instead."
+                    f"This model's config.json says {name}={kwargs[name]}, but GLM-4 and GLM-4V have {value}: it is an "
+                    "older ChatGLM, which helpers.glm does not support. Load glm-4-9b-chat or glm-4v-9b instead."
                 )
         if isinstance(self.vision_config, dict):
             self.vision_config = ChatGLMVisionConfig(**self.vision_config)
@@ -115,7 +116,7 @@ class ChatGLMConfig(GlmConfig):
                 "rope_theta": ROPE_BASE * rope_ratio,
                 "partial_rotary_factor": 0.5,
             }
-        for name in ("auto_map", "_name_or_path"):  # point at code and at a place that are not ours
+        for name in ("auto_map", "_name_or_path"):  # they refer to the original code and to the original folder
             kwargs.pop(name, None)
         # GlmConfig's own __post_init__ would fill in the 9B model's ids.
         super(GlmConfig, self).__post_init__(**kwargs)

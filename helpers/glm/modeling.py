@@ -1,9 +1,9 @@
-"""GLM-4 and GLM-4V: transformers' own `GlmForCausalLM`, with eyes where the checkpoint has them.
+"""GLM-4 and GLM-4V: transformers' own `GlmForCausalLM`, plus a vision tower if the checkpoint has one.
 
 A prompt with a picture holds three ids for it: begin of image, one placeholder, end of image. The
-model puts the vision tower's vectors in their place, so its sequence is longer than the prompt:
-one position a patch (1600 in GLM-4V-9B) where the placeholder stood. `expand_inputs` shows what
-the model sees.
+model replaces them by the vision tower's vectors, so its sequence is longer than the prompt: the
+placeholder becomes one position per patch (1600 in GLM-4V-9B). `expand_inputs` shows what the model
+sees.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExpandedInputs:
-    """A prompt as the model sees it, the picture's placeholder repeated once a patch.
+    """A prompt as the model sees it, with the picture's placeholder repeated once per patch.
 
-    All are [batch, position] int64. `patch_index` is -1 for text and, for a patch, its number row
-    by row (divmod by `config.vision_config.grid` gives row and column). `position_ids` are the
-    prompt's: all patches share one. `labels` is None unless given, -100 at patches.
+    All are [batch, position] int64. `patch_index` is -1 for text and, for a patch, its number, counted
+    row by row (divmod by `config.vision_config.grid` gives row and column). `position_ids` are those of
+    the prompt: all patches share one. `labels` is None unless given, and -100 at patches.
     """
 
     input_ids: torch.Tensor
@@ -52,20 +52,23 @@ class ExpandedInputs:
 
 @dataclass(frozen=True)
 class CachedPicture:
-    """A picture in a KV cache: the column after its last one, and how many columns share its patches' position."""
+    """A picture in a KV cache.
+
+    `stop` is the first column after it; `repeated_positions` is how many of its columns repeat the patches' position.
+    """
 
     stop: int
     repeated_positions: int
 
 
 def cached_picture(past_key_values: Cache | None) -> CachedPicture | None:
-    """The `CachedPicture` of a KV cache; None when there is none in it, or it has been cropped away."""
+    """The `CachedPicture` of a KV cache; None if the cache holds no picture, or if it has been cropped away."""
     picture = getattr(past_key_values, "picture", None)
     return picture if picture is not None and past_key_values.get_seq_length() >= picture.stop else None
 
 
 class ChatGLMModel(GlmModel):
-    """`GlmModel` that also takes `pixel_values` [batch, channel, height, width], one picture for each prompt."""
+    """A `GlmModel` that also takes `pixel_values` [batch, channel, height, width], one picture per prompt."""
 
     config_class = ChatGLMConfig
     _no_split_modules = ["GlmDecoderLayer", "VisionLayer"]
@@ -90,19 +93,20 @@ class ChatGLMModel(GlmModel):
         position_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> ExpandedInputs:
-        """What the model sees of a prompt: an `ExpandedInputs`.
+        """A prompt as the model sees it: an `ExpandedInputs`.
 
-        `input_ids`, `position_ids` and `labels` [batch, position] are as the tokenizer gives them;
-        `attention_mask` too, or longer by the columns of a KV cache that come before. Without
-        `pixel_values` nothing grows, and ids that are expanded already stay as they are.
+        `input_ids`, `position_ids` and `labels` [batch, position] are as the tokenizer returns them;
+        so is `attention_mask`, which may also begin with the columns of a KV cache. Without `pixel_values`
+        nothing is expanded, and ids that are already expanded stay as they are.
 
-        Raises `BadInputError` for a prompt without the picture's place, and for a model without eyes.
+        Raises `BadInputError` for a prompt without a placeholder for the picture, and for a model without
+        a vision tower.
         """
         column, patch_index = self._columns(input_ids, pixel_values is not None)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         in_cache = attention_mask[:, : -input_ids.shape[1]]
         mask = attention_mask[:, -input_ids.shape[1] :].gather(1, column)
-        if position_ids is None:  # 0, 1, 2, ... over real tokens; at every patch after the first it stands still
+        if position_ids is None:  # 0, 1, 2, ... over real tokens; all patches have the position of the first
             position_ids = in_cache.sum(dim=1, keepdim=True) + (mask * (patch_index < 1)).cumsum(dim=1) - 1
             position_ids = position_ids.masked_fill(mask == 0, 0)
         else:
@@ -118,7 +122,7 @@ class ChatGLMModel(GlmModel):
             column = torch.arange(input_ids.shape[1], device=input_ids.device)
             return column.expand_as(input_ids), torch.full_like(input_ids, -1)
         if self.config.vision_config is None:
-            raise BadInputError("This model takes text only: it has no vision tower. For pictures load glm-4v-9b.")
+            raise BadInputError("This model takes text only: it has no vision tower. For pictures, load glm-4v-9b.")
         count = self.config.vision_config.num_patches
         columns, patch_numbers = [], []
         for ids in input_ids.tolist():
@@ -133,26 +137,26 @@ class ChatGLMModel(GlmModel):
             if stop - start not in (1, count):
                 raise BadInputError(
                     f"Between begin and end of the picture a prompt holds {stop - start} ids: it must be 1 "
-                    f"placeholder, or {count} where the prompt is expanded already."
+                    f"placeholder, or {count} if the prompt is already expanded."
                 )
             patches = [start] * count if stop - start == 1 else range(start, stop)
             columns.append([*range(start), *patches, *range(stop, len(ids))])
             patch_numbers.append([-1] * start + [*range(count)] + [-1] * (len(ids) - stop))
         if len({len(row) for row in columns}) > 1:
-            raise BadInputError("Some of these prompts are expanded already and some are not: give all of one kind.")
+            raise BadInputError("Some of these prompts are already expanded and some are not: use only one kind.")
         return torch.tensor(columns, device=input_ids.device), torch.tensor(patch_numbers, device=input_ids.device)
 
     def embed_inputs(self, expanded: ExpandedInputs, pixel_values: torch.Tensor) -> torch.Tensor:
-        """What enters the first layer [batch, position, hidden]: words, and the tower's vectors in the picture's place.
+        """The first layer's input [batch, position, hidden]: token embeddings, and the tower's vectors for pictures.
 
-        Raises `BadInputError` when `pixel_values` are not of the shape that the processor makes.
+        Raises `BadInputError` if `pixel_values` do not have the shape that the processor produces.
         """
         vision = self.config.vision_config
         expected = [len(expanded.input_ids), vision.in_channels, vision.image_size, vision.image_size]
         if list(pixel_values.shape) != expected:
             raise BadInputError(
-                f"pixel_values has the shape {list(pixel_values.shape)}, for these prompts it must be {expected}: "
-                "one picture for each prompt, as the processor makes them. Prompts without a picture go separately."
+                f"pixel_values has the shape {list(pixel_values.shape)}, but for these prompts it must be {expected}: "
+                "one picture per prompt, as the processor makes them. Run prompts without a picture separately."
             )
         inputs_embeds = self.embed_tokens(expanded.input_ids)
         features = self.vision(pixel_values.to(inputs_embeds)).last_hidden_state.to(inputs_embeds)
@@ -171,7 +175,7 @@ class ChatGLMModel(GlmModel):
     ) -> Any:
         """As `GlmModel.forward`; with `pixel_values` the outputs are as long as the expanded prompt.
 
-        A picture is looked at once: with one in the KV cache, or in `inputs_embeds`, `pixel_values` are not used.
+        A picture is processed only once: if it is in the KV cache, or in `inputs_embeds`, `pixel_values` are not used.
         """
         picture = cached_picture(past_key_values)
         looks = pixel_values is not None and picture is None and inputs_embeds is None
@@ -181,7 +185,9 @@ class ChatGLMModel(GlmModel):
             length = past + input_ids.shape[1]
             mask = attention_mask if is_2d else input_ids.new_ones(len(input_ids), length)
             if picture is not None and mask.shape[1] + picture.repeated_positions == length:
-                mask = F.pad(mask, (0, picture.repeated_positions), value=1)  # covers the prompt as it was given
+                mask = F.pad(
+                    mask, (0, picture.repeated_positions), value=1
+                )  # the mask covered the prompt before expansion
             expanded = self.expand_inputs(
                 input_ids, pixel_values if looks else None, attention_mask=mask, position_ids=position_ids
             )
@@ -190,7 +196,7 @@ class ChatGLMModel(GlmModel):
             else:
                 position_ids = expanded.position_ids
             if attention_mask is None or is_2d:
-                # Never None: transformers would take repeated positions for texts packed into one sequence.
+                # Never None: transformers would take repeated positions to mean several texts in one sequence.
                 attention_mask = expanded.attention_mask
             if looks:
                 inputs_embeds = self.embed_inputs(expanded, pixel_values)
@@ -211,14 +217,14 @@ class ChatGLMModel(GlmModel):
 
 
 class ChatGLMForConditionalGeneration(GlmForCausalLM):
-    """GLM-4 and GLM-4V with the output matrix, from a folder as Zhipu published it.
+    """GLM-4 and GLM-4V with `lm_head`, from a folder as Zhipu published it.
 
     >>> import helpers.glm
     >>> model = AutoModelForCausalLM.from_pretrained("glm-4v-9b")  # doctest: +SKIP
 
-    What `GlmForCausalLM` does works as there, and wherever `input_ids` are given `pixel_values` [batch,
-    channel, height, width] may be given beside them. `generate` returns the prompt as it was given
-    (not expanded) and the new ids.
+    It works like `GlmForCausalLM`, and wherever `input_ids` are passed, `pixel_values` [batch, channel,
+    height, width] may be passed too. `generate` returns the prompt as it was given (not expanded) and the
+    new ids.
     """
 
     config_class = ChatGLMConfig
@@ -234,18 +240,19 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; raises `DamagedFilesError` when weights are missing or of another shape."""
+        """As in transformers, but raises `DamagedFilesError` if weights are missing or have the wrong shape."""
         return load_checked(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, in the original layout; packed weights of a quantized model cannot be fused into it."""
+        """As in transformers, but in the original layout, except for a quantized model: its packed weights cannot be
+        fused into that layout."""
         kwargs.setdefault("save_original_format", getattr(self, "hf_quantizer", None) is None)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def expand_inputs(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **kwargs: Any
     ) -> ExpandedInputs:
-        """What the model sees of a prompt: see `ChatGLMModel.expand_inputs`."""
+        """A prompt as the model sees it: see `ChatGLMModel.expand_inputs`."""
         return self.model.expand_inputs(input_ids, pixel_values, **kwargs)
 
     def forward(
@@ -261,7 +268,7 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
         pixel_values: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As `GlmForCausalLM.forward`; `labels` [batch, position] are the prompt's, and expanded with it."""
+        """As `GlmForCausalLM.forward`; `labels` [batch, position] belong to the prompt and are expanded with it."""
         if labels is not None and pixel_values is not None:
             labels = self.expand_inputs(input_ids, pixel_values, labels=labels).labels
         return super().forward(
@@ -288,7 +295,7 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """`generate` counts the prompt as it was given, the KV cache counts patches: expand, then as usual."""
+        """Expand the prompt first: `generate` counts it as it was given, whereas the KV cache also counts patches."""
         picture: Any = cached_picture(past_key_values) if pixel_values is None else pixel_values
         if picture is not None and bool((input_ids == self.config.boi_token_id).any()):
             expanded = self.expand_inputs(input_ids, picture, attention_mask=attention_mask, position_ids=position_ids)
@@ -310,7 +317,7 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, batch_size: int, max_cache_length: int
     ) -> Any:
-        """A static cache is made for a fixed length, which must hold the patches."""
+        """Make room for the patches: a static cache has a fixed length."""
         if model_kwargs.get("pixel_values") is not None:
             max_cache_length += self.config.vision_config.num_patches - 1
         return super()._prepare_cache_for_generation(

@@ -23,15 +23,15 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in CLIP's trai
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-LARGEST_SIDE = 8192  # pixels of a picture's side; GLM-4V's has 1120
+LARGEST_SIDE = 8192  # the most pixels along a picture's side; GLM-4V has 1120
 
 
 class ChatGLMImageProcessor(ImageProcessingMixin):
     """Pictures -> `pixel_values` [picture, channel, height, width], float32.
 
-    Each is squeezed to image_size x image_size (its proportions are not kept), brought to 0..1 and then to
-    the mean 0 and deviation 1 of CLIP's training pictures. After torchvision's Resize (bicubic), ToTensor
-    and Normalize, with PIL and torch alone, to the last bit.
+    Each picture is resized to image_size x image_size (its proportions are not kept), scaled to 0..1 and
+    normalised with the mean and standard deviation of CLIP's training pictures. The result equals that of
+    torchvision's Resize (bicubic), ToTensor and Normalize to the last bit, but needs only PIL and torch.
     """
 
     model_input_names = ["pixel_values"]
@@ -41,7 +41,7 @@ class ChatGLMImageProcessor(ImageProcessingMixin):
         self.image_size = whole_number("image_size", image_size, least=1, most=LARGEST_SIDE)
 
     def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
-        """`images`: what `open_picture` takes, one or a list. Raises `BadImageError`."""
+        """`pixel_values` of `images`, one or a list of what `open_picture` takes. Raises `BadImageError`."""
         pictures = images if isinstance(images, list | tuple) else [images]
         pixel_values = torch.stack([self._pixels(as_opened(picture)) for picture in pictures])
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
@@ -62,17 +62,18 @@ class ChatGLMProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """The processor of a folder; of a model that takes text only, its tokenizer."""
+        """The processor of a folder, or its tokenizer if the model takes text only."""
         tokenizer = ChatGLM4Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if tokenizer.image_size is None:
             return tokenizer
         return cls(ChatGLMImageProcessor(tokenizer.image_size), tokenizer)
 
     def __call__(self, images: Any = None, text: str | list[str] | None = None, **kwargs: Any) -> BatchFeature:
-        """Texts [batch] and pictures, to `input_ids`, `attention_mask`, `position_ids` and `pixel_values`.
+        """Turn texts [batch] and pictures into `input_ids`, `attention_mask`, `position_ids` and `pixel_values`.
 
-        Texts are taken as they are; the picture's place in one reads
-        `<|begin_of_image|><|endoftext|><|end_of_image|>`. Raises `BadImageError`.
+        Texts are taken as they are; in a text, a picture is written as
+        `<|begin_of_image|><|endoftext|><|end_of_image|>`. Raises `BadImageError`, and `BadInputError` if there is
+        neither text nor picture.
         """
         if images is None and text is None:
             raise BadInputError("The processor needs text, images or both.")
@@ -88,7 +89,7 @@ class ChatGLMProcessor(ProcessorMixin):
     def apply_chat_template(
         self, conversation: list[Any], *, tokenize: bool = True, return_dict: bool = True, **kwargs: Any
     ) -> Any:
-        """As `ChatGLM4Tokenizer.apply_chat_template`, and with pictures in the messages also `pixel_values`.
+        """As `ChatGLM4Tokenizer.apply_chat_template`, plus `pixel_values` if the messages hold pictures.
 
         >>> inputs = processor.apply_chat_template(
         ...     [{"role": "user", "image": picture, "content": "描述一下这张图片"}],

@@ -1,9 +1,9 @@
-"""GLM-4's tokenizer from its `tokenizer.model`, and its chat template, which is code and not a template.
+"""GLM-4's tokenizer from its `tokenizer.model`, and its chat format, which is implemented in code, not in a template.
 
-The file is of tiktoken's kind: one line a token, its bytes in base64 and its rank. The special
-tokens come after the ranks. What the model was trained on differs from most chat models in two
-ways: a header (`<|user|>` and a newline) and the content after it are encoded separately, and a
-content never becomes a special token, whatever it says.
+The file has tiktoken's format: one line per token, with its bytes in base64 and its rank. The special
+tokens come after the ranks. The prompts that the model was trained on differ from those of most chat
+models in two ways: a header (`<|user|>` and a newline) and the content after it are encoded separately,
+and content never becomes a special token, whatever it says.
 """
 
 import base64
@@ -25,11 +25,11 @@ from helpers.text.prompts import RenderedChat, check_messages, segments_of
 from helpers.text.templates import render_template
 
 PREFIX = ("[gMASK]", "<sop>")  # begins every prompt
-PICTURE = ("<|begin_of_image|>", "<|endoftext|>", "<|end_of_image|>")  # the one between is a placeholder
+PICTURE = ("<|begin_of_image|>", "<|endoftext|>", "<|end_of_image|>")  # the one in the middle is a placeholder
 ROLES = ("system", "user", "assistant", "observation")
-LONGEST_LINE = 10_000  # characters of a token and its rank; how long a token takes to load grows with its square
-# What GLM-4 was trained to read before and after the definitions of functions; versions differ in the wording. A folder
-# with a chat template of its own decides for itself.
+LONGEST_LINE = 10_000  # characters of a token and its rank; the time to load a token grows with its length squared
+# What GLM-4 was trained to read before and after the definitions of functions; versions differ in the wording. If a
+# folder has a chat template of its own, that is used instead.
 TOOLS_FIRST = (
     "你是一个名为 GLM-4 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
     "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
@@ -39,7 +39,7 @@ CALL = re.compile(r"([a-z_][A-Za-z0-9_-]{0,63})\n(.*\S.*)", re.DOTALL)  # a tool
 
 
 def read_ranks(path: str | Path) -> dict[bytes, int]:
-    """bytes -> rank for every token of a tiktoken file. Raises `DamagedFilesError` naming the line that is wrong."""
+    """bytes -> rank for every token of a tiktoken file. Raises `DamagedFilesError`, which names the wrong line."""
     ranks = {}
     for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
         try:
@@ -49,8 +49,8 @@ def read_ranks(path: str | Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except ValueError:
             raise DamagedFilesError(
-                f"{path}, line {number}, is not a token and its rank: fetch the file again. (So looks a file that was "
-                "checked out without Git LFS.)"
+                f"{path}, line {number}, is not a token and its rank: fetch the file again. (A file that was checked "
+                "out without Git LFS looks like this.)"
             ) from None
     single_bytes = all(bytes([byte]) in ranks for byte in range(256))
     if not single_bytes or sorted(ranks.values()) != list(range(len(ranks))):
@@ -59,7 +59,8 @@ def read_ranks(path: str | Path) -> dict[bytes, int]:
 
 
 def _function(index: int, tool: Any) -> dict[str, Any]:
-    """The definition of a function: of a dict as `apply_chat_template` of transformers takes it, or of Python's own."""
+    """The definition of a function, from a dict as transformers' `apply_chat_template` takes it, or from a Python
+    function. Raises `BadInputError` for anything else."""
     if callable(tool):
         from transformers.utils import DocstringParsingException, TypeHintParsingException, get_json_schema
 
@@ -76,7 +77,7 @@ def _function(index: int, tool: Any) -> dict[str, Any]:
             json.dumps(function)
             return function
         except (TypeError, ValueError):
-            pass  # the sentence below is the answer to this, too
+            pass  # the error below covers this case, too
     raise BadInputError(
         f"Message {index} offers {checks.shown(tool)} as a tool: a tool is a Python function with types and a "
         'docstring, or {"type": "function", "function": {"name": …, "description": …, "parameters": …}}.'
@@ -84,7 +85,7 @@ def _function(index: int, tool: Any) -> dict[str, Any]:
 
 
 def positions(attention_mask: list[int]) -> list[int]:
-    """0, 1, 2, ... where the mask (list of int) is 1, and 0 at padding."""
+    """Position ids: 0, 1, 2, ... where the mask (list of int) is 1, and 0 at padding."""
     return [(total - 1) * seen for seen, total in zip(attention_mask, accumulate(attention_mask), strict=True)]
 
 
@@ -95,9 +96,10 @@ class _Converter(TikTokenConverter):
 class ChatGLM4Tokenizer(TokenizersBackend):
     """GLM-4's tokenizer as a fast tokenizer of transformers.
 
-    Called on a text it recognises special tokens in it and puts `[gMASK]<sop>` in front. For
-    conversations use `apply_chat_template`, or `encode_chat`, which also says what came from where. A
-    Jinja template, which later revisions of GLM-4-9B-Chat bring, is not used: it encodes all in one go.
+    Called on a text, it recognises special tokens in it and puts `[gMASK]<sop>` in front. For
+    conversations use `apply_chat_template`, or `encode_chat`, which also says which message each id came from.
+    The Jinja template of later revisions of GLM-4-9B-Chat is used for tool definitions only, since it encodes the
+    whole prompt in one go.
     """
 
     model_input_names = ["input_ids", "attention_mask", "position_ids"]
@@ -117,8 +119,8 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         wrong = [i for i, token in added.items() if tokenizer.token_to_id(str(token)) != i]
         if wrong:
             raise DamagedFilesError(
-                f"tokenizer_config.json gives {added[wrong[0]]} the id {wrong[0]}, which is not its place after the "
-                f"ranks of {path}: they are of different models. Fetch both again."
+                f"tokenizer_config.json gives {added[wrong[0]]} the id {wrong[0]}, which does not follow the ranks of "
+                f"{path}: the files belong to different models. Fetch both again."
             )
         prefix = " ".join(PREFIX)
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -130,7 +132,7 @@ class ChatGLM4Tokenizer(TokenizersBackend):
 
     @property
     def image_size(self) -> int | None:
-        """Pixels along one side of a picture, or None for a model that takes text only."""
+        """The number of pixels along one side of a picture, or None for a model that takes text only."""
         return self.init_kwargs.get("image_size")
 
     def encode_chat(
@@ -138,10 +140,10 @@ class ChatGLM4Tokenizer(TokenizersBackend):
     ) -> RenderedChat:
         """A conversation as the model was trained to read it: a `RenderedChat`.
 
-        `messages`: dicts with "role" (system, user, assistant, observation), "content" and, where wanted,
-        "metadata" (a tool's name), "image" (any picture: only its place is made here, three ids before
-        the content) and "tools" (definitions of functions as `apply_chat_template` of transformers takes them: they
-        become a system message before this one). A message with neither content nor picture is left out.
+        `messages`: dicts with "role" (system, user, assistant, observation), "content" and, optionally,
+        "metadata" (a tool's name), "image" (any picture: here it only becomes three ids before the content) and
+        "tools" (definitions of functions as transformers' `apply_chat_template` takes them: they become a system
+        message before this one). A message with neither content nor picture is left out.
 
         Raises `BadInputError` for malformed messages and definitions, and for a second picture.
         """
@@ -173,10 +175,11 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         return RenderedChat("".join(text for text, _, _ in pieces), ids, segments_of(owners, messages))
 
     def _tools_text(self, index: int, tools: Any) -> str:
-        """The definitions as the model reads them: by the folder's own template if it has one, else as GLM-4's does.
+        """The definitions as the model reads them: by the folder's own template if it has one, else in GLM-4's format.
 
-        After `apply_chat_template` of the original code, for functions; its own tools (python, browser, drawing) are
-        refused, because they need programs that the course does not run. So is a template that leaves tools out.
+        Follows `apply_chat_template` of the original code, but for functions only: its own tools (python, browser,
+        drawing) are refused, because they need programs that the course does not run. A template that ignores tools is
+        refused as well, with `BadInputError`.
         """
         functions = [_function(index, tool) for tool in (tools if isinstance(tools, list | tuple) else [tools])]
         if self.chat_template:
@@ -187,7 +190,7 @@ class ChatGLM4Tokenizer(TokenizersBackend):
                 for message in (empty | {"tools": tools}, empty)
             )
             begin = "".join(PREFIX)
-            rest = bare.removeprefix(begin)  # what the template makes of the empty message itself
+            rest = bare.removeprefix(begin)  # the template's output for the empty message itself
             system, mark, text = told.removeprefix(begin).removesuffix(rest).partition("<|system|>\n")
             if system or not mark:
                 raise BadInputError("This folder's chat template has no place for tools: the model would not see them.")
@@ -199,26 +202,26 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         return TOOLS_FIRST + "".join(described)
 
     def parse_reply(self, text: str) -> dict[str, str]:
-        """What the model wrote after `<|assistant|>`, as a message without its role: the way back of `encode_chat`.
+        """What the model wrote after `<|assistant|>`, as a message without its role: the inverse of `encode_chat`.
 
         >>> tokenizer.parse_reply("\\n你好！")  # doctest: +SKIP
         {'content': '你好！'}
         >>> tokenizer.parse_reply('get_weather\\n{"city": "北京"}')  # doctest: +SKIP
         {'metadata': 'get_weather', 'content': '{"city": "北京"}'}
 
-        The header is the model's to end: with a newline for an ordinary reply, with a tool's name and a newline
-        to call it. A first line is such a name where it is one word of Latin letters, digits, `_` and `-` that
-        begins small, and something follows; the content is then as it was written. Any other text, with the
-        newline or without, is all content, white space around it taken off: "Yes" and a new line call no tool.
-        `<|assistant|>` in a text is text, and begins no message.
+        The model itself completes the header: with a newline for an ordinary reply, or with a tool's name and a newline
+        to call the tool. A first line counts as a tool's name if it is one word of Latin letters, digits, `_` and `-`
+        that begins with a lower-case letter or `_`, and something follows it; the content is then left as it was
+        written. Any other text is all content, without the white space around it: "Yes" and a new line call no tool.
+        `<|assistant|>` inside a text is ordinary text and does not begin a message.
 
-        After `process_response` of the original code, which takes any first line for a name.
+        Follows `process_response` of the original code, which takes any first line for a name.
         """
         call = CALL.fullmatch(text)
         return {"metadata": call[1], "content": call[2]} if call else {"content": text.strip()}
 
     def _text_ids(self, text: str) -> list[int]:
-        """Ids of a text in which nothing is special."""
+        """The ids of a text in which no special tokens are recognised."""
         return text_ids(self, text)
 
     def _checked(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -227,9 +230,13 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         check_messages(messages)
         for index, message in enumerate(messages):
             if message["role"] not in ROLES:
-                raise BadInputError(f"Message {index} is of role {message['role']!r}; GLM-4's are {', '.join(ROLES)}.")
+                raise BadInputError(
+                    f"Message {index} has the role {message['role']!r}; GLM-4's roles are {', '.join(ROLES)}."
+                )
             if not isinstance(message.get("metadata") or "", str):
-                raise BadInputError(f"Message {index} has the metadata {message['metadata']!r}: it is a tool's name.")
+                raise BadInputError(
+                    f"Message {index} has the metadata {message['metadata']!r}: it must be a tool's name, a string."
+                )
         pictures = [index for index, message in enumerate(messages) if message.get("image") is not None]
         if pictures and self.image_size is None:
             raise BadInputError(f"Message {pictures[0]} holds a picture, but this model takes text only.")
@@ -255,15 +262,15 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         pixels_follow: bool = False,
         **options: Any,
     ) -> Any:
-        """As in transformers: one conversation or a list of them, to a `BatchEncoding`, ids, or text.
+        """As in transformers: turn one conversation or a list of them into a `BatchEncoding`, ids, or text.
 
         The ids are those of `encode_chat`; `tools` are definitions of functions, for all conversations;
-        `add_special_tokens=False` leaves `[gMASK]<sop>` out. A picture gets its place, but only the processor makes
-        its pixels: warns unless the caller adds them (`pixels_follow`).
+        `add_special_tokens=False` omits `[gMASK]<sop>`. A picture becomes three ids, but only the processor computes
+        its `pixel_values`: a warning says so unless the caller adds them (`pixels_follow`).
         Raises `BadInputError` as `encode_chat` does, and for options that GLM-4's template does not have.
         """
         tools = options.pop("tools", None)
-        options.pop("continue_final_message", None)  # nothing ends a message, so it is open already
+        options.pop("continue_final_message", None)  # no token ends a message, so it is already open
         asked = [name for name, value in options.items() if value]
         if asked:
             raise BadInputError(f"GLM-4's chat template has no option {asked[0]!r}: leave it out.")
@@ -296,7 +303,7 @@ class ChatGLM4Tokenizer(TokenizersBackend):
         )
         return encoded if return_dict else encoded["input_ids"]
 
-    # The model reads positions, so the tokenizer gives them along: padding has position 0.
+    # The model takes position_ids, so the tokenizer returns them as well: padding has position 0.
 
     def _convert_encoding(self, encoding: Any, **kwargs: Any) -> Any:
         columns, encodings = super()._convert_encoding(encoding, **kwargs)

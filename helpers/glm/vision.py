@@ -1,8 +1,8 @@
-"""GLM-4V's eyes: an EVA2-CLIP tower and the adapter that turns its patches into word-like vectors.
+"""GLM-4V's vision tower: an EVA2-CLIP encoder, and the adapter that makes its patches look like token embeddings.
 
-A picture of 1120 x 1120 pixels becomes 80 x 80 patches, 63 layers look at all of them at once, a
-convolution merges each 2 x 2 into one, and the adapter brings the 1600 vectors to the language
-model's width. Module names are those of the checkpoint.
+A picture of 1120 x 1120 pixels becomes 80 x 80 patches, which attend to each other in 63 layers. A
+convolution then merges each 2 x 2 of them into one, and the adapter maps the 1600 vectors to the
+language model's width. Module names are those of the checkpoint.
 
 Sources: EVA-CLIP (Sun et al. 2023), CogVLM (Wang et al. 2023) and GLM-4 (Team GLM 2024).
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class PatchEmbedding(nn.Module):
     """`pixel_values` [batch, channel, height, width] -> [batch, 1 + patch, width of the tower].
 
-    Row 0 is the class position, the patches follow row by row.
+    Position 0 is the class position; the patches follow, row by row.
     """
 
     def __init__(self, config: ChatGLMVisionConfig) -> None:
@@ -41,7 +41,7 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """Every position attends to every other: no mask, no rotary embedding."""
+    """Attention of every position to every other, without a mask or a rotary embedding."""
 
     def __init__(self, config: ChatGLMVisionConfig) -> None:
         super().__init__()
@@ -52,7 +52,8 @@ class VisionAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the output and the weights [batch, head, query, key], which are None unless asked for."""
+        """Returns the output [batch, position, width] and the weights [batch, head, query, key], or None in their place
+        without `output_attentions`."""
         fused = self.query_key_value(hidden_states).unflatten(-1, (3, self.config.num_heads, -1))
         query, key, value = fused.permute(2, 0, 3, 1, 4)  # each [batch, head, position, head size]
         if output_attentions:
@@ -76,9 +77,9 @@ class VisionMLP(nn.Module):
 
 
 class VisionLayer(nn.Module):
-    """Attention and MLP, each normalised *after* it ran and before it joins the residual stream.
+    """Attention and MLP, whose outputs are normalised before they are added to the residual stream.
 
-    The names do not say so: `input_layernorm` is applied to the attention's output.
+    The names do not say so: `input_layernorm` is applied to the attention's *output*.
     """
 
     def __init__(self, config: ChatGLMVisionConfig) -> None:
@@ -97,7 +98,8 @@ class VisionLayer(nn.Module):
 
 
 class Adapter(nn.Module):
-    """From what the tower sees to what the language model reads: a projection and a gated MLP, without biases."""
+    """Maps the tower's vectors to vectors that the language model can read: a projection and a gated MLP, without
+    biases in its matrices."""
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
@@ -114,12 +116,12 @@ class Adapter(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """A picture as the language model gets it.
+    """Turns a picture into the vectors that the language model gets.
 
     `pixel_values` [batch, channel, height, width] -> `last_hidden_state` [batch, 1 + patch + 1, hidden]:
-    a vector for the picture's begin, one for each patch row by row, one for its end. `hidden_states`
-    are the tower's own, layers + 1 tensors [batch, 1 + fine patch, width], `attentions` one tensor
-    [batch, head, query, key] a layer; position 0 of both is the class position.
+    a vector for the picture's beginning, one per patch (row by row), and one for its end. `hidden_states`
+    are the tower's own, layers + 1 tensors [batch, 1 + fine patch, width], and `attentions` one tensor
+    [batch, head, query, key] per layer; position 0 of both is the class position.
     """
 
     def __init__(self, config: ChatGLMConfig) -> None:
@@ -142,7 +144,7 @@ class VisionTower(nn.Module):
         all_hidden_states, attentions = [hidden_states] if output_hidden_states else [], []
         for layer in self.transformer["layers"]:  # type: ignore[attr-defined]
             hidden_states, weights = layer(hidden_states, output_attentions)
-            if output_hidden_states:  # 1.5 GB in GLM-4V-9B: not kept for nothing
+            if output_hidden_states:  # 1.5 GB in GLM-4V-9B, so they are kept only on request
                 all_hidden_states.append(hidden_states)
             attentions.append(weights)
         side = self.config.image_size // self.config.patch_size

@@ -1,7 +1,7 @@
 """What happens inside a model: generation step by step, traces, lens, contributions, interventions, the KV cache.
 
-The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
-when it is first asked for.
+The names in `__init__.pyi` are this package's public interface, and the only ones that notebooks use. Each is imported
+when it is first used.
 """
 
 import lazy_loader

@@ -1,11 +1,11 @@
 """What is inside a model: its layers, what each adds to the residual stream, its final norm and its head.
 
-No other module knows anything about architectures, and this one knows hardly any names. A model is run
-once on a few tokens while `Flow` follows what is added to what. From that one can read which modules are
-the layers, which parts of a layer write to the stream, whether what they write is normed or multiplied
-before it is added, where attention mixes its heads, and what becomes of the logits. Then the numbers are
-checked: the parts of each layer add up to what the layer gave, and the final norm, the head and what
-follows give the model's own logits. What does not come out right is not used: each accessor below raises
+No other module depends on a model's architecture, and this one relies on hardly any module names. A model is
+run once on a few tokens while `Flow` records which tensors are added to which. The record shows which modules
+are the layers, which parts of a layer write to the residual stream, whether their output is normed or scaled
+before it is added, where attention mixes its heads, and what happens to the logits. Then the numbers are
+checked: the parts of each layer must add up to the layer's output, and the final norm, the head and what
+follows must give the model's own logits. A part that fails its check is not used: the accessors below raise
 `BadInputError`, which names the model and what is missing.
 """
 
@@ -43,10 +43,11 @@ PROBE_LENGTH = 6  # tokens in the run that anatomies are read from
 class Part:
     """A part of a layer that writes to the residual stream.
 
-    - `name`: of the layer's child it is, such as `self_attn` or `mlp`.
-    - `writer`, `place`: the module whose output is added, and which of the tensors it gives; times `scale`.
-    - `norm`: the writer, where it is a norm that comes after the part (OLMo 2, Gemma 2).
-    - `mixes`: whether it looks at other positions: attention, or what stands in its place.
+    - `name`: the name of the layer's child module, such as `self_attn` or `mlp`.
+    - `writer`, `place`, `scale`: the module whose output is added to the stream, the index of the added tensor among
+      its outputs, and the number that this tensor is multiplied by first.
+    - `norm`: the writer, if it is a norm that follows the part (OLMo 2, Gemma 2); otherwise None.
+    - `mixes`: whether it reads other positions, as attention does and whatever replaces attention.
     """
 
     name: str
@@ -62,12 +63,12 @@ class Part:
 class Attention(Part):
     """A `Part` that is softmax attention.
 
-    - `caller`: the module that hands queries, keys and values to the library's attention function, or that
-      computes attention itself; then it gives the weights as output number `weights_place`.
-    - `heads`: how many query heads; `projection`: the matrix that turns what they mixed, `width` numbers, into what
-      is written.
-    - `queries`: the matrix that computes the queries, if their size is not changed afterwards.
-    - `plain`: attention is softmax(query · key · scaling + mask) · value, without a sink, a cap or a bias.
+    - `caller`: the module that passes queries, keys and values to the library's attention function, or that
+      computes attention itself. In the second case `weights_place` is the index of the weights among its outputs.
+    - `heads`: the number of query heads. `projection`: the output projection, which turns the concatenated results
+      of the heads (`width` numbers) into what is written to the stream.
+    - `queries`: the query projection, if the norm of the queries does not change afterwards.
+    - `plain`: whether attention is softmax(query · key · scaling + mask) · value, without a sink, a cap or a bias.
     """
 
     caller: torch.nn.Module
@@ -83,10 +84,10 @@ class Attention(Part):
 class Layer:
     """One layer.
 
-    - `place`: which of the tensors that it gives is the stream.
-    - `parts`: in the order in which they write; `norms`: those that read the stream, before a part.
-    - `factor`: what the whole stream is multiplied by at the end of the layer, 1 in nearly every model.
-    - `gap`: why it cannot be taken apart, if it cannot.
+    - `place`: the index of the residual stream among the layer's outputs.
+    - `parts`: its parts, in the order in which they write. `norms`: the norms that read the stream before a part.
+    - `factor`: the number that the whole stream is multiplied by at the end of the layer, 1 in nearly every model.
+    - `gap`: why the layer cannot be split into parts, or None if it can.
     """
 
     module: torch.nn.Module
@@ -98,29 +99,30 @@ class Layer:
 
     @cached_property
     def attentions(self) -> tuple[Attention, ...]:
-        """All of its softmax attentions: nearly always one or none."""
+        """All softmax attentions of the layer: nearly always one or none."""
         return tuple(part for part in self.parts if isinstance(part, Attention))
 
     @cached_property
     def attention(self) -> Attention | None:
-        """Its softmax attention; None where it has several, which no function here tells apart (LongCat)."""
+        """The layer's softmax attention; None without one, or with several, which cannot be told apart (LongCat)."""
         return self.attentions[0] if len(self.attentions) == 1 else None
 
     @property
     def mlp(self) -> Part | None:
-        """Its MLP or mixture of experts: of the parts that look at one position only, the one with most weights."""
+        """The layer's MLP or mixture of experts: of the parts that read one position only, the one with the most
+        weights; None if there is no such part."""
         return max((part for part in self.parts if not part.mixes), key=lambda part: _size(part.module), default=None)
 
 
 @dataclass(frozen=True, eq=False)
 class LogitMap:
-    """What happens to the scores that the head gives: `softcap · tanh(scale · score / softcap)`."""
+    """How scores become logits: `softcap · tanh(scale · score / softcap)`, or `scale · score` without a softcap."""
 
     scale: float = 1.0
     softcap: float | None = None
 
     def apply_(self, scores: torch.Tensor) -> torch.Tensor:
-        """In place."""
+        """Turn the head's scores `[..., vocab]` into logits, in place; returns the same tensor."""
         if self.scale != 1.0:
             scores.mul_(self.scale)
         if self.softcap is not None:
@@ -128,22 +130,22 @@ class LogitMap:
         return scores
 
     def factor(self, score: float) -> float:
-        """What a score is multiplied by."""
+        """The number that this score is multiplied by to give its logit."""
         changed = float(self.apply_(torch.tensor([score], dtype=torch.float64)))
         return changed / score if score else self.scale
 
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """A model's parts. `lens_gap` says why the logit lens cannot read its states, if it cannot.
+    """A model's parts. `lens_gap` says why the logit lens cannot read its states, or is None.
 
     - `owner`: the module that runs the layers, whose config says how attention is computed.
-    - `embedding` and `embedding_scale`: the stream begins as the embedding times this number; None where it is
-      something more, such as an embedding with positions added.
-    - `final_norm` gets the stream after the last layer; None where there is none (OPT-350m, GPT-1). Its output times
-      `head_scale` goes into `head`, through the matrix `into_head` where there is one (OPT-350m). `logit_map` turns
+    - `embedding` and `embedding_scale`: the stream begins as the embedding's output times this number, which is None
+      if something else happens too, such as adding position embeddings.
+    - `final_norm` gets the stream after the last layer; it is None for a model without one (OPT-350m, GPT-1). Its
+      output times `head_scale` goes into `head`, in OPT-350m through a further matrix, `into_head`. `logit_map` turns
       the head's scores into logits.
-    - `hidden_size`: numbers in a hidden state. `context`: most positions, None where there is no limit.
+    - `hidden_size`: the length of a hidden state. `context`: the largest number of positions, None without a limit.
 
     >>> parts = anatomy(model)
     >>> len(parts.layers), parts.hidden_size, parts.lens_gap
@@ -167,27 +169,30 @@ class Anatomy:
 
     @cached_property
     def attention_layers(self) -> tuple[int, ...]:
-        """Numbers of the layers that have attention."""
+        """The numbers of the layers that have attention."""
         return tuple(number for number, layer in enumerate(self.layers) if layer.attention)
 
     @cached_property
     def heads(self) -> int:
-        """The number of query heads of each layer that has attention; the largest, where they differ; or 0."""
+        """The number of query heads per layer that has attention: the largest if they differ, 0 without attention."""
         return max((layer.attention.heads for layer in self.layers if layer.attention), default=0)
 
     def number(self, layer: Any) -> int:
-        """A layer's number from 0; negative ones count from the end, as in a list."""
+        """A layer's number, counted from 0; a negative one counts from the end, as in a list.
+
+        Raises `BadInputError` for a layer that the model does not have.
+        """
         count = len(self.layers)
         if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
             raise BadInputError(f"There is no layer {layer!r}: this model has layers 0 to {count - 1}.")
         return layer % count
 
     def layer(self, layer: Any) -> Layer:
-        """A layer by its number."""
+        """The layer with this number. Raises what `number` raises."""
         return self.layers[self.number(layer)]
 
     def attention(self, layer: Any) -> Attention:
-        """A layer's attention."""
+        """A layer's attention. Raises `BadInputError` for a layer that has none, or several."""
         number = self.number(layer)
         found = self.layers[number].attention
         if found is None:
@@ -195,7 +200,7 @@ class Anatomy:
         return found
 
     def mlp(self, layer: Any) -> Part:
-        """A layer's MLP."""
+        """A layer's MLP. Raises `BadInputError` for a layer without one, or one whose parts are not known."""
         number = self.number(layer)
         self._check_parts(number)
         found = self.layers[number].mlp
@@ -220,7 +225,8 @@ class Anatomy:
     def for_head(self, states: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
         """Hidden states `[..., hidden]` as they go into the head, on its device.
 
-        `normed`, True or False for each of them (a shape that broadcasts), says which have been through the final norm.
+        `normed` is a boolean tensor that broadcasts over the states. It is True for those that have already been
+        through the final norm.
         """
         device = home(self.head)
         states = states.to(device)
@@ -231,8 +237,8 @@ class Anatomy:
         return states if self.into_head is None else self.into_head(states.to(home(self.into_head, device))).to(device)
 
     def head_row(self, token: int) -> tuple[torch.Tensor, float]:
-        """(the direction `[hidden]` after the final norm that a token's score reads, what is added to it): float32, on
-        the CPU."""
+        """(direction `[hidden]`, constant): a token's score is the product of the direction and the state after the
+        final norm, plus the constant. The direction is float32, on the CPU."""
         with fetched(self.head):
             row = self.head.weight[token].detach().float().cpu() * self.head_scale
             added = 0.0 if getattr(self.head, "bias", None) is None else float(self.head.bias[token])
@@ -243,7 +249,10 @@ class Anatomy:
         return row, added
 
     def projection(self, layer: Any) -> torch.nn.Module:
-        """The matrix at the end of a layer's attention, which gets what the heads mixed, one after the other."""
+        """The output projection of a layer's attention. Its input is the results of the heads, concatenated.
+
+        Raises `BadInputError` for a layer without attention, or one whose heads cannot be told apart.
+        """
         number = self.number(layer)
         attention = self.attention(number)
         if attention.projection is None:
@@ -254,7 +263,7 @@ class Anatomy:
         return attention.projection
 
     def query_projection(self, layer: Any) -> torch.nn.Module:
-        """The matrix that computes a layer's queries, where nothing but a rotation is done to them afterwards."""
+        """The query projection of a layer, if the queries are only rotated afterwards; otherwise `BadInputError`."""
         number = self.number(layer)
         found = self.attention(number).queries
         if found is None:
@@ -265,7 +274,7 @@ class Anatomy:
         return found
 
     def without_attention(self, numbers: list[int]) -> str:
-        """A sentence for layers that have no attention."""
+        """The error message for layers that have no attention."""
         several = f"Layers {', '.join(map(str, numbers))}" if len(numbers) > 1 else f"Layer {numbers[0]}"
         have = "have" if len(numbers) > 1 else "has"
         there = self.attention_layers
@@ -291,13 +300,13 @@ _refused: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 
 def anatomy(model: torch.nn.Module) -> Anatomy:
-    """A model's `Anatomy`. The first call runs the model once on a few tokens; later ones look the result up.
+    """A model's `Anatomy`. The first call runs the model once on a few tokens; later calls return the stored result.
 
     >>> anatomy(model).layers[5].attention.heads
     9
 
-    Raises `BadInputError` for a model whose layers cannot be found, and `DoesNotFitError` when that run runs out of
-    memory.
+    Raises `BadInputError` for a model whose layers cannot be found, and `DoesNotFitError` if memory runs out during
+    that run.
     """
     known = _known.get(model) if isinstance(model, torch.nn.Module) else None
     if known is not None and tuple(known.container) == tuple(layer.module for layer in known.layers):
@@ -321,7 +330,8 @@ def anatomy(model: torch.nn.Module) -> Anatomy:
 def matrix(module: torch.nn.Module, width: int) -> torch.Tensor:
     """The matrix `[out, in]` of a module that multiplies its input `[..., in]`; `width` is the size of the input.
 
-    GPT-2 keeps it as `[in, out]`, and quantized modules as packed numbers: those are asked what they give.
+    GPT-2 stores it as `[in, out]`, and quantized modules store packed numbers. For those modules the matrix is
+    computed from what they return for each unit vector.
     """
     with fetched(module):
         weight = getattr(module, "weight", None)
@@ -331,24 +341,27 @@ def matrix(module: torch.nn.Module, width: int) -> torch.Tensor:
         example = next(module.parameters())
         dtype = example.dtype if example.is_floating_point() else torch.get_default_dtype()
         basis = torch.eye(width, dtype=dtype, device=home(module))
-        given = module.forward(basis[None])[0]  # past the hooks of an intervention
+        given = module.forward(basis[None])[0]  # `forward` itself, so that an intervention's hooks do not run
         return (given - module.forward(torch.zeros_like(basis[None, :1]))[0]).T
 
 
 def is_edited(module: torch.nn.Module) -> bool:
-    """Whether a hook may change what a module gives. Hooks that transformers leaves behind once it was asked for
-    hidden states only look, and so does `at_the_end`."""
+    """Whether a hook may change a module's output. The hooks that transformers leaves behind after a request for
+    hidden states only read, and so does that of `at_the_end`."""
     owners = [str(getattr(hook, "__module__", "")) for hook in module._forward_hooks.values()]
     return any(owner != __name__ and not owner.startswith("transformers.") for owner in owners)
 
 
 def replace_output(part: Part, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.utils.hooks.RemovableHandle:
-    """A hook: what a part writes is `change(what it wrote)`, before any factor. Take it off with `.remove()`."""
+    """Register a hook that replaces what a part writes with `change(what it wrote)`, before any factor.
+
+    The handle's `.remove()` takes the hook off again.
+    """
     return part.writer.register_forward_hook(lambda module, arguments, output: replaced(output, part.place, change))
 
 
 def replaced(output: Any, place: int, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A module's output with the tensor at a place changed."""
+    """A module's output, with its tensor number `place` replaced by `change(tensor)`."""
     if isinstance(output, torch.Tensor):
         return change(output)
     found = list(tensors(output))[place]
@@ -357,10 +370,10 @@ def replaced(output: Any, place: int, change: Callable[[torch.Tensor], torch.Ten
 
 @contextmanager
 def at_the_end(parts: Anatomy, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-    """`change(stream)` is called with what the final norm gets after the last layer, and may return another.
+    """Call `change(stream)` with the input of the final norm after the last layer; it may return a replacement.
 
-    The final norm may run elsewhere too (nanochat norms its embedding with it): only the last layer's is meant. Where
-    there is none, it is what the last layer gives.
+    The final norm may run elsewhere too (nanochat applies it to the embedding): only its run after the last layer
+    counts. In a model without a final norm, `stream` is the last layer's output.
     """
     last, reached = parts.layers[-1], False
 
@@ -393,7 +406,7 @@ def at_the_end(parts: Anatomy, change: Callable[[torch.Tensor], torch.Tensor | N
 
 
 def with_first(arguments: tuple, keywords: dict, change: Callable) -> tuple[tuple, dict] | None:
-    """A call's arguments with the first tensor changed; None where `change` gives None."""
+    """A call's arguments with the first tensor changed; None if `change` returns None."""
     if arguments:
         new = change(arguments[0])
         return None if new is None else ((new, *arguments[1:]), keywords)
@@ -402,7 +415,7 @@ def with_first(arguments: tuple, keywords: dict, change: Callable) -> tuple[tupl
     return None if new is None else (arguments, {**keywords, name: new})
 
 
-# How it is found.
+# How the anatomy is found.
 
 
 @torch.no_grad()
@@ -411,7 +424,7 @@ def _examine(model: PreTrainedModel) -> Anatomy:
     config = model.config.get_text_config() if hasattr(model, "config") else None
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if config is None or not getattr(config, "hidden_size", 0):
-        raise BadInputError(f"{kind} has no decoder to look into: it is no language model of transformers.")
+        raise BadInputError(f"{kind} has no decoder to look into: it is not a language model of transformers.")
     ids = neutral_ids(model).to(input_device(model))
     flow = Flow(ids.numel() * config.hidden_size)
     listener = _Listener()
@@ -431,7 +444,7 @@ def _examine(model: PreTrainedModel) -> Anatomy:
                 if hook is not None:
                     hook.remove()
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
-        if is_out_of_memory(error):  # says nothing of the model
+        if is_out_of_memory(error):  # says nothing about the model
             raise
         raise BadInputError(
             f"{kind} does not run on a text alone ({type(error).__name__}: {str(error)[:200]}), so what is inside it "
@@ -462,9 +475,9 @@ def _examine(model: PreTrainedModel) -> Anatomy:
 
 
 def _refusing_too_little_memory(model: Any) -> AbstractContextManager[None]:
-    """Memory that runs out in the run above ends in a `DoesNotFitError`; a later call tries again.
+    """Turn an out-of-memory error of the run above into a `DoesNotFitError`; a later call tries again.
 
-    What `Flow` keeps is counted as what each matrix takes and gives at each of the run's positions.
+    What `Flow` keeps is estimated as the inputs and outputs of every matrix at each of the run's positions.
     """
     example = next(model.parameters(), torch.empty(0))
     numbers = sum(sum(values.shape) for values in model.parameters() if values.dim() == 2)
@@ -475,12 +488,12 @@ def _refusing_too_little_memory(model: Any) -> AbstractContextManager[None]:
         needed,
         str(input_device(model) if hasattr(model, "get_input_embeddings") else home(model)),
         {'dtype="bfloat16" in load_model': needed * 2 // example.dtype.itemsize} if wide else {},
-        'Load the model with quantization="4bit" or on another device, such as device="cpu", or take a smaller one.',
+        'Load the model with quantization="4bit" or on another device, such as device="cpu", or use a smaller one.',
     )
 
 
 def neutral_ids(model: Any) -> torch.Tensor:
-    """A few token ids that stand for no picture and end nothing: `[1, PROBE_LENGTH]`."""
+    """A few ordinary token ids `[1, PROBE_LENGTH]`: none stands for a picture or ends a text."""
     special, vocabulary = set(), model.config.get_text_config().vocab_size
     settings = [model.config.to_dict()]
     while settings:
@@ -500,19 +513,19 @@ def _tolerance(tensor: Tensor) -> float:
 
 
 def _exact(tensor):
-    """As float64, on the CPU: a model may be on several devices, and Apple's GPUs have no float64."""
+    """The tensor as float64 on the CPU: a model may be on several devices, and Apple's GPUs have no float64."""
     return tensor.detach().cpu().double()
 
 
 def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
-    """Whether two tensors are equal, up to a share of the largest number in them."""
+    """Whether two tensors are equal, up to `tolerance` times the largest absolute value in `b`."""
     a, b = _exact(a).flatten(), _exact(b).flatten()
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * max(float(b.abs().max()), 1e-30))
 
 
 @dataclass
 class _Listener:
-    """Stands in for the library's attention functions in one run, and notes which modules call them."""
+    """Replaces the library's attention functions during one run, and records which modules call them."""
 
     plain: dict = field(default_factory=dict)
     heads: dict = field(default_factory=dict)
@@ -521,7 +534,7 @@ class _Listener:
 
     @contextmanager
     def listening(self, model):
-        """All configs of the model name this listener, for as long as this lasts."""
+        """Inside the `with` block, all configs of the model name this listener as their attention."""
         with attention_as(f"anatomy-{id(self)}", self.attend, eager_mask, *_configs(model)):
             yield
 
@@ -535,7 +548,7 @@ class _Listener:
 
 
 def _is_plain(query, key, value, mask, scaling, output):
-    """Whether attention gave what the plain formula gives."""
+    """Whether attention's output is that of the plain formula."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -546,33 +559,36 @@ def _is_plain(query, key, value, mask, scaling, output):
 
 
 def library_eager(module: torch.nn.Module) -> Callable:
-    """The model's own `eager_attention_forward`: beside the attention class, or beside one it derives from."""
+    """The model's own `eager_attention_forward`, from the file of its attention class or of a base class.
+
+    Raises `BadInputError` if there is none.
+    """
     import sys
 
     for kind in type(module).__mro__:
         function = getattr(sys.modules[kind.__module__], "eager_attention_forward", None)
         if function is not None:
             return function
-    raise BadInputError(f"{type(module).__name__} computes no attention weights: ask with attentions=False.")
+    raise BadInputError(f"{type(module).__name__} computes no attention weights: pass attentions=False.")
 
 
 def _configs(model: PreTrainedModel) -> list[Any]:
-    """Every config object that a module of the model looks at."""
+    """Every config object that a module of the model reads."""
     found = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "to_dict")}
     return list(found.values())
 
 
 @contextmanager
 def attention_as(name: str, attend: Callable | None, mask: Callable | None, *configs: Any) -> Iterator[None]:
-    """The configs name another attention implementation, for as long as this lasts; `attend` and `mask` are what
-    the name means, or None for one that the library has."""
+    """Inside the `with` block the configs name another attention implementation, which consists of `attend` and
+    `mask`; both are None for a name that the library already knows."""
     before = [config._attn_implementation for config in configs]
     try:
         if attend is not None:
             AttentionInterface.register(name, attend)
             AttentionMaskInterface.register(name, mask)
         for config in configs:
-            config._attn_implementation = {"": name}  # its own; the configs in it keep theirs
+            config._attn_implementation = {"": name}  # only its own: the configs nested in it keep theirs
         yield
     finally:
         for config, earlier in zip(configs, before, strict=True):
@@ -599,8 +615,8 @@ def _find_layers(model, flow, config):
                 found.append((name, module, order))
     if not found:
         raise BadInputError(
-            f"In {type(model).__name__} no layers can be found that take and give one residual stream "
-            "[batch, position, hidden], one after the other: there is nothing that can be looked into here."
+            f"No layers can be found in {type(model).__name__} that take and return one residual stream "
+            "[batch, position, hidden], one after the other, so nothing inside it can be shown."
         )
     wanted = getattr(config, "num_hidden_layers", None)
     name, module, order = max(found, key=lambda entry: (len(entry[1]) == wanted, len(entry[1])))
@@ -608,7 +624,7 @@ def _find_layers(model, flow, config):
 
 
 def _owner(model, name):
-    """The module with a config that holds the layers: that of their list, or one around it."""
+    """The module with a config that holds the layers: the one with their list, or one that contains it."""
     while name and not hasattr(model.get_submodule(name), "config"):
         name = name.rpartition(".")[0]
     return model.get_submodule(name) if name else model
@@ -639,10 +655,10 @@ def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float) -> Lay
     norms = tuple(call.module for call in inside if _reads_stream(call, layer, start))
     result = {"module": layer.module, "place": layer.place, "norms": norms, "factor": stream[0]}
     if not stream[0]:
-        gap = "what it gives is not what it got plus something"
+        gap = "its output is not its input plus something"
         return Layer(parts=_attention_only(layer, inside, listener, made), gap=gap, **result)
     if any(value is None for value, _ in written):
-        gap = "something is added to the residual stream that no module of its own computed"
+        gap = "something is added to the residual stream that none of its modules computed"
         return Layer(parts=_attention_only(layer, inside, listener, made), gap=gap, **result)
     total = stream[0] * _exact(layer.took)
     parts = []
@@ -652,7 +668,7 @@ def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float) -> Lay
         parts.append(_part(layer, call, factor / stream[0], inside, made, listener))
     gap = None
     if not _near(total, layer.gave, tolerance):
-        gap = "its parts do not add up to what it gives"
+        gap = "its parts do not add up to its output"
     elif any(sum(call.module is part.writer for call in inside) > 1 for part in parts):
         gap = "one module writes to the residual stream twice"
     elif sum(isinstance(part, Attention) for part in parts) > 1:
@@ -674,13 +690,13 @@ def _holds(value, start):
 
 
 def _reads_stream(call, layer, start):
-    """Whether a call is that of a norm which the layer itself gives the stream."""
+    """Whether a call is that of a norm to which the layer itself passes the stream."""
     direct = call.path[-2] == layer.name and _is_vector_module(call.module)
     return direct and bool(call.inputs) and call.inputs[0] is not call.output and _holds(call.inputs[0], start)
 
 
 def _outermost(calls):
-    """Of the calls that gave one value, the first one that is not inside of another."""
+    """Of the calls that returned one value, the first that is not inside another."""
     return next(call for call in calls if not any(other.name in call.path[:-1] for other in calls))
 
 
@@ -708,12 +724,12 @@ def _part(layer, call, scale, inside, made, listener):
 
 
 def _is_vector_module(module: Module) -> bool:
-    """Whether it has no matrix and no parts of its own, as norms do."""
+    """Whether a module has neither a matrix nor submodules, as is the case for norms."""
     return not list(module.children()) and all(parameter.dim() < 2 for parameter in module.parameters())
 
 
 def _attention_call(calls, listener):
-    """The call that computed attention, among those of one child: it called the library's function, or it gave
+    """The call that computed attention, among those of one child: it called the library's function, or it returned
     weights `[1, head, query, key]` whose rows sum to 1."""
     for call in calls:
         if call.module in listener.heads:
@@ -728,7 +744,7 @@ def _attention_call(calls, listener):
 
 
 def _attention(found, source, made, inside, listener):
-    """What is special about a part that is attention."""
+    """The fields that `Attention` has beyond those of `Part`."""
     by_library = found.module in listener.heads
     heads = listener.heads[found.module] if by_library else found.weights.shape[1]
     projection = made[source.output.original()][0] if source.output.original() in made else None
@@ -746,7 +762,8 @@ def _attention(found, source, made, inside, listener):
 
 
 def _query_matrix(inside, found, query):
-    """The module whose result has the same size as the queries at each head and position: they are that, rotated."""
+    """The module whose output has the same norms as the queries at each head and position, so that the queries are
+    this output, rotated."""
     size = _exact(query[0]).norm(dim=-1).T  # [position, head]
     for call in inside:
         if found.name not in call.path[:-1] or call.result is None or list(call.module.children()):
@@ -787,7 +804,7 @@ def _attention_only(layer, inside, listener, made):
 
 @dataclass
 class _End:
-    """What comes after the last layer: `states` are what it gave, or what the final norm made of that."""
+    """What comes after the last layer: `states` are its output, after the final norm if there is one."""
 
     states: Tensor
     norm: Call | None
@@ -797,9 +814,9 @@ class _End:
 
 
 def _find_end(flow, order, head, kind):
-    """The final norm: the module that got what the last layer gave, and whose output (times a number) the head got.
+    """Find the final norm: its input is the last layer's output, and its output (times a number) is the head's input.
 
-    Some models have none: then the head, or a matrix before it, got what the last layer gave.
+    Some models have none: then the head, or a matrix before it, gets the last layer's output.
     """
     last = order[-1]
     after = flow.calls[flow.calls.index(last) :]
@@ -819,8 +836,8 @@ def _find_end(flow, order, head, kind):
             if takes and matrix_call.result is not None and _same(matrix_call.result, into_head.first):
                 return _End(states.gave, norm, matrix_call, into_head, 1.0)
     raise BadInputError(
-        f"In {kind} no final norm can be found between the last layer and the head: its hidden states cannot be told "
-        "from what it does with them afterwards."
+        f"No final norm can be found in {kind} between the last layer and the head, so its hidden states cannot be "
+        "told apart from what it does with them afterwards."
     )
 
 
@@ -833,7 +850,7 @@ def _end_of(call: Any) -> Any:
 
 
 def _factor(call, source):
-    """The number that what `source` gave was multiplied by before `call` took it, or None."""
+    """The number by which the output of `source` was multiplied before it became the input of `call`, or None."""
     if not call.inputs:
         return None
     value, factor = call.inputs[0], 1.0
@@ -855,34 +872,34 @@ def _ratio(a: torch.Tensor, b: torch.Tensor) -> float | None:
 
 
 def _read_end(end, logits, scores, config):
-    """(`LogitMap`, why the lens cannot be trusted or None)."""
+    """(the `LogitMap`, the reason why the lens cannot be trusted or None)."""
     if end.head is None or logits is None:
         return LogitMap(), "it has no head that gives scores for the vocabulary"
     head = end.head.module
     weight = getattr(head, "weight", None)
     width = (end.matrix.result if end.matrix else end.states).shape[-1]
     if weight is None or not weight.is_floating_point() or weight.shape != (logits.shape[-1], width):
-        return LogitMap(), "its head is no plain matrix [vocabulary, hidden]"
+        return LogitMap(), "its head is not a plain matrix [vocabulary, hidden]"
     given = _exact(logits[0, -1, : len(scores)])
     whole = weight.dtype == torch.float32  # Mamba's logits are float32, and its head's scores need not be
     known = scores.to(weight.dtype).double()
     logit_map = _fit(known, given, 1e-4 if whole else 2e-2, _numbers(config))
     if logit_map is None:
-        return LogitMap(), "it turns the scores of its head into logits in a way that is not known here"
+        return LogitMap(), "it turns the scores of its head into logits in an unknown way"
     states = (end.matrix.result if end.matrix else end.states).float().reshape(*logits.shape[:-1], width) * end.scale
     with fetched(head):
         by_hand = states.to(head.weight) @ head.weight.T
         by_hand = by_hand if getattr(head, "bias", None) is None else by_hand + head.bias
     by_hand = logit_map.apply_(by_hand.float()).to(logits.device)
     if not _near(by_hand[:, :-1], logits[:, :-1].float(), 1e-3 if whole else 5e-2):
-        return logit_map, "its final norm and head do not give its own logits"
+        return logit_map, "its final norm and head do not reproduce its own logits"
     return logit_map, None
 
 
 def _fit(scores, given, tolerance, exact):
     """The `LogitMap` that turns `scores` into `given`, or None. Small scores show the factor, large ones the cap.
 
-    `exact`: numbers of the config, which stand in for a measured one that is as near as rounding allows.
+    `exact`: numbers from the config. They replace a measured number that differs from them only by rounding.
     """
     small = scores.abs() < 0.05
     scale = float(given[small] @ scores[small] / (scores[small] @ scores[small]))

@@ -1,4 +1,4 @@
-"""Interventions as values: what can be listed, taken back, given another strength and done again."""
+"""Interventions as values, which can be listed, undone, given another strength and repeated."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,14 +14,14 @@ SKIPS = {"layer": skip_layer, "attention": skip_attention, "mlp": skip_mlp}
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One intervention, not yet done. `kind`: "heads", "skip", "patch" or "steer"; what it does not need is unset.
+    """One intervention, not yet applied. `kind`: "heads", "skip", "patch" or "steer"; fields it doesn't need are unset.
 
     - "heads": `heads`, pairs (layer, head), are ablated.
     - "skip": `part` ("layer", "attention" or "mlp") of `layer` is skipped.
     - "patch": the hidden state of `layer` at `position` becomes `vector [hidden]`.
     - "steer": `scale` times `vector [hidden]` is added to the hidden state of `layer` at every position.
 
-    `about` says in words where the vector comes from.
+    `about` is a phrase that says where the vector comes from.
 
     >>> Change("skip", layer=3, part="mlp").code
     'skip_mlp(model, 3)'
@@ -37,7 +37,7 @@ class Change:
     about: str = ""
 
     def context(self, model: PreTrainedModel) -> AbstractContextManager:
-        """The context manager that does it. Raises what the intervention of this kind raises."""
+        """The context manager that applies the change. Raises what the intervention of this kind raises."""
         if self.kind == "heads":
             return ablate_heads(model, self.heads)
         if self.kind == "skip":
@@ -48,7 +48,7 @@ class Change:
 
     @property
     def text(self) -> str:
-        """It in words."""
+        """The change as a phrase."""
         if self.kind == "heads":
             return "ablated: " + ", ".join(f"layer {layer} head {head}" for layer, head in self.heads)
         if self.kind == "skip":
@@ -60,7 +60,7 @@ class Change:
 
     @property
     def code(self) -> str:
-        """It as a reader would write it."""
+        """The change as the call that a reader would write."""
         if self.kind == "heads":
             return f"ablate_heads(model, {list(self.heads)})"
         if self.kind == "skip":
@@ -72,7 +72,7 @@ class Change:
 
 @contextmanager
 def all_changes(model: PreTrainedModel, changes: Iterable[Change]) -> Iterator[None]:
-    """Do every change at once, for as long as the `with` block lasts. Raises what the interventions raise."""
+    """Apply all changes together, for as long as the `with` block lasts. Raises what the interventions raise."""
     with ExitStack() as active:
         for change in changes:
             active.enter_context(change.context(model))

@@ -1,6 +1,6 @@
-"""Hidden states set beside each other: layer by layer, position by position, and one prompt beside another.
+"""Comparisons of hidden states: from layer to layer, between positions, and between prompts.
 
-A residual stream is `[layer+1, position, hidden]` here, float32, its last row before the final norm.
+Here a residual stream is `[layer+1, position, hidden]`, float32, and its last row is the stream before the final norm.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,17 +17,17 @@ from helpers.inside.contributions import DirectLogit, direct_logit, residual_con
 from helpers.inside.lens import Lens, logit_lens
 from helpers.inside.tracing import trace
 
-SMALLEST = 1e-9  # norms are at least this when something is divided by them
+SMALLEST = 1e-9  # the least that a norm counts as when something is divided by it
 
 
 @dataclass(frozen=True, eq=False)
 class PromptRun:
-    """One prompt through a model, with some of its positions kept; all tensors are on the CPU.
+    """One run of a model on a prompt, with some of its positions kept; all tensors are on the CPU.
 
     - `input_ids [1, length]` and `labels` are those of the whole prompt; `first` is the first position kept.
     - `stream [layer+1, position, hidden]`: the residual stream at the positions kept.
-    - `lens`: what the stream says at the positions kept; None for a model without a logit lens, and then
-      `no_lens` is the sentence that says why.
+    - `lens`: the logit lens at the positions kept; None for a model that has none, and then `no_lens` is the
+      sentence that says why.
     - `logits [vocab]`: the scores of the token after the whole prompt.
     """
 
@@ -45,7 +45,7 @@ class PromptRun:
         return range(self.first, self.first + self.stream.shape[1])
 
     def column(self, position: int) -> int:
-        """Where a position of the prompt is in the tensors."""
+        """The index of a position of the prompt in the tensors."""
         return position - self.first
 
 
@@ -59,10 +59,10 @@ def run_prompt(
     after: int = 0,
     top_k: int = 10,
 ) -> PromptRun:
-    """Run the model once, with `changes` in place, and keep `most` positions: the last ones but for `after`.
+    """Run the model once, with `changes` in place, and keep `most` positions: the last ones before the final `after`.
 
-    The model is as it was afterwards. `top_k` is how many tokens the lens keeps for each cell. Raises what `trace`
-    and the interventions raise.
+    Afterwards the model is as it was. `top_k` is how many tokens the lens keeps for each layer and position. Raises
+    what `trace` and the interventions raise.
     """
     length = input_ids.shape[1]
     stop = max(min(most, length), length - after)
@@ -98,8 +98,8 @@ def writers_of(
 ) -> DirectLogit:
     """What each head and MLP below `layer` wrote at `position` of a run, as logits of `token_id`.
 
-    `changes` are those the run was made with. Raises what `residual_contributions` and `direct_logit` raise, among
-    it `BadInputError` for a model whose parts do not add up.
+    `changes` are those the run was made with. Raises what `residual_contributions` and `direct_logit` raise,
+    including `BadInputError` for a model whose parts do not add up.
     """
     with all_changes(model, changes):
         parts = residual_contributions(model, tokenizer, run.input_ids, positions=[position])
@@ -107,9 +107,10 @@ def writers_of(
 
 
 def change_from_below(stream: torch.Tensor) -> torch.Tensor:
-    """How much each layer changed the stream, `[layer+1, position]`: the norm of the step over the norm after it.
+    """How much each layer changed the stream, `[layer+1, position]`: the norm of the change divided by the norm of the
+    stream after it.
 
-    The first row has no layer below and is nan.
+    The first row is nan, since no layer comes before it.
 
     >>> change_from_below(torch.tensor([[[3.0, 4.0]], [[6.0, 8.0]]]))
     tensor([[   nan],
@@ -132,9 +133,12 @@ def cosine(states: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A hidden state like another one of the same layer. `run` counts the runs it was looked for in, `position` is
-    that of its prompt. `centred` is the cosine after the mean over all states of the layer is taken off: what they
-    all share no longer counts."""
+    """A hidden state that is similar to another one of the same layer.
+
+    `run` is the index of its run and `position` its position in that run's prompt. `cosine` is its cosine with the
+    other state, `centred` the cosine after the mean of all the layer's states is subtracted from both, so that what
+    they all have in common no longer counts.
+    """
 
     run: int
     position: int
@@ -143,9 +147,9 @@ class Neighbour:
 
 
 def nearest(runs: Sequence[PromptRun], run: int, layer: int, position: int, *, most: int = 6) -> list[Neighbour]:
-    """The positions of `runs` whose hidden state in `layer` is most like that of `position` in `runs[run]`.
+    """The positions of `runs` whose hidden state in `layer` is most similar to that of `position` in `runs[run]`.
 
-    The state itself is left out; by falling cosine, at most `most`.
+    At most `most` of them, the highest cosine first, without the state itself.
     """
     places = [(number, at) for number, each in enumerate(runs) for at in each.shown]
     states = torch.stack([runs[number].stream[layer, runs[number].column(at)] for number, at in places])
@@ -167,7 +171,7 @@ class Overlap:
 
 
 def overlap(first: PromptRun, second: PromptRun) -> Overlap | None:
-    """The positions that both runs show, matched from the end; None where they do not meet."""
+    """The positions that both runs show, matched from the end; None if there are none."""
     shift = len(second.labels) - len(first.labels)
     start = max(first.first, second.first - shift)
     stop = min(first.shown.stop, second.shown.stop - shift)
@@ -178,7 +182,8 @@ def overlap(first: PromptRun, second: PromptRun) -> Overlap | None:
 
 
 def distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """How far states are apart, `[...]` of two tensors `[..., hidden]`: their distance over the mean of their norms.
+    """How far apart the states of two tensors `[..., hidden]` are: their distance divided by the mean of their norms,
+    `[...]`.
 
     >>> distance(torch.tensor([3.0, 4.0]), torch.tensor([-3.0, -4.0]))
     tensor(2.)

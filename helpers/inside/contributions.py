@@ -1,10 +1,10 @@
-"""Who wrote what into the residual stream, and what it says about a token.
+"""What each part of a model writes into the residual stream, and how much that adds to a token's logit.
 
 The stream is a running sum: the embedding, then in each layer what attention writes and what the MLP
-writes. What attention writes is itself a sum, one part for each head: its slice of the output projection's
+writes. What attention writes is itself a sum with one term per head: the head's slice of the output projection's
 input times its columns of that matrix (Elhage and others, "A Mathematical Framework for Transformer
-Circuits", 2021). With the size that the final norm divides by held fixed, the way to a token's logit is
-linear too, so a logit is the sum of what each part says about it: direct logit attribution.
+Circuits", 2021). If the size that the final norm divides by is held fixed, the step from the stream to a token's
+logit is linear too. A logit is then a sum with one term per part: direct logit attribution.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """What was added to the residual stream in one run, in the order it was added.
+    """What was added to the residual stream in one run, in the order in which it was added.
 
-    - `tokens`, `positions`: labels of the whole prompt; which of its positions the rows are.
+    - `tokens`: the labels of the whole prompt. `positions`: the positions that the rows stand for.
     - `embedding [position, hidden]`, then for each layer `attention [layer, position, hidden]` and
       `mlp [layer, position, hidden]`: what was written, after any norm or factor that comes between a part and
-      the stream. `attention` is what looks at other positions: in a layer without attention what stands in its
-      place (linear attention, a state space, a convolution), and both where they work side by side (Falcon-H1).
-      `mlp` is what a layer computes from one position: its MLP, and Gemma 4's embedding for each layer.
-    - `mixed [layer, position, head, head_dim]`: what each head brought along, before the output projection.
-      Zeros where a layer has fewer or smaller heads than another, or no attention.
-    - `scales [layer, position, hidden]`: what a norm after attention (GLM-4-0414, OLMo 2 and Gemma 2 have one) and
-      a factor (Granite) multiplied by; None where there is neither.
+      the stream. `attention` is the output of everything that reads other positions. In a layer without attention
+      that is whatever replaces it (linear attention, a state space, a convolution); where both work side by side
+      (Falcon-H1), it is their sum. `mlp` is what a layer computes from one position: its MLP, and Gemma 4's
+      embedding for each layer.
+    - `mixed [layer, position, head, head_dim]`: the result of each head before the output projection. Zeros where
+      a layer has fewer or smaller heads than another, or no attention.
+    - `scales [layer, position, hidden]`: what the output projection's result is multiplied by, because of a norm
+      after attention (GLM-4-0414, OLMo 2 and Gemma 2 have one) or a factor (Granite); None without either.
     - `edits [layer+1, position, hidden]`: what changed the stream itself as it entered each layer: an active
       intervention (`steer`, `patch_hidden_state`, `skip_layer`), or a model that adds a picture's features
-      between its first layers (Qwen3-VL). Zeros without one.
+      between its first layers (Qwen3-VL). Zeros if nothing did.
     - `total [position, hidden]`: the stream after the last layer, before the final norm.
-    - `carried [layer+1]`: Gemma 4 multiplies the whole stream at the end of each layer. All parts are given as they
-      are at the end, so that they add up to `total`; `carried` is what a stream after so many layers is multiplied
-      by until then. None in every other model.
+    - `carried [layer+1]`: Gemma 4 multiplies the whole stream by a number at the end of each layer. All parts are
+      given as they arrive at the end, so that they add up to `total`; `carried[L]` is what the stream after L layers
+      is multiplied by on the way there. None in every other model.
 
     >>> parts = residual_contributions(model, tokenizer, "Hi there")
     >>> written = parts.embedding + parts.attention.sum(0) + parts.mlp.sum(0)
@@ -68,9 +69,9 @@ class Contributions:
     carried: torch.Tensor | None = None
 
     def running_sum(self) -> torch.Tensor:
-        """The residual stream `[2 * layer + 1, position, hidden]`: before everything, then after each part that
-        wrote. Added in the order of layers, so where nothing was edited it is the stream of a model whose attention
-        and MLP write one after the other bit for bit."""
+        """The residual stream `[2 * layer + 1, position, hidden]`: at the start, then after each attention and each
+        MLP. The parts are added in the order of the layers. If nothing was edited, the sum is therefore bit for bit
+        the stream of a model whose attention and MLP write one after the other."""
         stream = [self.embedding + self.edits[0]]
         for attention, mlp, edit in zip(self.attention, self.mlp, self.edits[1:], strict=True):
             stream.append(stream[-1] + attention)
@@ -84,11 +85,11 @@ class Contributions:
 
 @dataclass(frozen=True, eq=False)
 class DirectLogit:
-    """A logit at one position (or the difference of two) taken apart: all parts sum to `total`.
+    """A logit at one position (or the difference of two), split into parts that sum to `total`.
 
     `embedding`, `edits`, `bias` and `total` are numbers; `attention [layer]` and `mlp [layer]` are what each part
-    wrote; `heads [layer, head]` is attention once more, by head (0 in a layer without attention). `bias` is what
-    is there without any of them: the biases of the final norm and of the head.
+    added; `heads [layer, head]` is attention again, split by head (0 in a layer without attention). `bias` is what
+    remains without any of them: the biases of the final norm and of the head.
 
     >>> parts = residual_contributions(model, tokenizer, "The capital of France is")
     >>> paris = direct_logit(model, parts, tokenizer(" Paris")["input_ids"][0])
@@ -116,8 +117,8 @@ def residual_contributions(
 ) -> Contributions:
     """Run the model once and return its `Contributions`. `prompt`, `positions` and `model_inputs` are those of `trace`.
 
-    Interventions that are active act on this run. Raises what `trace` raises, and `BadInputError` for a model
-    whose layers cannot be taken apart into parts that add up.
+    Active interventions apply to this run. Raises what `trace` raises, and `BadInputError` for a model whose layers
+    cannot be split into parts that add up.
 
     >>> parts = residual_contributions(model, tokenizer, "The sky is")
     >>> list(parts.attention.shape)
@@ -164,7 +165,7 @@ def residual_contributions(
         if not edited[number]:
             _check_sum(parts, number, given, expected)
         edits[number + 1] = stream[number + 1] - (expected if edited[number] else given)
-    # A layer whose attention is skipped has heads that wrote nothing, whatever they brought along.
+    # In a layer whose attention is skipped the heads wrote nothing, whatever they computed.
     wrote = {number: name for number, name in projections.items() if attention[number].any()}
     mixed = _mixed(parts, {number: run.inputs[name] for number, name in wrote.items()}, stream)
     scales = _scales(parts, {number: run.inputs[names[norm]] for number, norm in normed.items()}, stream)
@@ -189,12 +190,12 @@ def residual_contributions(
 
 
 def _tensor(given, place):
-    """The tensor that counts, of one or several."""
+    """A module's output, or tensor number `place` of several."""
     return given[place] if isinstance(given, tuple) else given
 
 
 def _mixed(parts, inputs, stream):
-    """What the heads of each layer brought along, `[layer, position, head, head_dim]`."""
+    """The results of the heads of each layer, `[layer, position, head, head_dim]`."""
     heads = parts.heads
     widest = max(parts.attention(number).width // parts.attention(number).heads for number in parts.attention_layers)
     mixed = stream.new_zeros(len(parts.layers), stream.shape[1], heads, widest)
@@ -205,7 +206,7 @@ def _mixed(parts, inputs, stream):
 
 
 def _scales(parts, before_norm, stream):
-    """What comes between the output projection and the stream, `[layer, position, hidden]`, or None."""
+    """The factors between the output projection and the stream, `[layer, position, hidden]`, or None."""
     factors = {number: parts.attention(number).scale for number in parts.attention_layers}
     if not before_norm and all(factor == 1.0 for factor in factors.values()):
         return None
@@ -216,15 +217,15 @@ def _scales(parts, before_norm, stream):
         held = hold_norm(parts.attention(number).norm, given)
         if held.centred:
             raise BadInputError(
-                f"The heads of layer {number} of {parts.kind} cannot be told apart: a norm after attention takes their "
-                "mean away."
+                f"The heads of layer {number} of {parts.kind} cannot be told apart: a norm after attention subtracts "
+                "their mean."
             )
         scales[number] *= held.scale
     return scales
 
 
 def _carried(layers, device):
-    """What the stream after so many layers is multiplied by until the end, `[layer+1]`; None for all ones."""
+    """What the stream after L layers is multiplied by up to the end, `[layer+1]`; None if all factors are 1."""
     factors = torch.tensor([*(layer.factor for layer in layers), 1.0], device=device)
     return None if bool((factors == 1).all()) else factors.flip(0).cumprod(0).flip(0)
 
@@ -241,8 +242,8 @@ def _check_sum(parts: Anatomy, number: int, given: torch.Tensor, expected: torch
 def head_contributions(model: PreTrainedModel, parts: Contributions, layer: int) -> torch.Tensor:
     """What each head of a layer wrote, `[head, position, hidden]`: their sum is `parts.attention[layer]`.
 
-    A bias of the output projection belongs to no head, and neither does what works beside attention (Falcon-H1).
-    Raises `BadInputError` for a layer that is not there or has no attention.
+    A bias of the output projection belongs to no head, and neither does what works beside attention (Falcon-H1): the
+    sum lacks them. Raises `BadInputError` for a layer that is not there or has no attention.
 
     >>> parts = residual_contributions(model, tokenizer, "The sky is")
     >>> list(head_contributions(model, parts, layer=29).shape)
@@ -265,12 +266,12 @@ def direct_logit(
     against: int | None = None,
     layer: int | None = None,
 ) -> DirectLogit:
-    """What each part says about a token's logit, with the final norm's size held fixed: a `DirectLogit`.
+    """What each part adds to a token's logit, with the size that the final norm divides by held fixed: a `DirectLogit`.
 
-    `parts` are the `Contributions` of a run and `position` counts in its rows. With `against`, another token's id,
-    it is the difference of the two logits: what speaks for one and against the other. With `layer`, it is the logit
-    that the logit lens gives to the stream after that many layers, and later layers count 0. Where a model caps its
-    logits (Gemma 2), what the cap multiplies this logit by is held fixed as well.
+    `parts` are the `Contributions` of a run and `position` is an index into its rows. With `against`, another token's
+    id, the result is about the difference of the two logits: what favours one token over the other. With `layer`, it
+    is about the logit that the logit lens computes from the stream after that many layers, and later layers add 0. If
+    a model caps its logits (Gemma 2), the factor by which the cap scales this logit is held fixed as well.
 
     Raises `BadInputError` for tokens, positions and layers that are not there, and for a final norm that is neither an
     RMSNorm nor a LayerNorm.
@@ -322,7 +323,7 @@ def direct_logit(
 
 
 def _row(written, position):
-    """What was written at one position, `[..., hidden]`, in float32 on the CPU: a logit is one sum, wherever it is."""
+    """What was written at one position, `[..., hidden]`, float32 on the CPU, where the parts of a logit are added."""
     return written[..., position, :].float().cpu()
 
 
@@ -339,7 +340,7 @@ def _reading(inside, held, state, token):
 class HeldNorm:
     """A norm with the size that it divides by held fixed: `scale * (state - mean) + bias`, the mean only if `centred`.
 
-    `scale` is as the states that it was held at, `[..., hidden]`; `bias [hidden]`.
+    `scale [..., hidden]` has the shape of the states whose size is held; `bias` is `[hidden]`.
     """
 
     scale: torch.Tensor
@@ -348,11 +349,11 @@ class HeldNorm:
 
     @classmethod
     def none(cls, states: torch.Tensor) -> HeldNorm:
-        """What stands in for a norm where a model has none."""
+        """A stand-in for the norm of a model that has none."""
         return cls(torch.ones_like(states), torch.zeros(states.shape[-1], device=states.device), False)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        """What the norm gives for states that are divided by the same size."""
+        """The norm's output for `states [..., hidden]`, divided by the size held fixed."""
         return self.scale * _centred(states, self.centred) + self.bias
 
     def back(self, direction: torch.Tensor) -> torch.Tensor:
@@ -368,9 +369,9 @@ def _centred(states, really):
 def hold_norm(norm: torch.nn.Module, states: torch.Tensor) -> HeldNorm:
     """An RMSNorm or a LayerNorm, with or without weight and bias, held at the sizes of `states [..., hidden]`.
 
-    Its weight and bias are found by what it does to vectors that are known (all zeros, and large numbers whose size
-    is the same everywhere), and the result is compared with what it does to `states`. Raises `BadInputError` for a
-    norm that does something else.
+    Its weight and bias are computed from its output for known vectors (all zeros, and large numbers of equal size),
+    and the result is compared with its output for `states`. Raises `BadInputError` for a norm that does something
+    else.
 
     >>> held = hold_norm(torch.nn.LayerNorm(4), torch.tensor([1.0, 2.0, 3.0, 6.0]))
     >>> held.centred, held(torch.tensor([1.0, 2.0, 3.0, 6.0])).sum().abs() < 1e-6
@@ -399,7 +400,9 @@ def hold_norm(norm: torch.nn.Module, states: torch.Tensor) -> HeldNorm:
     whole = example.dtype in (torch.float32, torch.float64)
     atol, rtol = (1e-4 * float(normed.abs().max()), 1e-3) if whole else (1e-2, 2e-2)
     if not torch.allclose(held(states), normed, atol=atol, rtol=rtol):
-        raise BadInputError(f"{type(norm).__name__} is no RMSNorm or LayerNorm: its scale cannot be held fixed.")
+        raise BadInputError(
+            f"{type(norm).__name__} is neither an RMSNorm nor a LayerNorm: its scale cannot be held fixed."
+        )
     return held
 
 

@@ -1,8 +1,8 @@
 """One model does one thing at a time.
 
-An intervention changes the model for as long as it lasts, and `trace` has it compute attention in another
-way for one run. A second thread (an explorer that answers while a cell runs) would see both. So whoever
-runs or changes a model takes its lock first; within one thread the lock is taken as often as needed.
+An intervention changes the model for as long as it lasts, and `trace` makes it compute attention in another
+way for one run. A second thread (an explorer that answers while a cell runs) would see both. Code that runs
+or changes a model therefore takes the model's lock first; one thread may take it several times.
 """
 
 import threading
@@ -20,7 +20,7 @@ PATIENCE = 60.0  # seconds that one thread waits for another
 
 @dataclass
 class _Turn:
-    """Whose turn it is with one model, and with what."""
+    """The lock of one model, and what is being done with the model."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     doing: list[str] = field(default_factory=list)
@@ -32,9 +32,9 @@ _making = threading.Lock()
 
 @contextmanager
 def one_at_a_time(model: torch.nn.Module, doing: str, *, patience: float | None = None) -> Iterator[None]:
-    """Have the model to oneself: another thread that asks for it meanwhile waits.
+    """Reserve the model for this thread: another thread that wants it in the meantime waits.
 
-    `doing` names what is done, for the message that the other thread gets if it waits for more than
+    `doing` names what is done, for the message that the other thread gets if it has waited for more than
     `patience` seconds (by default `PATIENCE`).
 
     >>> model = torch.nn.Linear(2, 2)

@@ -1,17 +1,18 @@
 """The logit lens for many rows: the numbers of `plain_lens`, without ever holding all rows by all tokens.
 
-Nearly all of the time is one matrix product, states by `lm_head`. What is around it decides how fast it can run, and
-that differs between a processor and a GPU, so there are two ways here.
+Nearly all of the time goes into one matrix product, states times `lm_head`. How fast it can run depends on the code
+around it. A CPU and a GPU need different code there, so there are two versions.
 
-**On a CPU** (`_read_in_slices`) memory is slow and a processor's cache is small. All rows of a block go through the
-vocabulary one slice after the other. What is wanted of a slice is taken at once, and its scores are gone: the sums
-of the softmax, and the highest score of each group of ids. Only the groups that can hold one of the best are scored
-a second time, for the rows that want them.
+**On a CPU** (`_read_in_slices`) memory is slow and the cache is small. All rows of a block go through the vocabulary
+one slice at a time. From each slice only the sums of the softmax and the highest score of each group of ids are
+kept, and its scores are overwritten by the next. Only the groups that can contain one of the best ids are scored a
+second time, for the rows that need them.
 
-**On a GPU** (`_read_whole`) every kernel costs a launch and wants much to do, so a block of rows meets the whole
-vocabulary in one product. The best ids are looked for in two steps, first among groups and then in the groups found:
-`torch.topk` of 128,000 numbers goes over them about twenty times. The groups' maxima and the sums of the softmax come
-from one pass over the scores where there is Triton (`helpers.inside.softmax_kernel`), else from five.
+**On a GPU** (`_read_whole`) launching a kernel takes time, so each kernel should do a lot of work: a block of rows is
+multiplied by the whole vocabulary in one product. The best ids are found in two steps, first the groups and then the
+ids in them, because `torch.topk` reads 128,000 numbers about twenty times. With Triton
+(`helpers.inside.softmax_kernel`), the groups' maxima and the sums of the softmax take one pass over the scores;
+without it they take five.
 
 **Which precision.** Scores, probabilities and entropy are float32, whatever the model's dtype. In a bfloat16 model
 states and weights are bfloat16, as the model has them; each product of two of them is exact in float32, the sums
@@ -20,10 +21,11 @@ bits: a score near 20 then moves by up to 0.06, its probability by 6%, and the b
 lens is closer to the same model in float32 than a loop over the model's own `lm_head` is
 (tests/inside/test_fast_lens.py measures it).
 
-Two cheaper products for a CPU were measured and do not help. bfloat16 takes longer where a processor has no matrix
-unit for it; where it has one, three products (each number as a sum of two) would be needed for a probability that is
-right to four digits. int8 can say which ids may be among the best, but not the sum that a probability is a part of: a
-third of the rows of a 128-token prompt have more than a millionth of it outside their 1,024 best ids.
+Two cheaper products for a CPU were measured and do not help. bfloat16 takes longer on a processor without a matrix
+unit for it; on one that has it, three products (each number as a sum of two) would be needed for a probability that
+is right to four digits. int8 can tell which ids may be among the best, but not the sum that their probabilities are
+divided by: in a third of the rows of a 128-token prompt, more than a millionth of that sum lies outside the 1,024
+best ids.
 """
 
 from collections.abc import Callable
@@ -32,12 +34,12 @@ from typing import Any
 
 import torch
 
-BUFFER_BYTES = 100_000_000  # worked in at a time on a CPU
-SLICE = 1024  # ids at a time
+BUFFER_BYTES = 100_000_000  # bytes of working memory on a CPU
+SLICE = 1024  # ids that are scored at a time
 CHUNK = 256  # rows at a time, once a slice is scored: 1 MB of scores, which stays in a processor's cache
 GROUP = 64  # neighbouring ids that share a maximum
-SCORE_BYTES = 420_000_000  # of scores at a time on a GPU
-TILE = 128  # rows of a block are a multiple of it there: what a GPU's matrix product works on at once
+SCORE_BYTES = 420_000_000  # bytes of scores at a time on a GPU
+TILE = 128  # on a GPU the rows of a block are a multiple of this, the tile size of its matrix product
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -52,9 +54,9 @@ def read(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ids `[row, k]`, probabilities `[row, k]`, entropy `[row]`) of `count` rows, on `device`.
 
-    `normed(start, stop)` gives rows as they go into `head`, `[row, hidden]` on its device; `change` is done to the
-    head's scores, in place. Beyond the result it takes at most 1.5 times `BUFFER_BYTES` on a CPU (for a `top_k` up
-    to 100), and 500 MB on a GPU.
+    `normed(start, stop)` returns rows as they go into `head`, `[row, hidden]` on its device; `change` is applied to
+    the head's scores, in place. Beyond the result it needs at most 1.5 times `BUFFER_BYTES` on a CPU (for a `top_k`
+    of up to 100), and 500 MB on a GPU.
     """
     token_ids = torch.empty(count, top_k, dtype=torch.long, device=device)
     probabilities = torch.empty(count, top_k, device=device)
@@ -76,13 +78,13 @@ def read(
 
 
 def _rows_whole(size: Any, top_k: int) -> int:
-    """How many rows a block has: their scores, and what is gathered of them, have `SCORE_BYTES`."""
+    """How many rows a block has, so that their scores and what is gathered from these take `SCORE_BYTES`."""
     rows = SCORE_BYTES // (4 * (size[0] + size[0] // GROUP + 4 * top_k * GROUP))
     return max(rows // TILE * TILE, min(rows, TILE), 1)
 
 
 def _room(rows: int, weight: torch.Tensor) -> torch.Tensor:
-    """Memory for the scores of a block `[row, id]`, with whole groups of ids."""
+    """Memory for the scores of a block `[row, id]`, padded to whole groups of ids."""
     return torch.empty(rows, -(-weight.shape[0] // GROUP) * GROUP, device=weight.device)
 
 
@@ -93,7 +95,7 @@ def _read_whole(
     rows, vocab = len(block), head.weight.shape[0]
     room = room[:rows]
     _score(block, head, slice(None), change, out=room[:, :vocab])
-    room[:, vocab:] = -torch.inf  # what fills the last group
+    room[:, vocab:] = -torch.inf  # the padding of the last group
     grouped = room.view(rows, -1, GROUP)
     statistics = _one_pass(room.device)
     if statistics is not None:
@@ -118,14 +120,14 @@ def _best_of_groups(grouped: torch.Tensor, maxima: torch.Tensor, top_k: int) -> 
 
 @cache
 def _one_pass(device: torch.device) -> Callable | None:
-    """`softmax_kernel.statistics` if it works on this device, tried once; else None."""
+    """`softmax_kernel.statistics` if it works on this device (tried once), otherwise None."""
     if device.type != "cuda":
         return None
     try:
         from helpers.inside.softmax_kernel import statistics
 
         statistics(torch.zeros(1, GROUP, device=device), GROUP)
-    except Exception:  # there is no Triton, or it cannot compile (it wants a C compiler), or not for this GPU
+    except Exception:  # there is no Triton, or it cannot compile (it needs a C compiler), or not for this GPU
         return None
     return statistics
 
@@ -180,7 +182,7 @@ def _score(block: torch.Tensor, head: Any, ids: Any, change: Change, out: torch.
 
 
 def _maxima(scores: torch.Tensor, out: torch.Tensor) -> None:
-    """The highest of each group of `scores [row, id]`, written to `out [row, group]`; the last may be a short one."""
+    """The highest of each group of `scores [row, id]`, written to `out [row, group]`; the last group may be shorter."""
     whole = scores.shape[1] // GROUP
     torch.amax(scores[:, : whole * GROUP].unflatten(-1, (whole, GROUP)), dim=-1, out=out[:, :whole])
     if whole < out.shape[1]:
@@ -194,8 +196,9 @@ def _best(
 
     They are all in the `top_k` groups with the highest maxima: a score in any other group is at most that
     group's maximum, so `top_k` scores (the better groups' maxima) are at least as high. Those groups are scored
-    again, each for all the rows that want it. A product of another shape may round otherwise (with scores in the
-    hundreds, a probability by 1e-5 of it): they are moved to where their maximum was, so that none comes out above 1.
+    again, each for all the rows that need it. A product of another shape may round differently (with scores in the
+    hundreds, that changes a probability by 1e-5 of itself). The new scores are therefore shifted so that their
+    maximum is the one found before, and no probability comes out above 1.
     """
     vocab = head.weight.shape[0]
     groups = maxima.topk(min(top_k, maxima.shape[1]), dim=-1).indices
@@ -227,20 +230,20 @@ class _Softmax:
 
     @classmethod
     def of(cls, highest: torch.Tensor, total: torch.Tensor, mean: torch.Tensor) -> "_Softmax":
-        """One that is complete, from its sums `[row]`."""
+        """A complete softmax from its sums `[row]`."""
         softmax = cls(0, 1)
         softmax.highest, softmax.total, softmax.mean = (part[:, None] for part in (highest, total, mean))
         return softmax
 
     def add(self, rows: Any, place: int, scores: torch.Tensor, highest: torch.Tensor) -> None:
-        """Some rows of one slice, `scores [row, id]` (overwritten), and their `highest [row]`."""
+        """Add some rows of one slice, `scores [row, id]` (overwritten), with their `highest [row]`."""
         weights = scores.sub_(highest[:, None]).exp()
         self.highest[rows, place] = highest
         self.total[rows, place] = weights.sum(dim=-1)
         self.mean[rows, place] = weights.mul_(scores).sum(dim=-1)
 
     def close(self) -> None:
-        """All slices as one, `[row, 1]`."""
+        """Combine all slices into one, `[row, 1]`."""
         highest = self.highest.amax(dim=-1, keepdim=True)
         lower_by = self.highest - highest
         share = lower_by.exp()
@@ -249,9 +252,9 @@ class _Softmax:
         self.highest = highest
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
-        """Of some of the scores `[row, k]`."""
+        """The probabilities of some of the scores, `[row, k]`."""
         return (scores - self.highest).exp() / self.total
 
     def entropy(self) -> torch.Tensor:
-        """Of each row, in nats; log(total) - mean / total, since log p is score - highest - log(total)."""
+        """The entropy of each row, in nats: log(total) - mean / total, since log p is score - highest - log(total)."""
         return (self.total.log() - self.mean / self.total)[:, 0]  # nan with scores of -inf: no model here has them

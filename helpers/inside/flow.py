@@ -1,9 +1,9 @@
 """One run of a model, followed addition by addition.
 
-PyTorch shows a `TorchDispatchMode` every operation of a run. This one keeps a small graph of the tensors
+A `TorchDispatchMode` of PyTorch sees every operation of a run. This one keeps a small graph of the tensors
 that are as large as the residual stream: which of them are sums of others, which are another one times a
-number, and which were computed anew. Together with hooks that note what each module took and gave, it
-tells what a layer adds to the stream and which module computed it. Nothing here knows any architecture.
+number, and which were computed in some other way. Hooks record the inputs and outputs of each module.
+Together they show what a layer adds to the stream and which module computed it, for any architecture.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ _ATEN = torch.ops.aten
 _SUMS = {_ATEN.add.Tensor: 1.0, _ATEN.add_.Tensor: 1.0, _ATEN.sub.Tensor: -1.0, _ATEN.sub_.Tensor: -1.0}
 _PRODUCTS = {_ATEN.mul.Tensor, _ATEN.mul_.Tensor, _ATEN.mul.Scalar, _ATEN.mul_.Scalar}
 _QUOTIENTS = {_ATEN.div.Tensor, _ATEN.div_.Tensor, _ATEN.div.Scalar, _ATEN.div_.Scalar}
-WIDEST = 64  # tensors up to so many times the stream's size are kept: a layer's widest, of small models with wide heads
+WIDEST = 64  # tensors up to this many times the stream's size are kept, enough for small models with wide heads
 _COPIES = {_ATEN.clone.default, _ATEN._to_copy.default}
 
 
@@ -26,16 +26,16 @@ _COPIES = {_ATEN.clone.default, _ATEN._to_copy.default}
 class Value:
     """What one tensor of the stream's size held at one moment.
 
-    `parts`: the values it is a sum of, each with its factor; one part alone is a copy or a multiple, and no
-    part at all means that it was computed in some other way. `tensor` holds it; once something else is written
-    there, a copy does.
+    `parts`: the values it is a sum of, each with its factor. With a single part it is a copy or a multiple, and
+    with none it was computed in some other way. `tensor` holds the value, or a copy of it once something else has
+    been written there.
     """
 
     tensor: torch.Tensor
     parts: tuple[tuple["Value", float], ...] = ()
 
     def original(self) -> "Value":
-        """Back through copies that changed nothing."""
+        """The value that this one is an unchanged copy of, or the value itself."""
         value = self
         while len(value.parts) == 1 and value.parts[0][1] == 1.0:
             value = value.parts[0][0]
@@ -44,16 +44,16 @@ class Value:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module: what it was given and what it gave.
+    """One call of a module: its inputs and outputs.
 
-    - `path`: the names of the modules it ran inside of, outermost first, its own name last.
+    - `path`: the names of the modules it ran inside, outermost first, its own name last.
     - `inputs`: the values of the stream's size among its arguments.
     - `given`: names of its other keyword arguments, such as a cache or a mask.
-    - `output`: the first value of the stream's size that it gave, and `place` where among its tensors; None when
-      it gave nothing of that size.
-    - `weights`: the first other tensor of four dimensions that it gave, and `weights_place` where that was.
-    - `first`, `result`: for a module with a matrix, the first tensor that it took and gave, of any size up to
-      `WIDEST` times the stream.
+    - `output`: the first value of the stream's size that it returned, or None; `place` is its index among the
+      returned tensors.
+    - `weights`: the first other tensor of four dimensions that it returned; `weights_place` is its index.
+    - `first`, `result`: for a module with a matrix, the first tensor that it took and the first that it returned, of
+      any size up to `WIDEST` times the stream.
     """
 
     module: torch.nn.Module
@@ -79,7 +79,7 @@ class Call:
 
     @property
     def gave(self) -> torch.Tensor | None:
-        """The first tensor of the stream's size that it gave."""
+        """The first tensor of the stream's size that it returned."""
         return self.output.tensor if self.output else None
 
 
@@ -91,11 +91,11 @@ class Flow:
     calls: list[Call] = field(default_factory=list)
     done: list[Call] = field(default_factory=list)
     _values: dict = field(default_factory=dict)
-    _alive: list = field(default_factory=list)  # no tensor is freed before the end, so that no address comes twice
+    _alive: list = field(default_factory=list)  # no tensor is freed before the end, so that no address is reused
     _open: list = field(default_factory=list)
 
     def follow(self, model: torch.nn.Module, run: Callable[[], Any]) -> Any:
-        """Call `run` and write down what happens in `model` meanwhile. Returns what `run` returned."""
+        """Call `run` and record what happens in `model` meanwhile. Returns what `run` returned."""
         with ExitStack() as hooks:
             for name, module in model.named_modules():
                 hooks.enter_context(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
@@ -111,12 +111,12 @@ class Flow:
         return self._values[place]
 
     def put(self, tensor: torch.Tensor, parts: tuple[tuple[Value, float], ...] = ()) -> None:
-        """A tensor holds another value from now on."""
+        """Record that a tensor holds another value from now on."""
         self._alive.append(tensor)
         self._values[_place(tensor)] = Value(tensor, parts)
 
     def save(self, tensor: torch.Tensor) -> None:
-        """A tensor is about to be written to: what it holds is copied."""
+        """Copy what a tensor holds, because it is about to be overwritten."""
         value = self._values.get(_place(tensor))
         if value is not None:
             value.tensor = value.tensor.clone()
@@ -199,7 +199,7 @@ def _place(tensor):
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in what a module takes or gives: a tensor, a tuple, a dict or a `ModelOutput`."""
+    """Every tensor in what a module takes or returns: a tensor, a tuple, a dict or a `ModelOutput`."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):

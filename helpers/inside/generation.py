@@ -2,7 +2,7 @@
 
 `generate_steps` is the loop inside `model.generate`, opened up: each step prepares the inputs, runs
 the model, takes the logits of the last position, sends them through the processors, chooses a token
-and asks whether to stop. It calls the same methods and the same processors of `transformers` that
+and checks whether to stop. It calls the same methods and the same processors of `transformers` that
 `generate` calls, in the same order, so the tokens are the same. The loop itself is `_steps`.
 """
 
@@ -50,21 +50,22 @@ if TYPE_CHECKING:
 
 # Below this, dividing logits by the temperature can leave the range of float32.
 SMALLEST_TEMPERATURE = 1e-6
-NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep", "use_cache")  # generate_steps sees to them
+NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep", "use_cache")  # set by generate_steps
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GenerationStep:
-    """One decoding step: what went into the model, what came out, and what was made of it.
+    """One decoding step: what went into the model, what came out, and which token was chosen from it.
 
-    `index`: 0 for the first new token. `query` is the whole prompt in the first step and 1 afterwards.
+    `index`: 0 for the first new token. `query` is the number of ids that the step reads: in the first step the length
+    of the prompt (without the part that a given cache already holds), and 1 afterwards.
 
     - `input_ids [1, query]`, `position_ids [1, query]` (None for a model that takes none) and
-      `attention_mask [1, kv_length]`: what the model was given. (A mask of ones is left out on the
-      way to the model, as `generate` does; the result is the same.)
+      `attention_mask [1, kv_length]`: what the model was given. (Like `generate`, the loop does not pass
+      on a mask that is all ones; the result is the same.)
     - All tensors are on the model's device.
-    - `kv_length`: how many positions the KV cache holds once these inputs are in it, so how many
-      positions the attention of this step looks at. It held `kv_length - query` before.
+    - `kv_length`: how many positions the KV cache holds once these inputs are in it, and therefore how
+      many positions the attention of this step reads. It held `kv_length - query` before.
     - `logits [vocab]`: the model's raw scores for the next token, float32.
     - `processed`: a dict from a processor's name to the scores `[vocab]` after it, in the order in
       which they were applied: "repetition_penalty", "temperature", "top_k", "top_p". Processors that
@@ -124,7 +125,7 @@ def generate_steps(
     forced_ids: Any = (),
     **model_inputs: Any,
 ) -> Iterator[GenerationStep]:
-    """An iterator of `GenerationStep`, token for token what `model.generate` gives.
+    """An iterator of `GenerationStep`, with the same tokens that `model.generate` produces.
 
     >>> for step in generate_steps(model, tokenizer, "The capital of France is", max_new_tokens=2):
     ...     print(step.index, step.token, step.stopped_by)
@@ -136,25 +137,25 @@ def generate_steps(
     takes from the model's `generation_config` (and its own `top_k=50` when sampling) do not.
 
     - `do_sample=False` takes the most likely token; `temperature`, `top_k` and `top_p` then have no
-      part in it, and a warning says so.
+      effect, and a warning says so.
     - `seed` gives the tokens that `torch.manual_seed(seed)` and then `generate` would give, without
       touching the global random state; None draws from the global state.
     - `eos_token_id`: the terminators, an int or a list; an empty list means that only the length stops it.
       None takes those of the model's `generation_config`, the tokenizer's, and the one that ends a turn in its
-      chat template (`terminator_ids` of helpers.text), since many a model's own list is too short.
+      chat template (`terminator_ids` of helpers.text), since the lists of many models are incomplete.
     - `forced_ids`: tokens that the first steps take instead of choosing. To choose another token in
-      step k and go on from there, call again with `forced_ids` = the ids of steps 0 to k-1 and the
+      step k and continue from there, call again with `forced_ids` = the ids of steps 0 to k-1 and the
       new one. Everything else stays as it was (the settings, the length left, and which random
       number belongs to which step), so forcing what was chosen anyway changes nothing.
     - `model_inputs` is what else the model's `forward` takes, such as `pixel_values` and the
       `position_ids [1, length]` that go with a picture. With `past_key_values`, a cache that holds
       the beginning of the prompt, only the rest of the prompt is run; the cache grows in place.
 
-    Each step holds `logits`, `probabilities` and one tensor a processor, `4 * vocab` bytes each.
+    Each step holds `logits`, `probabilities` and one tensor per processor, `4 * vocab` bytes each.
 
     Raises `BadInputError` for settings that cannot work and `PromptTooLongError` when prompt and
     `max_new_tokens` exceed the model's context, both before anything runs; `DoesNotFitError` when memory runs
-    out on the way. After `GenerationMixin.generate` and `GenerationMixin._sample` in `transformers`.
+    out during a step. Modelled on `GenerationMixin.generate` and `GenerationMixin._sample` in `transformers`.
     """
     _check_model(model, model_inputs)
     check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed)
@@ -195,20 +196,20 @@ def _steps(
     max_new_tokens: int,
     forced_ids: list[int],
 ) -> Iterator[GenerationStep]:
-    """The loop. `input_ids [1, length]` grows by one token a turn, and `model_inputs` is kept in step."""
+    """The loop. `input_ids [1, length]` grows by one token per step, and `model_inputs` is updated with it."""
     cache = model_inputs["past_key_values"]
     ids = input_ids[0].tolist()
     no_padding = input_ids.new_ones(1, 1)
     needs = _needs(model, input_ids.shape[1], max_new_tokens)
     for index in range(max_new_tokens):
-        # Inputs: all of the prompt (that the cache does not hold yet) first, one token afterwards.
+        # Inputs: first the whole prompt (except what the cache already holds), afterwards one token.
         now = model.prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=1 if index else input_ids.shape[1] - cache.get_seq_length(),
             is_first_iteration=index == 0,
             **model_inputs,
         )
-        # The forward pass fills the cache; mask and positions get one longer for the next turn.
+        # The forward pass fills the cache; mask and positions become one longer for the next step.
         with one_at_a_time(model, "generate_steps"), refusing_what_does_not_fit("generate_steps", *needs):
             outputs = model(**now, return_dict=True)
         model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs)
@@ -220,7 +221,7 @@ def _steps(
         for name, processor in processors.items():
             scores = processor(input_ids, scores)
             processed[name] = scores[0]
-        # Scores to probabilities, probabilities to a token. It is read from the device once: each time is a wait.
+        # Scores to probabilities, probabilities to a token. It is read from the device only once, since reading waits.
         probabilities = scores.softmax(dim=-1)
         if do_sample:
             _check_numbers(probabilities, logits)
@@ -253,7 +254,7 @@ def _steps(
 
 
 def _needs(model, length, new):
-    """(bytes that a prompt of `length` and `new` tokens take by estimate, the device, how to ask for less: bytes)."""
+    """(estimated bytes for a prompt of `length` tokens and `new` more, the device, {a smaller request: its bytes})."""
     config, width = model.config.get_text_config(), model.dtype.itemsize
 
     def needed(length: int, new: int) -> int:
@@ -270,7 +271,7 @@ def _needs(model, length, new):
 
 
 def _read(chosen, probabilities, logits):
-    """The chosen token's id. Where one score is no number, no probability is one: then `BadInputError`."""
+    """The chosen token's id. A single score that is NaN makes every probability NaN: `_check_numbers` then raises."""
     token_id, probability = torch.cat([chosen.double(), probabilities.gather(-1, chosen).double()]).flatten().tolist()
     if math.isnan(probability):
         _check_numbers(probabilities, logits)
@@ -278,14 +279,14 @@ def _read(chosen, probabilities, logits):
 
 
 def _label(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The last token's label; four are enough, since no character has more bytes."""
+    """The last token's label. Four ids are enough, since no character has more bytes."""
     return token_table(tokenizer, ids)[-1].label
 
 
 def logits_processors(
     do_sample: bool, temperature: float, top_k: int, top_p: float, repetition_penalty: float
 ) -> dict[str, Any]:
-    """Name -> processor, those in use only, in the order of `GenerationMixin._get_logits_processor`.
+    """Name -> processor, only those in use, in the order of `GenerationMixin._get_logits_processor`.
 
     >>> list(logits_processors(True, temperature=0.7, top_k=50, top_p=1.0, repetition_penalty=1.0))
     ['temperature', 'top_k']
@@ -326,7 +327,8 @@ def _forced(forced_ids: Any, vocab_size: int, max_new_tokens: int) -> list[int]:
         raise BadInputError(f"forced_ids are token ids from 0 to {vocab_size - 1}, not {checks.shown(forced_ids)}.")
     if len(ids) > max_new_tokens:
         raise BadInputError(
-            f"{len(ids)} forced_ids do not fit into max_new_tokens={max_new_tokens}: they count, so raise it."
+            f"{len(ids)} forced_ids do not fit into max_new_tokens={max_new_tokens}: they count as new tokens, so "
+            "raise it."
         )
     return [int(i) for i in ids]
 
@@ -334,7 +336,7 @@ def _forced(forced_ids: Any, vocab_size: int, max_new_tokens: int) -> list[int]:
 def _first_model_inputs(
     model: Any, input_ids: torch.Tensor, given: dict[str, Any], max_new_tokens: int
 ) -> dict[str, Any]:
-    """What the first turn needs besides `input_ids`: mask, positions, cache, and what the caller gave."""
+    """What the first step needs besides `input_ids`: mask, positions, cache, and what the caller gave."""
     takes = inspect.signature(model.forward).parameters
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("attention_mask", "position_ids"):
@@ -357,7 +359,7 @@ def _first_model_inputs(
 
 
 def _mask_says_nothing(model: Any, model_inputs: dict[str, Any]) -> bool:
-    """Whether `generate` would leave the mask away: all ones, so that a faster way of attention can be taken."""
+    """Whether `generate` would drop the mask because it is all ones, which allows a faster attention kernel."""
     fixed = isinstance(model_inputs["past_key_values"], StaticCache)
     unpads = is_flash_attention_requested(model.config) and fixed
     return not unpads and bool((model_inputs["attention_mask"] == 1).all())
@@ -375,15 +377,15 @@ def _check_model(model: PreTrainedModel, model_inputs: dict[str, Any]) -> None:
     if not getattr(type(model), "_supports_default_dynamic_cache", lambda: True)():
         raise BadInputError(
             f"{type(model).__name__} keeps a cache of its own kind in place of a KV cache, which generate_steps "
-            "cannot follow: model.generate(...) continues a text with it."
+            "cannot follow: use model.generate(...) to continue a text with it."
         )
     unknown = [name for name in model_inputs if name not in takes or name in NOT_FOR_READERS]
     if unknown:
         parameters = inspect.signature(generate_steps).parameters.values()
         settings = ", ".join(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
         raise BadInputError(
-            f"generate_steps has no setting {unknown[0]!r}, and {type(model).__name__}.forward takes no "
-            f"input of that name. The settings are {settings}."
+            f"generate_steps has no setting {unknown[0]!r}, and it is not an input of {type(model).__name__}.forward "
+            f"that can be passed on. The settings are {settings}."
         )
 
 
@@ -398,7 +400,7 @@ def _is_number(value: Any) -> bool:
 def check_settings(
     max_new_tokens: Any, do_sample: Any, temperature: Any, top_k: Any, top_p: Any, repetition_penalty: Any, seed: Any
 ) -> None:
-    """`BadInputError` for the first setting that cannot work."""
+    """Raises `BadInputError` for the first setting that cannot work."""
     if not _is_whole(max_new_tokens) or max_new_tokens < 1:
         raise BadInputError(f"max_new_tokens is a whole number of at least 1, not {checks.shown(max_new_tokens)}.")
     if not isinstance(do_sample, bool):
@@ -442,7 +444,7 @@ def _check_length(length: int, max_new_tokens: int, context: int | None) -> None
 
 
 def _check_cache(model: PreTrainedModel, input_ids: Tensor, model_inputs: dict[str, Any], max_new_tokens: int) -> None:
-    """A cache that was given holds the beginning of the prompt, patches of a picture counted, not all of it."""
+    """Check that a given cache holds the beginning of the prompt, a picture's patches included, but not all of it."""
     cache, length = model_inputs["past_key_values"], input_ids.shape[1]
     seen = sight_of(model).as_seen(input_ids, model_inputs.get("pixel_values"))[0].shape[1]
     check_cache(cache, model, seen + max_new_tokens - 1)
@@ -453,12 +455,12 @@ def _check_cache(model: PreTrainedModel, input_ids: Tensor, model_inputs: dict[s
         input_ids, next_sequence_length=length - cached, is_first_iteration=True, **model_inputs
     )
     mask = rest.get("attention_mask")
-    if getattr(mask, "ndim", 0) == 2:  # patches of a picture in the cache counted; a cache of fixed size has others
+    if getattr(mask, "ndim", 0) == 2:  # counts a picture's patches in the cache; masks of fixed-size caches differ
         seen = mask.shape[1]
     if cached + rest["input_ids"].shape[1] != seen:
         raise BadInputError(
             f"past_key_values already holds {cached} positions and the prompt has {length} tokens: "
-            "give the whole prompt, what the cache holds and at least one token more."
+            "give the whole prompt, that is, what the cache holds and at least one more token."
         )
 
 
@@ -467,19 +469,19 @@ def _check_numbers(probabilities, logits):
         check_scores(logits)
         raise BadInputError(
             "The scores of the next token are no longer numbers once they are processed. A temperature or "
-            "repetition_penalty far from 1 can do that: go nearer to 1."
+            "repetition_penalty far from 1 can do that: choose a value closer to 1."
         )
 
 
 def check_scores(logits: torch.Tensor) -> None:
-    """`NotANumberError` for scores of a model that are NaN or infinite, before anything is made of them.
+    """Raises `NotANumberError` if a model's scores are NaN or infinite, before they are used.
 
-    >>> check_scores(torch.tensor([0.5, -torch.inf]))  # a token that is ruled out is no fault
+    >>> check_scores(torch.tensor([0.5, -torch.inf]))  # -inf is allowed: it rules a token out
     """
     if (logits.isnan() | logits.isposinf()).any():
         raise NotANumberError(
             "The model's own scores for the next token are no longer numbers (NaN or infinite). Its weights are "
-            "damaged, or large values overflow, as they do in float16: get its files again, or load it with ",
+            "damaged, or large values overflow, as they do in float16: download its files again, or load it with ",
             Setting("dtype", "bfloat16"),
             " or ",
             Setting("dtype", "float32"),

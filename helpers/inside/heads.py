@@ -1,6 +1,6 @@
-"""What single attention heads do: scores for known kinds of heads, rollout, one head made sharper.
+"""What single attention heads do: scores for known kinds of heads, rollout, and sharpening one head.
 
-All of it works on the attention weights that `trace` gives; only `head_temperature` touches a running model.
+All of it works on the attention weights that `trace` returns; only `head_temperature` changes a running model.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 
     from helpers.inside.tracing import Trace
 
-AT_ONCE = 2**28  # bytes of attention that are looked through at a time
+AT_ONCE = 2**28  # bytes of attention that are processed at a time
 KINDS = ("first_token", "previous_token", "duplicate_token", "induction")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadScores:
-    """How much of its attention each head gives to one kind of place: `[layer, head]` each, float32, 0 to 1.
+    """How much of its attention each head gives to one kind of position: `[layer, head]` each, float32, 0 to 1.
 
     - `first_token`: to position 0, the attention sink (Xiao and others 2023).
     - `previous_token`: to the position right before the query.
     - `duplicate_token`: to earlier positions with the query's own token.
     - `induction`: to the positions right after those: what came next the last time (Olsson and others 2022).
 
-    A score is a mean over the queries that have such a place; NaN when none has. `layers` are the rows' numbers.
+    A score is a mean over the queries that have such a position, and NaN if none has. `layers` are the numbers of the
+    layers that the rows stand for.
 
     >>> from helpers.inside.tracing import trace
     >>> scores = head_scores(trace(model, tokenizer, "one two one two", attentions=True))
@@ -57,7 +58,7 @@ class HeadScores:
     def best(self, kind: str, count: int = 5) -> list[tuple[int, int]]:
         """The `count` heads with the highest score of a kind, best first: `[(layer, head), …]`.
 
-        Raises `BadInputError` for a kind that there is not.
+        Raises `BadInputError` for an unknown kind.
         """
         if kind not in KINDS:
             raise BadInputError(f"There is no kind {kind!r}; the kinds are: {', '.join(KINDS)}.")
@@ -73,11 +74,12 @@ class HeadScores:
 def repeated_ids(
     tokenizer: PreTrainedTokenizerBase, *, length: int = 50, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Random tokens, and the same again: ids `[1, 1 + 2 * length]`, or without the 1 for a tokenizer that has no bos.
+    """Random tokens, followed by the same tokens again: ids `[1, 1 + 2 * length]`, the begin-of-text token first, or
+    `[1, 2 * length]` for a tokenizer without one.
 
-    No id stands twice in a half, and no special token in it. What comes next in the second half can be
-    known from the first half alone, so that heads which look something up show it. `generator` is a
-    `torch.Generator`. Raises `BadInputError` for a length that is not possible.
+    Within a half no id occurs twice, and no special token occurs at all. Only the first half tells what comes next in
+    the second, so heads that look something up stand out. `generator` is a `torch.Generator`. Raises `BadInputError`
+    for a length that is not possible.
 
     >>> list(repeated_ids(tokenizer, length=5).shape)
     [1, 11]
@@ -93,11 +95,11 @@ def repeated_ids(
 
 
 def head_scores(trace: Trace) -> HeadScores:
-    """Score every head of a run by where it looks: a `HeadScores`.
+    """Score every head of a run by where it attends: a `HeadScores`.
 
-    `trace` is a `Trace` with `attentions [layer, head, query, key]`; run it on `repeated_ids` to find
-    heads, on a text to see them at work. Position 0 is counted for `first_token` only: many heads look
-    there in any case. A picture's patches count as different tokens.
+    `trace` is a `Trace` with `attentions [layer, head, query, key]`. Run it on `repeated_ids` to find
+    heads, or on a text to see them at work. Position 0 is counted for `first_token` only, since many heads
+    attend to it in any case. A picture's patches count as different tokens.
 
     Raises `BadInputError` for a trace without attentions, or one whose first positions were in a cache.
 
@@ -129,7 +131,7 @@ def head_scores(trace: Trace) -> HeadScores:
 
 def _mean_given(attentions: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     """Attention `[layer, head, query, key]` summed over the True keys of `place [query, key]`, mean over queries:
-    `[layer, head]`. As many layers at once as `AT_ONCE` bytes of attention are."""
+    `[layer, head]`. It takes as many layers at a time as fit in `AT_ONCE` bytes of attention."""
     rows = place.any(dim=-1)
     layers = max(1, AT_ONCE // max(1, attentions[0].nbytes))
     given = [
@@ -151,14 +153,14 @@ def check_attentions(trace: Trace) -> None:
 
 
 def attention_rollout(attentions: Tensor, *, residual: float = 0.5) -> Tensor:
-    """Attention traced back through all layers to the input: `[layer, query, key]`, float32, rows of sum 1
-    (or less, where a sink takes a part of the attention).
+    """Attention traced back through all layers to the input: `[layer, query, key]`, float32. The rows sum to 1, or to
+    less where a sink takes a part of the attention.
 
-    `attentions [layer, head, query, key]` are those of all layers from the first on, as in `Trace`. In each
-    layer heads are averaged, and mixed with the identity, which stands for the residual connection: `residual`
-    is its share. The products of these matrices, up to each layer, are the rollout (Abnar and Zuidema 2020).
+    `attentions [layer, head, query, key]` are those of all layers from the first on, as in `Trace`. In each layer the
+    heads are averaged and mixed with the identity, which stands for the residual connection and has the weight
+    `residual`. The products of these matrices, up to each layer, are the rollout (Abnar and Zuidema 2020).
 
-    Raises `BadInputError` for another shape (queries have to be all positions) and a share outside 0 to 1.
+    Raises `BadInputError` for another shape (the queries have to be all positions) and a weight outside 0 to 1.
 
     >>> import torch
     >>> uniform = torch.full((2, 1, 2, 2), 0.5)
@@ -179,11 +181,11 @@ def attention_rollout(attentions: Tensor, *, residual: float = 0.5) -> Tensor:
 
 @contextmanager
 def head_temperature(model: PreTrainedModel, heads: Sequence[tuple[int, int]], temperature: float) -> Iterator[None]:
-    """The attention scores of some heads are divided by `temperature` before their softmax.
+    """Inside the `with` block the attention scores of some heads are divided by `temperature` before their softmax.
 
-    Below 1 a head looks at fewer places, above 1 at more: what the temperature of sampling does to tokens.
-    `heads`: pairs (layer, head). It is done to the query, which the scores are proportional to, also after
-    the rotary embedding; on leaving the model is as before.
+    Below 1 a head concentrates on fewer positions, above 1 it spreads over more, as the temperature of sampling does
+    with tokens. `heads`: pairs (layer, head). The queries are divided, since the scores are proportional to them
+    before and after the rotary embedding. On leaving the block the model is as before.
 
     Raises `BadInputError` for a head that is not there, a temperature that is not above 0, and a model
     whose queries are normalised afterwards.

@@ -1,4 +1,4 @@
-"""Change something inside a forward pass, see what follows, and have the model back as it was.
+"""Change something inside a forward pass, see what follows, and get the model back as it was.
 
 Each function is a context manager. They nest, in any order, and work with `generate`, `trace` and
 `generate_steps`, since they sit on the model's modules as hooks and touch no weight:
@@ -9,9 +9,9 @@ Each function is a context manager. They nest, in any order, and work with `gene
 >>> changed.shape
 torch.Size([1, 3, 49152])
 
-On leaving, also by an error or an interrupted cell, the hooks are gone and the model is bit for bit
-as before. A hidden state "of layer L" is the residual stream after L layers, as it enters layer L: 0 is
-the embedding, and the last number (30 for 30 layers) is what the final norm gets.
+On leaving the block, even through an error or an interrupted cell, the hooks are gone and the model is bit for
+bit as before. A hidden state "of layer L" is the residual stream after L layers, as it enters layer L: 0 is
+the embedding, and the last number (30 for 30 layers) is the input of the final norm.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def ablate_heads(
 
 
 def _check_room(parts: Anatomy, layer: int, value: Tensor) -> None:
-    """That a head of this layer can write the value: one number, or numbers for each of its `head_dim`."""
+    """Check that a head of this layer can write the value: one number, or one for each of its `head_dim`."""
     width = getattr(parts.projection(layer), "in_features", None)
     size = width // parts.attention(layer).heads if isinstance(width, int) else None
     if value.dim() > 4 or (value.dim() > 0 and size is not None and value.shape[-1] not in (1, size)):
@@ -112,7 +112,7 @@ def _replace_heads(numbers: Sequence[int], count: int, value: Any) -> Any:
 
 @contextmanager
 def skip_layer(model: torch.nn.Module, layer: int) -> Iterator[None]:
-    """The residual stream passes a layer unchanged: none of its parts writes.
+    """The residual stream passes through a layer unchanged: none of the layer's parts writes.
 
     Its keys and values still go into the KV cache. Raises `BadInputError` for a layer that is not there.
 
@@ -172,9 +172,9 @@ def patch_hidden_state(
 ) -> Iterator[None]:
     """The hidden state of a layer at a position is `value`, whatever was computed there.
 
-    `position` counts in the whole sequence, also when the beginning is in a KV cache; a negative one
-    counts from the end of the first pass (the prompt). `value` is `[hidden]`, for example another
-    prompt's `trace(...)` at the same layer; a list of positions takes `[len(position), hidden]`.
+    `position` counts in the whole sequence, even when its beginning is in a KV cache; a negative one
+    counts from the end of the first pass (the prompt). `value` is `[hidden]`, for example the hidden state of
+    another prompt's trace at the same layer; a list of positions takes `[len(position), hidden]`.
 
     Raises `BadInputError` for a layer that is not there, a value of another shape, and (when the model
     runs) a position that the first pass does not reach.
@@ -278,11 +278,11 @@ def _on_hidden_state(
 
 
 def _cached_positions(kind, keywords):
-    """How many positions a pass finds in its cache."""
+    """How many positions the cache holds before a pass. Raises `BadInputError` for a cache that does not say so."""
     cache = next((value for value in keywords.values() if hasattr(value, "get_seq_length")), None)
     try:
         return 0 if cache is None else int(cache.get_seq_length())
-    except ValueError as error:  # a cache of nothing but running states, as Mamba's
+    except ValueError as error:  # a cache of running states only, such as Mamba's
         raise BadInputError(
             f"The cache of {kind} does not say how many positions it has seen, so positions cannot be counted: run "
             "the model with use_cache=False."

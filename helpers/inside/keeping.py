@@ -1,10 +1,10 @@
-"""Where results are kept: on the device that computed them, or moved to the CPU while the run goes on.
+"""Where results are kept: on the device that computed them, or moved to the CPU during the run.
 
 A plain `tensor.to("cpu")` makes the GPU wait: it empties the queue of kernels, and nothing new is queued until the
-copy is done. `Keeper` avoids both. A tensor is copied on a CUDA stream of its own into a pinned buffer (memory that
-the operating system does not move, so the GPU can write to it without the processor), and a thread carries it from
-there to its place while the next layers already run. There are few buffers, so the memory this takes is bounded; when
-all are in use, the run waits for one. See "Use pinned memory buffers" in PyTorch's CUDA notes.
+copy is done. `Keeper` avoids both. It copies a tensor on a separate CUDA stream into a pinned buffer (memory that
+the operating system does not move, so the GPU can write to it without the processor), and a thread copies it from
+there to its destination while the next layers are already running. The number of buffers is fixed, which bounds the
+memory; when all are in use, the run waits for one. See "Use pinned memory buffers" in PyTorch's CUDA notes.
 """
 
 from collections import deque
@@ -15,15 +15,15 @@ from typing import Any, Self
 
 import torch
 
-BUFFER_BYTES = 32 * 2**20  # of a pinned buffer: large enough that a copy runs at the full speed of the bus
+BUFFER_BYTES = 32 * 2**20  # size of a pinned buffer, large enough that a copy runs at the full speed of the bus
 BUFFERS = 4
 
 
 class Keeper:
-    """Copies what a run computes to the place where it is kept; a context manager, and one for each run.
+    """A context manager, one per run, that copies the results of the run to where they are kept.
 
-    `device` is where results are kept; None keeps each where the first part of it was computed. Only on leaving the
-    context is everything in its place.
+    `device` is where results are kept; None keeps each where the first part of it was computed. The copies are
+    complete only once the context is left.
     """
 
     def __init__(self, device: str | None = None) -> None:
@@ -63,7 +63,7 @@ class Keeper:
         return place
 
     def _send(self, place: Any, value: Any) -> None:
-        """`value` into a pinned buffer, on a stream beside the computation; from there to `place`, in a thread."""
+        """Copy `value` into a pinned buffer on a stream of its own, and from there to `place` in a thread."""
         buffer = self._buffer()
         pinned = buffer[: value.nbytes].view(value.dtype).view(value.shape)
         stream = self._stream(value.device)
@@ -116,9 +116,9 @@ def _pieces(place: Any, value: Any, size: int) -> Any:
 
 
 def home(module: torch.nn.Module, otherwise: torch.device | None = None) -> torch.device:
-    """The device on which a module computes: for weights that `accelerate` fetches for each run, not where they lie.
+    """The device on which a module computes, even if `accelerate` stores its weights elsewhere between runs.
 
-    A module without weights (nanochat's norms) computes wherever its input lies: then it is `otherwise`.
+    A module without weights (nanochat's norms) computes wherever its input is: the result is then `otherwise`.
     """
     for hook in _placing_hooks(module):
         execution = getattr(hook, "execution_device", None)
@@ -129,16 +129,16 @@ def home(module: torch.nn.Module, otherwise: torch.device | None = None) -> torc
 
 
 def input_device(model: Any) -> torch.device:
-    """Where a model takes its ids: the first of its layers may lie on another device than the last."""
+    """The device on which a model takes its ids: its first layer may be on another device than its last."""
     return home(model.get_input_embeddings())
 
 
 @contextmanager
 def fetched(module: torch.nn.Module) -> Iterator[None]:
-    """A module with its own weights at hand for as long as this lasts, to be used without running it.
+    """Inside the `with` block a module's own weights can be used without running the module.
 
-    Weights that do not fit on a GPU are kept elsewhere by `accelerate` ("offloaded"), which has them there for the
-    module's `forward` alone; otherwise they are on the device "meta" and have no values.
+    `accelerate` stores weights that do not fit on a GPU elsewhere ("offloaded") and loads them only for the module's
+    `forward`; at all other times they are on the device "meta" and have no values.
     """
     hooks = _placing_hooks(module) if any(weight.is_meta for weight in module.parameters()) else []
     try:
@@ -151,6 +151,6 @@ def fetched(module: torch.nn.Module) -> Iterator[None]:
 
 
 def _placing_hooks(module: torch.nn.Module) -> list[Any]:
-    """What `accelerate` has put on a module: one hook, or several in a row."""
+    """The hooks that `accelerate` has put on a module."""
     hook = getattr(module, "_hf_hook", None)
     return list(getattr(hook, "hooks", (hook,))) if hook is not None else []

@@ -1,10 +1,10 @@
-"""past_key_values: what is in it, what it costs, and using it again.
+"""past_key_values: what it contains, how much memory it takes, and how to use it again.
 
 Every decoder layer keeps the keys and values of all positions it has seen, `[batch, kv_head, position,
 head_dim]` each, with the rotary embedding already in the keys. `transformers` holds them as
-`past_key_values.layers[i].keys` and `.values`. Some architectures hold less: a layer with a sliding window its last
-positions, latent attention (DeepSeek) one compressed vector in place of keys, layers without attention a state of
-fixed size, and layers that reuse another layer's keys nothing.
+`past_key_values.layers[i].keys` and `.values`. Some architectures hold less. A layer with a sliding window keeps only
+its last positions, latent attention (DeepSeek) keeps one compressed vector in place of keys, a layer without attention
+keeps a state of fixed size, and a layer that reuses another layer's keys keeps nothing.
 """
 
 import copy
@@ -21,9 +21,9 @@ STATES = ("conv_states", "recurrent_states")  # what layers without attention ke
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's part of a KV cache: `keys` and `values` are shapes `[batch, kv_head, position, head_dim]`, or None
-    where a kind of cache keeps them packed, or the layer keeps none. `nbytes` counts all tensors that hold keys and
-    values, `state_nbytes` the state of fixed size that a layer without attention keeps in their place.
+    """One layer's part of a KV cache: `keys` and `values` are shapes `[batch, kv_head, position, head_dim]`, or None if
+    the cache keeps them packed or the layer keeps none. `nbytes` counts all tensors that hold keys and values,
+    `state_nbytes` the state of fixed size that a layer without attention keeps in their place.
 
     >>> import torch
     >>> kv_cache_summary(model(torch.tensor([[100, 200]])).past_key_values).layers[0].keys
@@ -43,8 +43,8 @@ class LayerCache:
 class KVCacheSummary:
     """A KV cache at a glance: `length` positions seen, `nbytes` of keys and values in all, each layer's `LayerCache`.
 
-    `nbytes` is what `kv_cache_bytes` says of such a cache; `state_nbytes` comes on top in models some of whose layers
-    keep a state of fixed size (Mamba, linear attention, convolutions).
+    `nbytes` equals what `kv_cache_bytes` computes for such a cache. If some layers keep a state of fixed size (Mamba,
+    linear attention, convolutions), `state_nbytes` is needed in addition.
 
     >>> import torch
     >>> kv_cache_summary(model(torch.tensor([[100, 200]])).past_key_values).length
@@ -57,7 +57,7 @@ class KVCacheSummary:
 
     @property
     def state_nbytes(self) -> int:
-        """Bytes of the states of fixed size, of all layers."""
+        """Bytes of the states of fixed size, summed over all layers."""
         return sum(layer.state_nbytes for layer in self.layers)
 
     def __repr__(self) -> str:
@@ -69,7 +69,7 @@ class KVCacheSummary:
 
 
 def _runs(layers: Sequence[LayerCache]) -> list[list[LayerCache]]:
-    """Layers that follow each other and are alike, together."""
+    """Consecutive layers that are alike, grouped."""
     groups = []
     for layer in layers:
         if groups and _describe(groups[-1][0]) == _describe(layer):
@@ -127,7 +127,7 @@ def _layer_cache(index: int, layer: Any) -> LayerCache:
 
 
 def _check(past_key_values: Any) -> int:
-    """How many positions a cache has seen; `BadInputError` for what is no cache, or an empty one."""
+    """How many positions a cache has seen. Raises `BadInputError` for anything but a cache, and for an empty one."""
     if not hasattr(past_key_values, "layers") or not hasattr(past_key_values, "get_seq_length"):
         raise BadInputError(
             f"A KV cache is what a model gives as past_key_values; this is a {type(past_key_values).__name__}. "
@@ -143,11 +143,12 @@ def _check(past_key_values: Any) -> int:
 
 
 def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
-    """That a cache can go into a run of a model, and has room for `needed` positions, those that it holds included.
+    """Check that a cache can be used in a run of a model, with room for `needed` positions, including those it holds.
 
-    Raises `BadInputError` for what is no cache, for another model's or several texts', for one whose layers have not
-    all seen the same positions, and for one of fixed size that is too short. transformers writes past the end of
-    such a cache, or forgets positions that a layer should still see. A model of nothing but linear attention has none.
+    Raises `BadInputError` for anything but a cache, for the cache of another model or of several texts, for one whose
+    layers have not all seen the same positions, and for one of fixed size that is too short: transformers would write
+    past its end, or forget positions that a layer should still see. Also for a model that has no keys to cache, such
+    as one with linear attention only.
     """
     from transformers import Cache, DynamicCache
     from transformers.cache_utils import StaticLayer
@@ -160,7 +161,7 @@ def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
         )
     expected = DynamicCache(config=model.config).layers
     if not any(hasattr(layer, "get_seq_length") for layer in expected):
-        raise BadInputError(f"{NO_KEYS} There is no KV cache to go on from.")
+        raise BadInputError(f"{NO_KEYS} There is no KV cache to continue from.")
     storing = [number for number, layer in enumerate(expected) if type(layer).__name__ != "DummyLayer"]
     if layers and not max(storing, default=0) < len(layers) <= len(expected):
         raise BadInputError(
@@ -176,7 +177,7 @@ def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
     for layer, usual in zip(layers, expected, strict=False):
         keys = getattr(layer, "keys", None)
         if keys is not None and keys.dim() == 4 and keys.shape[0] != 1:
-            raise BadInputError(f"past_key_values holds {keys.shape[0]} texts: one at a time can be looked into.")
+            raise BadInputError(f"past_key_values holds {keys.shape[0]} texts: give the cache of a single one.")
         sees = getattr(usual, "sliding_window", needed) if getattr(usual, "is_sliding", False) else needed
         if getattr(layer, "sliding_window", sees) < min(sees, needed):
             raise BadInputError(
@@ -191,12 +192,12 @@ def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
 
 
 def _shape(tensor: Any) -> tuple[int, ...] | None:
-    """None for tensors that are packed away (a quantized layer keeps an empty one)."""
+    """A tensor's shape; None for packed keys or values (a quantized layer keeps an empty tensor)."""
     return tuple(tensor.shape) if tensor is not None and tensor.dim() == 4 else None
 
 
 def _tensors(value: Any) -> Iterator[Any]:
-    """Every tensor in a value with dicts and tuples in it that holds keys or values (not a counter)."""
+    """Every tensor of keys or values (not a counter) in a value that may contain dicts and tuples."""
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, tuple | list):
@@ -208,7 +209,7 @@ def _tensors(value: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True, eq=False)
 class KVCacheNorms:
-    """How large a cache's vectors are: `keys` and `values` `[layer, position]`, float32; NaN where none is held.
+    """The norms of a cache's vectors: `keys` and `values` `[layer, position]`, float32; NaN where none is held.
 
     >>> import torch
     >>> norms = kv_cache_norms(model(torch.tensor([[100, 200]])).past_key_values)
@@ -223,12 +224,12 @@ class KVCacheNorms:
 def kv_cache_norms(past_key_values: Any, *, aligned: bool = False) -> KVCacheNorms:
     """Lengths (L2 norms) of the key and value vectors of a cache, averaged over batch and heads: a `KVCacheNorms`.
 
-    Positions are those the cache holds: of a static cache those that are filled, of a sliding window the last ones.
+    The positions are those the cache holds: in a static cache those that are filled, in a sliding window the last ones.
     With `aligned=True` they are all that the cache has seen, for layers of every kind: where a layer holds no vector
     (before its window, or because it keeps none) the norm is NaN.
 
-    Raises `BadInputError` for what is no cache, an empty one, one that keeps its keys packed (quantized), and unless
-    `aligned`, one whose layers hold different numbers of positions.
+    Raises `BadInputError` for anything but a cache, for an empty one, for one that keeps its keys packed (quantized),
+    and unless `aligned`, for one whose layers hold different numbers of positions.
 
     >>> import torch
     >>> cache = model(torch.tensor([[100, 200, 300]])).past_key_values
@@ -246,7 +247,7 @@ def kv_cache_norms(past_key_values: Any, *, aligned: bool = False) -> KVCacheNor
     if not aligned:
         if len(lengths) > 1:
             raise BadInputError(
-                f"The layers of this cache hold {lengths} positions: no single picture shows them. Pass aligned=True."
+                f"The layers of this cache hold different numbers of positions, {lengths}: pass aligned=True."
             )
         length = lengths[0]
     norms = torch.full((2, len(rows), length), torch.nan)
@@ -270,12 +271,12 @@ def _norms(index: int, layer: Any, part: str) -> Any:
 
 
 def _in_order(layer: Any, vectors: Any) -> Any:
-    """The filled places of a layer's memory; a static layer has room for more."""
+    """The filled positions of a layer's memory; a static layer has room for more."""
     return vectors[: int(layer.get_seq_length())] if hasattr(layer, "max_cache_len") else vectors
 
 
 def common_prefix(first_ids: Any, second_ids: Any) -> int:
-    """How many ids two prompts have in common at their beginning: what one's cache is worth to the other.
+    """How many ids two prompts have in common at their beginning: the part of one's cache that the other can reuse.
 
     Each is a list of int or a tensor `[length]` or `[1, length]`.
 
@@ -291,10 +292,11 @@ def common_prefix(first_ids: Any, second_ids: Any) -> int:
 
 
 def can_be_branched(past_key_values: Any) -> bool:
-    """Whether `branch_cache` takes this cache: each of its layers keeps the keys of all positions, and adds by copying.
+    """Whether `branch_cache` takes this cache: each of its layers must keep the keys of all positions and append new
+    ones by copying.
 
-    A sliding window forgets, a convolution or linear attention keeps sums, and a static cache writes in place: such a
-    cache is of no use to a prompt that shares only its beginning.
+    A sliding window forgets, a convolution or linear attention keeps sums, and a static cache writes in place. A prompt
+    that shares only its beginning with the cached one cannot use such a cache.
 
     >>> import torch
     >>> can_be_branched(model(torch.tensor([[100, 200, 300]])).past_key_values)
@@ -306,7 +308,7 @@ def can_be_branched(past_key_values: Any) -> bool:
 
 
 def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
-    """A second cache that begins with the first `length` positions of this one (None: all), without a copy.
+    """A second cache that starts with the first `length` positions of this one (None: all), without copying them.
 
     Both share the same memory: `DynamicLayer.update` in `transformers` concatenates into a new tensor, so
     what either adds later is its own. Raises `BadInputError` for a cache of another kind, which writes in

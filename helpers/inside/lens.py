@@ -3,8 +3,8 @@
 The final norm and `lm_head` turn any hidden state into scores over the vocabulary (nostalgebraist,
 "interpreting GPT: the logit lens", 2020). Some models then scale or cap the scores (Gemma 2, Granite, Cohere), and
 the lens does the same; a few have no final norm (OPT-350m, GPT-1), and the head reads the state as it is. That is all
-there is to it, and `plain_lens` does just that. Its table of all rows by all tokens gets large: 31 layers of 500
-positions and 49,152 tokens are 3 GB. `logit_lens` gives the same in blocks, faster and in little memory
+there is to it, and `plain_lens` does just that. Its table of all rows by all tokens gets large: 31 layers, 500
+positions and 49,152 tokens take 3 GB. `logit_lens` computes the same in blocks, faster and with little memory
 (`helpers.inside.fast_lens`).
 """
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """What each hidden state says. All tensors are on the device of the `Trace` they were read from.
+    """What each hidden state predicts. All tensors are on the device of the `Trace` they were read from.
 
-    - `token_ids [layer+1, position, k]`: the k most likely tokens, the likeliest first.
-    - `probabilities [layer+1, position, k]`: theirs, float32.
-    - `entropy [layer+1, position]`: of the whole distribution, in nats; 0 is certain, log(vocab) is a guess.
+    - `token_ids [layer+1, position, k]`: the k most likely tokens, the most likely first.
+    - `probabilities [layer+1, position, k]`: their probabilities, float32.
+    - `entropy [layer+1, position]`: that of the whole distribution, in nats: 0 is certainty, log(vocab) a pure guess.
     - `layers`, `positions`: which rows these are, as in the `Trace`.
 
     >>> from helpers.inside.tracing import trace
@@ -51,11 +51,11 @@ class Lens:
 
 @torch.no_grad()
 def plain_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
-    """The `Lens` of a `Trace`, as one would write it down: final norm, `lm_head`, softmax.
+    """The `Lens` of a `Trace`, computed in the plain way: final norm, `lm_head`, softmax.
 
-    Memory for it grows with rows times vocabulary; `logit_lens` gives the same numbers without that. The last row of
-    hidden states has been through the final norm already, as `transformers` gives it. In a bfloat16 model the head
-    is applied in float32, so that scores are not rounded. Raises what `logit_lens` raises.
+    Its memory grows with rows times vocabulary; `logit_lens` computes the same numbers without that. The last row of
+    hidden states has already been through the final norm, as in `transformers`. In a bfloat16 model the head is
+    applied in float32, so that scores are not rounded. Raises what `logit_lens` raises.
 
     >>> from helpers.inside.tracing import trace
     >>> run = trace(model, tokenizer, "The capital of France is")
@@ -86,8 +86,8 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     """The `Lens` of a `Trace` made with hidden states.
 
     Beyond its result it takes at most 150 MB of memory on a CPU and 500 MB on a GPU, for any number of positions, a
-    vocabulary of any size and a `top_k` of up to 100. The last row is the model's own prediction. Numbers are those
-    of `plain_lens`.
+    vocabulary of any size and a `top_k` of up to 100. The last row is the model's own prediction. The numbers are the
+    same as those of `plain_lens`.
 
     Raises `BadInputError` for a trace without hidden states, one of another model, for a `top_k` that is not
     between 1 and the size of the vocabulary, and for a model whose logits are not what its final norm and head give.

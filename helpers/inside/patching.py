@@ -1,8 +1,8 @@
-"""Activation patching: which positions and layers carry what tells two prompts apart?
+"""Activation patching: which positions and layers carry the difference between two prompts?
 
-Run one prompt, put into it what the other prompt had at a single place, and see how far the answer
-moves over (Meng and others, "Locating and Editing Factual Associations in GPT", 2022). Swept over all
-layers and positions it draws the way of a fact through the model.
+Run one prompt, replace one of its hidden states by that of the other prompt, and see how far the answer moves
+(Meng and others, "Locating and Editing Factual Associations in GPT", 2022). Repeated for all layers and
+positions, this maps the path of a fact through the model.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ ROOM = 0.5  # how much of the free memory a batch may take, by the estimate
 class PatchingSweep:
     """How far each patch moves the answer from `prompt` over to `source`.
 
-    - `moved [row, position]`: 0 is as without a patch, 1 as in `source`; it may be below 0 or above 1. A row is a
-      hidden state's layer (0 the embedding), or a layer whose attention or MLP was patched.
-    - `layers`: the row's layer numbers. `part`: "hidden_states", "attention" or "mlp".
+    - `moved [row, position]`: 0 is the answer without a patch, 1 that of `source`; values below 0 and above 1 occur. A
+      row is a hidden state's layer (0 is the embedding), or a layer whose attention or MLP was patched.
+    - `layers`: the layer number of each row. `part`: "hidden_states", "attention" or "mlp".
     - `tokens`, `source_tokens`: labels of the two prompts.
     - `score`, `source_score`: the unpatched scores, logit of `answer` minus logit of `against` at the last position.
 
@@ -76,15 +76,15 @@ def patching_sweep(
     >>> [[round(abs(number)) for number in row] for row in sweep.moved.tolist()]
     [[0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
 
-    `answer` and `against` are token ids: by default what the model says after `source` and after `prompt`. `part`
+    `answer` and `against` are token ids, by default the model's predictions after `source` and after `prompt`. `part`
     is what is patched: the residual stream, or only what a layer's attention or MLP writes into it. `layers` are
-    the rows wanted (all that have such a part, if not given). Many patches, of several layers and positions, go
-    through the model as one batch, as many as memory allows. Prompts are of the same number of tokens, since positions
+    the rows wanted (all that have such a part, if not given). As many patches as memory allows, of several layers and
+    positions, go through the model as one batch. Both prompts must have the same number of tokens, since positions
     are matched one to one.
 
-    The model is as it was afterwards, also after an error. Raises `BadInputError` for prompts of different
-    lengths or with the same answer, for a part, layer or token id that is not there; `DoesNotFitError` when there is
-    no room for even one patch at a time; else what `trace` raises.
+    Afterwards the model is as it was, even after an error. Raises `BadInputError` for prompts of different lengths or
+    with the same answer, and for a part, layer or token id that is not there; `DoesNotFitError` when there is no room
+    for even one patch at a time; and whatever `trace` raises.
     """
     if part not in PARTS:
         raise BadInputError(f"What can be patched is {', '.join(PARTS)}, not {part!r}.")
@@ -104,13 +104,16 @@ def patching_sweep(
     _check_tokens(answer, against, plain.logits.shape[-1])
     score, source_score = (float(run.logits[-1, answer] - run.logits[-1, against]) for run in (plain, source_run))
     if abs(source_score - score) < 1e-6:
-        raise BadInputError("Both prompts give these two tokens the same scores: there is nothing to move over.")
+        raise BadInputError(
+            "The scores of these two tokens differ equally after both prompts, so a patch cannot move the answer: "
+            "choose other prompts or tokens."
+        )
     values = _values(model, tokenizer, source_ids, inside, part, layers)
     ids = ids.to(input_device(model))
     patches = [(layer, position) for layer in layers for position in range(length)]
     found: list[Tensor] = []
     at_once = min(len(patches), _most_at_once(model, length))
-    # Not by logits_to_keep: that has Gemma 4 leave out positions in its upper layers.
+    # Not by logits_to_keep, which makes Gemma 4 drop positions in its upper layers.
     only_last = inside.head.register_forward_pre_hook(lambda module, arguments: (arguments[0][:, -1:],))
     with one_at_a_time(model, "patching_sweep"), torch.no_grad(), only_last:
         while len(found) < len(patches):
@@ -135,14 +138,14 @@ def patching_sweep(
 
 
 def _row_bytes(model: PreTrainedModel, length: int) -> int:
-    """What one prompt of a batch takes, by estimate: its widest moment, and its attention scores."""
+    """The estimated bytes that one prompt of a batch takes: its peak working memory and its attention scores."""
     config, width = model.config.get_text_config(), model.dtype.itemsize
     heads = getattr(config, "num_attention_heads", None) or 0  # Mamba has none
     return working_bytes(config, length, width) + 4 * heads * length**2
 
 
 def _most_at_once(model: PreTrainedModel, length: int) -> int:
-    """How many prompts of `length` tokens go into a batch."""
+    """How many prompts of `length` tokens fit into a batch."""
     rows = int(ROOM * available_bytes(input_device(model))) // _row_bytes(model, length)
     return max(1, min(rows, CPU_POSITIONS // length) if input_device(model).type == "cpu" else rows)
 
@@ -159,7 +162,7 @@ def _check_tokens(answer: Any, against: Any, vocabulary: int) -> None:
 
 
 def _rows(inside, part, layers):
-    """The layers to patch: those asked for, or all that have the part."""
+    """The layers to patch: those given, or all that have the part."""
     last = len(inside.layers) - (part != "hidden_states")
     if layers is None:
         if part == "attention" and not inside.attention_layers:

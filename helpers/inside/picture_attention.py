@@ -1,7 +1,7 @@
-"""Where the words of a reply looked on the picture that they are about.
+"""Which patches of a picture the words of a reply attended to.
 
-This is for models that see every picture as the same square of patches (GLM-4V). Others have grids that change with
-the picture; of them nothing is shown.
+This is for models that see every picture as the same square grid of patches (GLM-4V). In other models the grid depends
+on the picture, and nothing is shown for them.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from helpers.text.sight import sight_of
 
 
 def patch_side(model: PreTrainedModel) -> int:
-    """How many patches there are along a side of a picture; 0 for a model whose attention cannot be shown on one."""
+    """How many patches there are along one side of a picture; 0 for a model whose attention cannot be shown on it."""
     return sight_of(model).grid or 0
 
 
@@ -32,9 +32,10 @@ def attention_on_picture(
 ) -> torch.Tensor:
     """How much of its attention a word of a reply gave to each patch, `[layer, head, patch]` on the CPU.
 
-    `input_ids` are the prompt's, with one token for the picture, and `output_ids` the reply's; `tokens` are the
-    places of the word in the reply, and the result is the mean over them. `moment` is "choosing" (the positions that
-    chose its tokens) or "reading" (those of the tokens themselves). Patches are counted row by row.
+    `input_ids` are those of the prompt, with one token for the picture, and `output_ids` those of the reply; `tokens`
+    are the indices of the word's tokens in the reply, and the result is the mean over them. `moment` is "choosing" (the
+    positions whose output chose these tokens) or "reading" (those of the tokens themselves). Patches are counted row
+    by row.
 
     Raises `BadInputError` for a model whose attention cannot be shown on a picture, and what `trace` raises.
     """
@@ -42,7 +43,7 @@ def attention_on_picture(
     if not side:
         raise BadInputError(f"Where a word looked can be shown for GLM-4V, not for {type(model).__name__}.")
     pixel_values = processor.image_processor([picture])["pixel_values"].to(model.device)
-    longer = side**2 - 1  # the picture's one token becomes as many as it has patches
+    longer = side**2 - 1  # the picture's one token becomes one position per patch
     start = len(input_ids) + longer - (moment == "choosing")
     run = trace(
         model,

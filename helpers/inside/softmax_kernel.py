@@ -1,9 +1,9 @@
-"""What the lens needs of a softmax, in one pass over the scores: a kernel for NVIDIA GPUs, in Triton.
+"""What the lens needs from a softmax, in one pass over the scores: a kernel for NVIDIA GPUs, in Triton.
 
-PyTorch's own functions take five passes for it (the maximum of each group of ids, softmax in two, entropy, its sum),
-and memory is what they wait for: on an H200 they take as long as the matrix product that made the scores. Here each
-score is read once. The running maximum, and the sums that are scaled whenever it rises, are those of "Online
-normalizer calculation for softmax" (Milakov and Gimelshein, 2018).
+PyTorch's own functions take five passes for it (the maximum of each group of ids, softmax in two, entropy, its sum)
+and spend them waiting for memory: on an H200 they take as long as the matrix product that made the scores. Here each
+score is read once. The running maximum, and the sums that are rescaled whenever it rises, follow "Online normalizer
+calculation for softmax" (Milakov and Gimelshein, 2018).
 
 Triton comes with PyTorch for NVIDIA GPUs on Linux. Importing this module raises `ImportError` elsewhere.
 """
@@ -19,8 +19,9 @@ WARPS = 8
 def statistics(scores: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(maxima `[row, id / group]`, highest `[row]`, total `[row]`, mean `[row]`) of float32 `scores [row, id]`.
 
-    total is the sum of exp(score - highest), and mean the sum of exp(score - highest) * (score - highest), as in
-    `helpers.inside.fast_lens`. The ids are whole groups, and `group` is a power of two; scores of -inf count nothing.
+    `total` is the sum of exp(score - highest), and `mean` the sum of exp(score - highest) * (score - highest), as in
+    `helpers.inside.fast_lens`. The number of ids is a multiple of `group`, which is a power of two; scores of -inf
+    add nothing.
     """
     rows, width = scores.shape
     maxima = scores.new_empty(rows, width // group)

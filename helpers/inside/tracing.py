@@ -1,10 +1,10 @@
-"""One run of a model with its inside written down: hidden states, attentions, logits, any module's output.
+"""Record what happens inside one run of a model: hidden states, attentions, logits, any module's output.
 
 The run is the model's own. `trace` only puts hooks on the modules it has to listen to, and takes them
-off again. Attention probabilities exist in "eager" attention alone ("sdpa" never makes them), so when
-they are asked for, the run computes attention as `eager_attention_forward` in `transformers` does, in
+off again. Only "eager" attention computes attention probabilities ("sdpa" never does). When they are
+requested, the run therefore computes attention as `eager_attention_forward` in `transformers` does, in
 blocks of queries: the same numbers, without a second copy of anything as large as the result. What
-each hook sees goes straight into its place in the result, and the run stops once all is written. The
+each hook sees is written straight into the result, and the run stops once everything is there. The
 result stays on the model's device if there is room for it (`helpers.inside.keeping`).
 """
 
@@ -47,45 +47,45 @@ if TYPE_CHECKING:
 
 
 BLOCK = 128  # queries whose scores are in memory at a time: small enough for a processor's cache
-SCORE_BYTES = 2**28  # of float32 scores at a time on a GPU, where few large blocks are fast
+SCORE_BYTES = 2**28  # bytes of float32 scores at a time on a GPU, where a few large blocks are fast
 SPARE = 0.9  # how much of the free memory a result may take
-NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep")  # inputs that trace sees to, or cannot use
+NOT_FOR_READERS = ("input_ids", "inputs_embeds", "labels", "logits_to_keep")  # inputs that trace sets, or cannot use
 SPECIAL_ATTENTION = ("softcap", "s_aux", "position_bias")  # arguments of attention that only some models have
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """What one run of a model held inside. What was not asked for is None (or an empty dict).
+    """What was computed inside one run of a model. What was not requested is None (or an empty dict).
 
-    All tensors are on one `device` (but `input_ids` and `patch_index`, which are on the CPU), in the dtype the model
-    computed them in. `position` counts what the model read in this run; with `positions=` it counts those only, in
-    the order given.
+    All tensors are on one `device` (except `input_ids` and `patch_index`, which are on the CPU), in the dtype in which
+    the model computed them. `position` counts what the model read in this run; with `positions=` it counts only those,
+    in the order given.
 
     - `tokens`, `input_ids [1, length]`: the prompt as the model saw it, with readable labels. A picture's
       patches are labelled by row and column, such as `▦ 0,3`. Keys that came from a cache have no label.
-    - `hidden_states [layer+1, position, hidden]`: as `output_hidden_states` in `transformers` gives them.
+    - `hidden_states [layer+1, position, hidden]`: as with `output_hidden_states` in `transformers`.
       Row L is the residual stream after L layers, as it enters layer L: row 0 is the embedding. The last
-      row is different: it has been through the final norm, and `lm_head` of it is the logits. (Where a model has no
-      final norm, it is as the others: in OPT-350m a further matrix comes before `lm_head`. Of Mamba and RWKV
-      `transformers` gives the stream after each layer, without the embedding; here they are as all others. Qwen3-VL
-      adds a picture's features between its first layers: they are in the next row.)
+      row is different: it has been through the final norm, and `lm_head` turns it into the logits. (In a model without
+      a final norm it is like the others; in OPT-350m a further matrix comes before `lm_head`. For Mamba and RWKV,
+      `transformers` returns the stream after each layer, without the embedding; here their rows mean the same as for
+      every other model. Qwen3-VL adds a picture's features between its first layers: they are in the next row.)
     - `last_residual [position, hidden]`: the residual stream after the last layer, before the final norm.
-    - `attentions [layer, head, query, key]`: probabilities; each query's sum over keys is 1, or less by what a sink
-      takes (gpt-oss). Layers without attention have no row: `attention_layers` has the rows' numbers.
+    - `attentions [layer, head, query, key]`: probabilities; each query's sum over the keys is 1, or less if a sink
+      takes a part (gpt-oss). Layers without attention have no row: `attention_layers` lists the layers that have one.
     - `logits [position, vocab]`: raw scores of the token that comes after each position.
-    - `outputs`, `inputs`: name of a module -> what it gave, or got, the first time it ran; the batch axis is taken off:
-      `[position, ...]`. A tuple where a module gives several tensors (of `self_attn`, only the first).
+    - `outputs`, `inputs`: name of a module -> its output, or input, the first time it ran, without the batch axis:
+      `[position, ...]`. A tuple where a module returns several tensors (of `self_attn`, only the first is kept).
     - `layers`: which rows `hidden_states` has; `attention_layers`: which rows `attentions` has.
-    - `positions`: which positions the rows of position and query are.
-    - `attn_implementation`: how attention was computed, "eager" wherever `attentions` were asked for.
-    - `patch_index [length]`: the number of a picture's patch at each position, -1 at text; None without picture.
+    - `positions`: which positions the axes `position` and `query` stand for.
+    - `attn_implementation`: how attention was computed, "eager" whenever `attentions` were requested.
+    - `patch_index [length]`: the number of a picture's patch at each position, -1 at text; None without a picture.
 
     >>> run = trace(model, tokenizer, "The capital of France is")
     >>> list(run.hidden_states.shape), run.tokens[-1]
     ([31, 5, 576], '·is')
     """
 
-    tokens: tuple[str, ...] = WhenRead()  # labels of 2,000 tokens take as long as a GPU's run
+    tokens: tuple[str, ...] = WhenRead()  # labels of 2,000 tokens take as long as the run on a GPU
     input_ids: torch.Tensor
     hidden_states: torch.Tensor | None
     attentions: torch.Tensor | None
@@ -110,7 +110,7 @@ class Trace:
         return next((tensor.device for tensor in tensors(kept)), torch.device("cpu"))
 
     def to(self, device: str) -> Trace:
-        """The same trace with its tensors on another device, "cpu" or "cuda:0"; what is there already is not copied."""
+        """The same trace with its tensors on another device, "cpu" or "cuda:0"; what is already there is not copied."""
         names = ("hidden_states", "attentions", "logits", "last_residual", "outputs", "inputs")
         return replace(self, **{name: _moved(getattr(self, name), device) for name in names})
 
@@ -156,29 +156,29 @@ def trace(
     ' Paris'
 
     `prompt` is a text (taken as it is), a `RenderedChat`, or ids `[1, length]`. `hidden_states`,
-    `attentions` and `logits` say what to keep; these keep less of it, for long prompts:
+    `attentions` and `logits` say what to keep. Two more settings keep less of it, for long prompts:
 
     - `layers`: rows of `hidden_states` (0 the embedding, up to the number of layers) and of `attentions`, an
       int or several: `trace(layers=[3, 15])` has rows 3 and 15 of what `trace()` has.
     - `positions`: positions of hidden states, queries and logits, an int or several; negative ones count
-      from the end, as in a list. Keys are always all.
+      from the end, as in a list. All keys are kept in any case.
 
-    `outputs_of` and `inputs_of` name modules as `model.named_modules()` does, "model.layers.3.mlp" for
-    example, to have what they gave and got. Layers above the last one needed do not run.
+    `outputs_of` and `inputs_of` name modules as `model.named_modules()` does, for example "model.layers.3.mlp", to
+    keep their outputs and inputs. Layers above the last one needed do not run.
 
-    `device` is where the result is kept: "auto" leaves it where the model computes it when it fits there, and takes
-    the CPU when it does not; "cpu" moves every part there while the run goes on. Nothing else changes with it.
+    `device` is where the result is kept: "auto" leaves it where the model computes it if it fits there, and moves it
+    to the CPU if it does not; "cpu" moves every part there during the run. Nothing else depends on it.
 
     `model_inputs` is what else the model's `forward` takes, such as `pixel_values`. With `past_key_values`,
     `prompt` is what comes after the cached positions; the cache grows, as in any run.
 
-    The model is as it was afterwards, also after an error or an interrupted cell. Gradients are off.
-    Interventions that are active act on this run, and show in it.
+    Afterwards the model is as it was, even after an error or an interrupted cell. Gradients are off.
+    Active interventions apply to this run and show in its result.
 
     Raises `BadInputError` for an empty prompt, a batch, for layers, positions, modules and inputs that are not
     there, and for attentions of layers that have none; `PromptTooLongError` for more tokens than the model's
-    context; `DoesNotFitError`, before anything runs, when there is no room for the result, and when memory runs out
-    on the way.
+    context; `DoesNotFitError` when there is no room for the result, before anything runs, and when memory runs out
+    during the run.
     """
     parts = anatomy(model)
     _check_model_inputs(model, model_inputs)
@@ -226,12 +226,12 @@ def trace(
 
 
 class _Finished(Exception):
-    """Everything asked for is written: the rest of the run is not needed."""
+    """Everything requested has been recorded: the rest of the run is not needed."""
 
 
 @dataclass
 class _Recorder:
-    """Listens to one run: each part of the model that is reached writes into `results` and ends in `_done`."""
+    """Records one run: each hook that is reached writes into `results` and then calls `_done`."""
 
     model: Any
     parts: Anatomy
@@ -263,8 +263,8 @@ class _Recorder:
             self.pending.add(("logits", last))
 
     def run(self, model_inputs: Any) -> None:
-        """The forward pass, listened to."""
-        # Not inference_mode: a reader with gradients on could not put what it makes back into the model.
+        """The forward pass, with the hooks in place."""
+        # Not inference_mode: its tensors could not be used in a later run with gradients on.
         with torch.no_grad(), Keeper(self.device) as self.keeper, self._hooks(), self._own_attention():
             try:
                 output = self.model(**model_inputs)
@@ -318,11 +318,11 @@ class _Recorder:
 
     @contextmanager
     def _own_attention(self) -> Any:
-        """The layers' attention goes through `attend`, by a name that is registered for this run alone. Where a model
-        computes attention by itself (GPT-J), it is asked for the kind that gives its weights.
+        """The layers' attention goes through `attend`, under a name that is registered for this run alone. A model that
+        computes attention by itself (GPT-J) is switched to the implementation that returns its weights.
 
-        PaliGemma looks both ways over its prompt. Without `token_type_ids`, `transformers` has "sdpa" look both ways
-        and "eager" backwards only; the weights are those of "eager", with its mask.
+        PaliGemma attends in both directions over its prompt. Without `token_type_ids`, "sdpa" does so in
+        `transformers`, but "eager" attends to earlier positions only; the weights are those of "eager", with its mask.
         """
         if not self.attention_layers:
             yield
@@ -337,7 +337,7 @@ class _Recorder:
     def attend(
         self, module: Module, query: Any, key: Any, value: Any, attention_mask: Tensor, scaling: Any = None, **more: Any
     ) -> Any:
-        """In place of `eager_attention_forward`: the same output, and the probabilities written down.
+        """Replaces `eager_attention_forward`: returns the same output and records the probabilities.
 
         `query [1, head, query, head_dim]`, `key` and `value [1, kv_head, key, head_dim]`; `attention_mask
         [1, 1, query, key]`, or None for plain causal attention. Returns `[1, query, head, head_dim]`.
@@ -375,7 +375,7 @@ class _Recorder:
         place = self.rows["attention", layer]
         if place.shape[0] != like.shape[-3]:
             raise BadInputError(
-                f"Layer {layer} has {like.shape[-3]} heads, an earlier one {place.shape[0]}: ask for layers of one "
+                f"Layer {layer} has {like.shape[-3]} heads, an earlier one {place.shape[0]}: choose layers of one "
                 "kind, with layers=."
             )
         if place.shape[-1] != keys:
@@ -383,7 +383,7 @@ class _Recorder:
         return place
 
     def _room(self, layer: int, query: Any, keys: int) -> Any:
-        """The place of a layer's attention if all of it can be computed right there, without a copy; else None."""
+        """The memory for a layer's attention if all of it can be computed right there, without a copy; else None."""
         if self.positions is not None:
             return None
         place = self._attention_place(layer, keys, query)
@@ -394,7 +394,7 @@ class _Recorder:
         _, count, seen = probabilities.shape
         place = self._attention_place(layer, keys, probabilities)
         if place.data_ptr() == probabilities.data_ptr():
-            return  # computed right there
+            return  # it was computed in place
         if self.positions is None:
             rows = slice(start, start + count)
             self.keeper.write(place[:, rows, :seen], probabilities)
@@ -404,8 +404,8 @@ class _Recorder:
         place[:, rows, seen:] = 0
 
     def _state_hook(self, layer: int) -> Any:
-        """A hook that writes down the stream after so many layers: as the last of them gives it, which is what
-        `transformers` writes down, or as it enters the next one where an intervention sits there."""
+        """A hook that records the stream after `layer` layers: as the last of them returns it, which is what
+        `transformers` records, or as it enters the next one if an intervention changes it there."""
         module, below = self.parts.layers[layer].module, self.parts.layers[layer - 1]
 
         def after(module: Module, args: Any, output: Any) -> None:
@@ -467,15 +467,15 @@ class _Recorder:
         return hook
 
     def _copy(self, tensor: Tensor) -> torch.Tensor:
-        """`[1, position, ...]` as `[position, ...]` at the positions asked for, with memory of its own. Some modules
-        have `[position, hidden]`, the batch and its positions as one axis (OPT's MLP, many mixtures of experts)."""
+        """`[1, position, ...]` as `[position, ...]` at the chosen positions, with memory of its own. Some modules
+        return `[position, hidden]`, with batch and positions as one axis (OPT's MLP, many mixtures of experts)."""
         if tensor.dim() == 2 and tensor.shape[0] == self.length > 1:
             return self.keeper.copy(tensor if self.positions is None else tensor[self.positions])
         tensor = self._chosen(tensor) if tensor.dim() > 1 and tensor.shape[1] == self.length else tensor
         return self.keeper.copy(tensor[0] if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor)
 
     def _chosen(self, tensor: Tensor) -> torch.Tensor:
-        """`[1, position, ...]` at the positions asked for."""
+        """`[1, position, ...]` at the chosen positions."""
         return tensor if self.positions is None else tensor[:, self.positions]
 
 
@@ -485,9 +485,9 @@ def _remove(handles: list) -> None:
 
 
 def _works_in_place(place: Any) -> bool:
-    """Whether scores may become probabilities right in `place [head, query, key]`, where the result has its room.
+    """Whether scores may be turned into probabilities in `place [head, query, key]`, the memory of the result itself.
 
-    On CUDA one block of threads reads a row of scores and then writes it (tests/gpu has the proof); a place of more
+    On CUDA one block of threads reads a row of scores and then writes it (tests/gpu checks it); a `place` of more
     than 2^31 numbers is too large for some of its kernels.
     """
     return place is not None and place.is_cuda and place.numel() < 2**31
@@ -498,9 +498,10 @@ def _eager_in_place(
 ) -> Tensor:
     """`eager_attention_forward` with its scores, then its probabilities in `place [head, query, key]`.
 
-    Returns `[1, query, head, head_dim]`. A short prompt costs a GPU nothing but the start of each kernel, so there are
-    as few as there can be. The softmax of bfloat16 scores is computed in float32 and rounded once, as it is there. A
-    `scaling` that is a power of two changes no digit, and is done to the queries, which are fewer than the scores.
+    Returns `[1, query, head, head_dim]`. For a short prompt a GPU spends its time on launching kernels, so there are as
+    few of them as possible. The softmax of bfloat16 scores is computed in float32 and rounded once, as in the original.
+    A `scaling` that is a power of two changes no digit, so it is applied to the queries, which are fewer than the
+    scores.
     """
     heads, length, head_dim = query.shape[1:]
     groups, keys = key.shape[1:3]
@@ -529,8 +530,8 @@ def _eager_blocks(
     """Softmax attention, a block of queries at a time: yields (first query, probabilities [head, block, seen]), where
     the keys after the first `seen` are hidden from all queries of the block.
 
-    Fills `output [1, query, head, head_dim]` on the way, and `into [head, query, key]` if it is given and the block
-    is all of it. Query heads that share a key/value head stand together, so that keys need not be repeated. The
+    Fills `output [1, query, head, head_dim]` at the same time, and `into [head, query, key]` if it is given and the
+    block covers all of it. Query heads that share a key/value head are grouped, so that keys need not be repeated. The
     numbers are those of `eager_attention_forward`.
     """
     heads, length, head_dim = query.shape[1:]
@@ -543,7 +544,7 @@ def _eager_blocks(
         queries = grouped[:, :, start:stop].reshape(groups, -1, head_dim)
         scores = torch.bmm(queries, key[0, :, :seen].transpose(1, 2)).view(heads, stop - start, seen).mul_(scaling)
         _hide(scores, start, attention_mask, causal, future)
-        scores = scores.float()  # in float32, as `eager_attention_forward` does; the scores in bfloat16 can go
+        scores = scores.float()  # as in `eager_attention_forward`; this also frees the bfloat16 scores
         probabilities = _softmax(scores, query.dtype, into if stop - start == length and seen == keys else None)
         del scores
         mixed = torch.bmm(probabilities.view(groups, -1, seen), value[0, :, :seen])
@@ -552,7 +553,7 @@ def _eager_blocks(
 
 
 def _softmax(scores: torch.Tensor, dtype: torch.dtype, into: torch.Tensor | None) -> torch.Tensor:
-    """Probabilities of float32 `scores`, in the dtype asked for; written to `into` unless that is None."""
+    """Probabilities of float32 `scores`, as `dtype`; written to `into` unless that is None."""
     if dtype == torch.float32:
         return torch.softmax(scores, dim=-1, out=into)
     probabilities = torch.softmax(scores, dim=-1)
@@ -560,9 +561,9 @@ def _softmax(scores: torch.Tensor, dtype: torch.dtype, into: torch.Tensor | None
 
 
 def _hide(scores: torch.Tensor, start: int, attention_mask: Tensor, causal: Any, future: Any) -> None:
-    """Lowest number into `scores [head, block, key]` where the queries from `start` on must not look.
+    """Write the lowest number into `scores [head, block, key]` wherever the queries from `start` on must not attend.
 
-    As `sdpa_mask` has it, a mask is True where a query may look, and None stands for the causal triangle. `future`
+    As in `sdpa_mask`, a mask is True where a query may attend, and None stands for the causal triangle. `future`
     keeps that triangle for the next block or layer.
     """
     lowest = torch.finfo(scores.dtype).min
@@ -583,8 +584,8 @@ def _hide(scores: torch.Tensor, start: int, attention_mask: Tensor, causal: Any,
 
 @contextmanager
 def _in_slices(lm_head: Any) -> torch.Tensor:
-    """`lm_head` takes its vocabulary in 16 slices: the same logits, and of the scratch memory that a matrix product of
-    this size takes (as much as the logits, for a short prompt) a sixteenth."""
+    """Make `lm_head` compute its logits in 16 slices of the vocabulary: the same numbers, with a sixteenth of the
+    scratch memory that one matrix product takes (for a short prompt, as much as the logits themselves)."""
 
     def forward(hidden_states: Tensor) -> torch.Tensor:
         states = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -606,7 +607,7 @@ def _in_slices(lm_head: Any) -> torch.Tensor:
 
 
 def _moved(value: Any, device: str) -> Any:
-    """A tensor, or what holds tensors, with all of them on another device."""
+    """A tensor, or a dict or tuple of tensors, moved to another device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -633,7 +634,7 @@ def _sizes(recorder: Any, past: int) -> dict[Any, int]:
 
 
 def _smaller(recorder: Any, sizes: Any) -> Any:
-    """How to ask for less -> the bytes that takes: without attentions, one layer at a time, one position."""
+    """A smaller request -> the bytes that it takes: without attentions, one layer at a time, one position."""
     total, rows = sum(sizes.values()), len(recorder.layers)
     positions = recorder.length if recorder.positions is None else len(recorder.positions)
     options = {}
@@ -641,9 +642,9 @@ def _smaller(recorder: Any, sizes: Any) -> Any:
         options["attentions=False"] = total - sizes["attentions"]
     if rows > 1:
         by_layer = sizes.get("attentions", 0) + sizes.get("hidden states", 0)
-        options["a layer at a time, such as layers=[0]"] = total - by_layer + by_layer // rows
+        options["one layer at a time, such as layers=[0]"] = total - by_layer + by_layer // rows
     if positions > 1:
-        options["the last position alone, positions=[-1]"] = total // positions
+        options["only the last position, positions=[-1]"] = total // positions
     return options
 
 
@@ -677,7 +678,7 @@ def _labels(
 
 def _of_several_kinds(layer: int, keys: int, earlier: int) -> BadInputError:
     return BadInputError(
-        f"Layer {layer} looks at {keys} keys, an earlier one at {earlier} (a cache with sliding windows): ask for "
+        f"Layer {layer} looks at {keys} keys, an earlier one at {earlier} (a cache with sliding windows): choose "
         "layers of one kind, with layers=."
     )
 
@@ -685,13 +686,13 @@ def _of_several_kinds(layer: int, keys: int, earlier: int) -> BadInputError:
 def _cached(model: PreTrainedModel, cache: Any, length: int, attention_layers: Sequence[int]) -> int:
     """How many positions come before the prompt's `length`, in a cache that has room for both.
 
-    What cannot work is refused now: a run that fails on its way leaves the cache half filled.
+    What cannot work is refused here, because a run that fails midway leaves the cache half filled.
     """
     if cache is None:
         return 0
     past = 0
     if isinstance(cache, Cache) and hasattr(cache, "layers"):
-        with suppress(ValueError):  # a cache of nothing but states of fixed size
+        with suppress(ValueError):  # a cache that holds only states of fixed size
             past = int(cache.get_seq_length())
     check_cache(cache, model, past + length)
     kept = [layer for layer in attention_layers if layer < len(cache.layers)]
@@ -734,19 +735,19 @@ def _check_model_inputs(model: PreTrainedModel, model_inputs: Any) -> None:
     if unknown:
         settings = [p.name for p in inspect.signature(trace).parameters.values() if p.kind == p.KEYWORD_ONLY]
         raise BadInputError(
-            f"trace has no setting {unknown[0]!r}, and it is no further input of {type(model).__name__}. "
-            f"The settings are {', '.join(settings)}."
+            f"trace has no setting {unknown[0]!r}, and it is not an input of {type(model).__name__}.forward that can "
+            f"be passed on. The settings are {', '.join(settings)}."
         )
 
 
 def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:
-    """One int or several, as a tuple without doubles."""
+    """One int or several, as a tuple without duplicates."""
     values = values.tolist() if isinstance(values, torch.Tensor) else values
     several = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
     if not several or not all(isinstance(value, Integral) and not isinstance(value, bool) for value in several):
         raise BadInputError(f"{what} is a whole number or several, such as [0, 5], not {checks.shown(values)}.")
     if len(set(several)) < len(several):
-        raise BadInputError(f"{what} names one twice: {list(several)}.")
+        raise BadInputError(f"{what} lists a number twice: {list(several)}.")
     return tuple(int(value) for value in several)
 
 
@@ -762,23 +763,23 @@ def _layers(layers: Any, last: int, attentions: bool) -> Any:
             )
         if attentions and layer == last:
             raise BadInputError(
-                f"Row {last} is the end of the model and has no attention (that has 0 to {last - 1}): leave it out, or "
-                "ask with attentions=False."
+                f"Row {last} is the end of the model and has no attention (which has rows 0 to {last - 1}): leave it "
+                "out, or pass attentions=False."
             )
     return layers
 
 
 def _attention_layers(parts, layers):
-    """Those of some layers that have attention."""
+    """The given layers that have attention. Raises `BadInputError` if none of them does."""
     found = tuple(layer for layer in layers if layer in parts.attention_layers)
     if not found:
         asked = [layer for layer in layers if layer < len(parts.layers)]
-        raise BadInputError(f"{parts.without_attention(asked)} Ask for other layers, or with attentions=False.")
+        raise BadInputError(f"{parts.without_attention(asked)} Choose other layers, or pass attentions=False.")
     return found
 
 
 def _positions(positions: Any, length: int) -> Any:
-    """As a tensor of positions from 0; None for all."""
+    """The positions as a tensor, counted from 0; None for all."""
     if positions is None:
         return None
     positions = _whole_numbers(positions, "positions")
@@ -796,7 +797,7 @@ def _modules(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:
         if not isinstance(name, str) or name not in modules or not name:
             close = get_close_matches(str(name), modules, n=3, cutoff=0.5) or list(modules)[1:4]
             raise BadInputError(
-                f"There is no module {checks.shown(name)} in {type(model).__name__}. Near it: {', '.join(close)}. "
-                "model.named_modules() has all names."
+                f"There is no module {checks.shown(name)} in {type(model).__name__}. Similar names: "
+                f"{', '.join(close)}. model.named_modules() lists them all."
             )
     return {name: modules[name] for name in names}

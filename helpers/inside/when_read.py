@@ -1,4 +1,4 @@
-"""Fields of a result that are worked out when someone looks at them."""
+"""Fields of a result that are computed when they are first read."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from typing import Any
 class WhenRead:
     """A field of a dataclass that may be given as a function: it is called once, when the field is first read.
 
-    For what costs as much as the result itself, such as readable labels of 2,000 tokens.
+    This is for values that take as long to compute as the result itself, such as readable labels of 2,000 tokens.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)

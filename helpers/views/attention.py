@@ -1,8 +1,8 @@
-"""Every attention pattern of a run under the reader's hands: all heads at a glance, one of them in detail.
+"""An interactive view of every attention pattern of a run: all heads at a glance, one of them in detail.
 
-A weight travels to the page as one byte, the square root of it (so that small ones keep their digits),
-and only where a query may look: the causal triangle. Layers are sent when the page asks for them, without
-the mean over heads, which the page takes itself.
+A weight is sent to the page as one byte that holds its square root (so that small weights keep their digits),
+and only where a query may attend: the causal triangle. Layers are sent when the page requests them, without
+the mean over heads, which the page computes itself.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from helpers.views.widget import HERE, Commands, CourseWidget, in_words
 if TYPE_CHECKING:
     from helpers.inside.tracing import Trace
 
-GLANCE = 24  # queries and keys of a small picture: of a longer prompt, the largest weight of a field
-PICTURE_SIDE = 336  # pixels of a picture on its way to the page
-STILL_SIDE = 72  # of the same in the still picture
+GLANCE = 24  # queries and keys of a small picture; for a longer prompt a cell shows the largest weight in its area
+PICTURE_SIDE = 336  # pixels along the side of a picture that is sent to the page
+STILL_SIDE = 72  # the same in the still picture
 
 
 class AttentionMap(Commands):
-    """The attentions of a `Trace`, layer by layer, as the page wants them; `attention_explorer` draws it.
+    """The attentions of a `Trace`, layer by layer, in the form that the page needs; `attention_explorer` draws it.
 
-    A layer is drawn as `planes`: one a head, then their mean, then (where all layers and queries are
-    there) the attention rollout up to that layer.
+    A layer is drawn as `planes`: one per head, then their mean, then (if the trace has all layers and
+    queries) the attention rollout up to that layer.
     """
 
     commands = ("layer",)
@@ -50,7 +50,7 @@ class AttentionMap(Commands):
         whole = self.layers == tuple(range(len(self.layers))) and trace.positions == tuple(range(len(trace.tokens)))
         self.planes = (*map(str, range(heads)), "mean", *(["rollout"] if whole else []))
         self._rollout = attention_rollout(trace.attentions) if whole else None
-        self._is_small = max(trace.attentions.shape[-2:]) <= GLANCE  # then the small pictures are all there is
+        self._is_small = max(trace.attentions.shape[-2:]) <= GLANCE  # then the small pictures show everything
         self.start = self._start(layer, head)
         self.picture = None if picture is None else _square(picture)
         self.grid = _grid(trace)
@@ -58,7 +58,7 @@ class AttentionMap(Commands):
             raise BadInputError("There was no picture in this prompt: leave picture out, or trace with pixel_values.")
 
     def _start(self, layer, head):
-        """The row and the plane to begin with."""
+        """The indices of the row and the plane that are shown first."""
         layer = self.layers[0] if layer is None else layer
         head = "0" if head is None else str(head)
         if layer not in self.layers:
@@ -76,20 +76,20 @@ class AttentionMap(Commands):
         return torch.cat(parts)
 
     def layer(self, row):
-        """What the page asks for: the row's number, and its weights packed, all planes but the mean."""
+        """The answer to the page's request: the row's number, and its packed weights, all planes except the mean."""
         if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.layers):
             raise BadInputError(f"There is no row {row!r}: this trace has {len(self.layers)} layers.")
         sent = [name != "mean" for name in self.planes]
         return {"row": row}, pack_layer(self.weights(row)[sent], self.trace.positions)
 
     def glance(self, most=GLANCE):
-        """Small pictures of all planes of all layers, bytes `[layer, plane, query, key]` of at most `most` a side."""
+        """Small pictures of all planes of all layers, bytes `[layer, plane, query, key]`, at most `most` per side."""
         size = tuple(min(most, side) for side in self.trace.attentions.shape[-2:])
         small = [adaptive_max_pool2d(self.weights(row), size) for row in range(len(self.layers))]
         return as_bytes(torch.stack(small))
 
     def view(self):
-        """What the front draws. Bytes travel as they are, beside the other values."""
+        """What the page draws. Bytes are sent as they are, next to the other values."""
         trace = self.trace
         glance = self.glance()
         return {
@@ -110,7 +110,7 @@ class AttentionMap(Commands):
         }
 
     def figure(self):
-        """The still picture: all heads at a glance, and the head it starts with."""
+        """The still picture: all heads at a glance, and the head that is shown first."""
         return plot_heads_at_a_glance(self)
 
     def describe(self):
@@ -129,16 +129,16 @@ def as_bytes(weights):
 
 
 def pack_layer(weights, positions):
-    """`weights [plane, query, key]` as bytes for the page, deflated: of the query at position p, keys 0 to p.
+    """`weights [plane, query, key]` as compressed bytes for the page: for the query at position p, keys 0 to p.
 
-    Short prompts are deflated harder: there it takes a few milliseconds a layer.
+    Short prompts are compressed harder, which takes only a few milliseconds per layer.
     """
     sees = torch.arange(weights.shape[-1]) <= torch.tensor(positions)[:, None]
     return zlib.compress(as_bytes(weights)[:, sees].numpy().tobytes(), 6 if weights.shape[-1] <= 128 else 1)
 
 
 def colors():
-    """The colour of each byte, `#rrggbb`: the course's map of weights, which runs over the square root here."""
+    """The colour of each byte, `#rrggbb`: the course's colour map for weights, here applied to the square root."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -151,7 +151,7 @@ def _span(numbers):
 
 
 def _grid(trace):
-    """The rows and columns of the patches of a picture; None without one, or where they make no square."""
+    """The rows and columns of a picture's patches; None without a picture, or if the patches do not form a square."""
     patches = 0 if trace.patch_index is None else int((trace.patch_index >= 0).sum())
     side = math.isqrt(patches)
     return [side, side] if patches and side * side == patches else None
@@ -162,7 +162,7 @@ def _name(plane):
 
 
 def _square(picture):
-    """A picture as the model got it: squeezed to a square. PNG bytes."""
+    """A picture as the model got it, resized to a square, as PNG bytes."""
     from PIL import Image
 
     from helpers.text.pictures import open_picture
@@ -174,10 +174,11 @@ def _square(picture):
 
 
 def plot_heads_at_a_glance(attention_map, *, axes=None):
-    """All planes of all layers as small pictures, and the plane it starts with beside them. Returns the first Axes.
+    """All planes of all layers as small pictures, with the plane that is shown first beside them. Returns the first
+    Axes.
 
-    `attention_map` is an `AttentionMap`; colours run over the square root of the weight. With a picture, a third
-    part shows where on it the last query looks in that plane. `axes`: two Axes, or three.
+    `attention_map` is an `AttentionMap`; colours show the square root of the weight. With a picture, a third
+    panel shows where on it the last query attends in that plane. `axes`: two Axes, or three.
     """
     import numpy
     from matplotlib import colormaps, pyplot
@@ -243,16 +244,16 @@ def _plot_on_picture(ax, attention_map, row, plane):
 
 
 class AttentionWidget(CourseWidget):
-    """The live front of `attention_explorer`, drawn by `attention.js`."""
+    """The live page of `attention_explorer`, drawn by `attention.js`."""
 
     _esm = front("attention.js")
     _css = CourseWidget._css + (HERE / "attention.css").read_text(encoding="utf-8")
 
     def _answer(self, _widget, wish, _buffers):
-        """A layer goes to the page by itself, as bytes; the rest of the view stays as it is."""
+        """Send one layer to the page, as bytes; the rest of the view stays as it is."""
         try:
             about, packed = self.state.do(**{"command": "", **wish})
-        except Exception as error:  # nobody else would tell the reader of the page
+        except Exception as error:  # nothing else would report it on the page
             self.send({"error": in_words(error), "row": wish.get("row")})
         else:
             self.send(about, [packed])
@@ -264,14 +265,14 @@ def attention_explorer(
     """A widget that shows every attention pattern of a run, and one of them in detail.
 
     `trace` is a `Trace` with `attentions [layer, head, query, key]`. Small pictures show all layers and
-    heads, their mean in each layer, and the attention rollout (Abnar and Zuidema 2020). The one chosen is
-    drawn as lines between tokens and as a matrix: point at a query for the keys it looks at, or at a key for
-    the queries that look at it; drag over the matrix to enlarge a part. `layer` and `head` (a number, "mean" or
-    "rollout") are where it begins. `picture` is the picture of the prompt (a path, bytes or a PIL image), for
-    a trace with a `patch_index`: attention is then drawn over it. Without a kernel the cell shows a picture.
+    heads, their mean in each layer, and the attention rollout (Abnar and Zuidema 2020). The chosen one is drawn
+    as lines between tokens and as a matrix: point at a query to see the keys it attends to, or at a key to see
+    the queries that attend to it; drag over the matrix to enlarge a part. `layer` and `head` (a number, "mean" or
+    "rollout") are shown first. `picture` is the picture of the prompt (a path, bytes or a PIL image), for a trace
+    with a `patch_index`: attention is then drawn over it. Without a kernel the cell shows a still picture.
 
     Raises `BadInputError` for a trace without attentions or with a cache, a layer or head that is not there, and
-    a picture where the prompt had none; `BadImageError` for a file that is none.
+    a picture when the prompt had none; `BadImageError` for a file that is not a picture.
 
     >>> from helpers.inside.tracing import trace
     >>> explorer = attention_explorer(trace(model, tokenizer, "The sky is"), layer=3, head=0)

@@ -1,4 +1,4 @@
-"""Batches as pictures: what is padded, what a batch brings, and predictions as a table."""
+"""Figures about batches: how much is padding, how the batch size changes throughput, and predictions as a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = ("Input", "Output")
-LONGEST_SHOWN = 300  # characters of a cell of the table
+LONGEST_SHOWN = 300  # characters shown in a cell of the table
 
 
 def plot_padding(
@@ -29,9 +29,10 @@ def plot_padding(
     titles: Sequence[str] = ("In the order of the file", "Sorted by length"),
     axes: Sequence[Axes] | None = None,
 ) -> Sequence[Axes]:
-    """Prompts as bars in their batches, padding to the left of each: as they come, and sorted. Returns the Axes.
+    """Prompts as bars in their batches with the padding to their left, in the given order and sorted. Returns the Axes.
 
-    `lengths`: the prompts' lengths in tokens; `axes`: two Axes, or None for new ones.
+    `lengths`: the prompts' lengths in tokens; `axes`: two Axes, or None for new ones. Raises `BadInputError` when
+    there is nothing to draw.
 
     >>> [ax.get_title().splitlines()[0] for ax in plot_padding([5, 1, 4, 2], 2)]
     ['In the order of the file: 33% padding', 'Sorted by length: 14% padding']
@@ -75,7 +76,9 @@ def _draw_batches(ax: Axes, order: Sequence[int], batch_size: int) -> int:
 
 
 def plot_batch_sizes(measures: Sequence[Any], *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """Prompts per second and memory against the batch size, of `BatchMeasure`s. Returns the two Axes.
+    """Prompts per second, and peak memory beyond the weights in MB, by batch size. Returns the two Axes.
+
+    `measures` are the `BatchMeasure`s that `measure_batch_sizes` returns. Raises `BadInputError` for anything else.
 
     >>> from helpers.batch.throughput import BatchMeasure
     >>> measures = [BatchMeasure(size, 2.0 * size, 10**8 * size, []) for size in (1, 2)]
@@ -122,10 +125,11 @@ def plot_batch_sizes(measures: Sequence[Any], *, axes: Sequence[Axes] | None = N
 
 
 def plot_slots(answer_lengths: Sequence[int], slots: int, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """Answers as bars in time, `slots` at once: batches that wait for their longest, and slots that are refilled.
+    """Answers as bars over time, `slots` at once: in batches that wait for their longest answer, and in slots that are
+    refilled. Returns the two Axes.
 
-    Returns the two Axes; where there are batches, one is dark and the next is light. `answer_lengths`: tokens of
-    each answer, in order.
+    Neighbouring batches are alternately dark and light. `answer_lengths`: tokens of each answer, in order. Raises
+    `BadInputError` when there is nothing to draw.
 
     >>> len(plot_slots([3, 1, 2, 4], 2))
     2
@@ -155,7 +159,7 @@ def plot_slots(answer_lengths: Sequence[int], slots: int, *, axes: Sequence[Axes
 
 
 def _static_starts(answer_lengths: Sequence[int], slots: int) -> list[tuple[int, int]]:
-    """(slot, first step) of each answer when a batch waits for its longest."""
+    """(slot, first step) of each answer when a batch waits for its longest answer."""
     begin, placed = 0, []
     for first in range(0, len(answer_lengths), slots):
         batch = answer_lengths[first : first + slots]
@@ -165,7 +169,7 @@ def _static_starts(answer_lengths: Sequence[int], slots: int) -> list[tuple[int,
 
 
 def _refilled_starts(answer_lengths: Sequence[int], slots: int) -> list[tuple[int, int]]:
-    """(slot, first step) of each answer when the next one takes the slot that is free first."""
+    """(slot, first step) of each answer when the next one takes the slot that becomes free first."""
     free, placed = [0] * slots, []
     for length in answer_lengths:
         slot = free.index(min(free))
@@ -175,10 +179,10 @@ def _refilled_starts(answer_lengths: Sequence[int], slots: int) -> list[tuple[in
 
 
 def show_predictions(predictions_file: str | Path, *, rows: int = 20) -> HTML:
-    """The first `rows` predictions as a table: number, Input, Output, and in words why one failed.
+    """The first `rows` predictions as a table: number, Input, Output, or why a prompt failed.
 
-    `predictions_file` is the `.json` of a run that is done; its `.jsonl` says why a prompt failed. Returns
-    `IPython.display.HTML`. Raises `BadInputError` when there is no such file, or it is of another kind.
+    `predictions_file` is the `.json` of a finished run; its `.jsonl` says why a prompt failed. Returns
+    `IPython.display.HTML`. Raises `BadInputError` if there is no such file, or if it holds something else.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +208,7 @@ def show_predictions(predictions_file: str | Path, *, rows: int = 20) -> HTML:
 
 
 def _errors(jsonl: Path) -> dict[int, str]:
-    """Prompt's index -> why it failed. A line that is damaged says nothing; `run_batch` is what sets it aside."""
+    """Prompt's index -> why it failed. Damaged lines are skipped here; `run_batch` sets them aside."""
     if not jsonl.is_file():
         return {}
     errors = {}
@@ -220,10 +224,10 @@ def _predictions(path: Path) -> list[dict[str, Any]]:
     try:
         items = json.loads(path.read_bytes().decode("utf-8"))
         if not isinstance(items, list) or not all(isinstance(item, dict) and {*COLUMNS} <= {*item} for item in items):
-            raise ValueError("it is no list of Input and Output")
+            raise ValueError("it is not a list of Input and Output")
     except (OSError, ValueError, RecursionError) as error:  # JSON and UTF-8 errors, too
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise BadInputError(f"{path} is no file of predictions as run_batch writes it: {reason}.") from None
+        raise BadInputError(f"{path} is not a file of predictions as run_batch writes it: {reason}.") from None
     return items
 
 

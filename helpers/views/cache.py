@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
     from helpers.text.tokens import TokenRow
 
-MOST_POSITIONS = 160  # positions the page gets of a long text: the last ones
+MOST_POSITIONS = 160  # positions that the page gets: for a longer text, the last ones
 
 
 def plot_kv_cache(
     past_key_values: Cache, *, tokens: Sequence[str] | None = None, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """How large the keys and the values of a cache are, layer by layer and position by position. Returns the Axes.
+    """The norms of a cache's keys and values, layer by layer and position by position. Returns the Axes.
 
     `past_key_values` is a `Cache` of `transformers` (see `kv_cache_norms` for which part of it is drawn) or a
     `KVCacheNorms`; `tokens` are labels of its positions. Keys are on the left and values on the right, each
     with colours from 0 to its own largest norm; layer 0 is at the bottom. What a layer does not hold (before its
     window, or at all) is left white. Without a `title` the figure says how many layers and positions there are.
 
-    Raises what `kv_cache_norms` raises, and `BadInputError` when there is not one token a position.
+    Raises what `kv_cache_norms` raises, and `BadInputError` if there is not one token per position.
 
     >>> import torch
     >>> plot_kv_cache(model(torch.tensor([[100, 200, 300]])).past_key_values).get_ylabel()
@@ -86,10 +86,10 @@ def plot_kv_cache(
 
 
 class CacheSteps(StepByStep):
-    """A generation whose cache can be looked at after each step; `kv_cache_explorer` draws it.
+    """A generation whose cache can be inspected after each step; `kv_cache_explorer` draws it.
 
-    `steps` are the `GenerationStep`s made so far, `index` the one looked at and `norms` the `KVCacheNorms` of all
-    positions so far. A cache only grows at its end, so an earlier step is the left part of it.
+    `steps` are the `GenerationStep`s made so far, `index` the one shown and `norms` the `KVCacheNorms` of all
+    positions so far. A cache only grows at its end, so an earlier step is its left part.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class CacheSteps(StepByStep):
         self.tokenizer, self.config = tokenizer, language_model("model", model).config.get_text_config()
         self.prompt_ids = prompt_ids(tokenizer, prompt)
         if "past_key_values" in generation:
-            raise BadInputError("The explorer brings a cache of its own: leave past_key_values out.")
+            raise BadInputError("The explorer makes its own cache: leave out past_key_values.")
         self._cache = DynamicCache(config=self.config)
         settings = {"max_new_tokens": 40, **generation}
         self._iterator = generate_steps(model, tokenizer, self.prompt_ids, past_key_values=self._cache, **settings)
@@ -108,10 +108,10 @@ class CacheSteps(StepByStep):
         self._make_step()
 
     def _make_step(self) -> None:
-        """One step more, which adds a position to every layer of the cache."""
+        """Make one more step, which adds a position to every layer of the cache."""
         self.steps.append(next(self._iterator))
         now, before = kv_cache_norms(self._cache, aligned=True), self.norms
-        if before is not None:  # what has left a window since stays known for the earlier steps
+        if before is not None:  # earlier steps still need the positions that have left a window since then
             for part in ("keys", "values"):
                 old, new = getattr(before, part), getattr(now, part)
                 seen = old.shape[1]
@@ -134,17 +134,17 @@ class CacheSteps(StepByStep):
         return KVCacheNorms(*(part[:, first:] for part in norms))
 
     def _bytes(self, length: int) -> int:
-        """What the cache holds after so many positions."""
+        """Bytes of the cache after `length` positions."""
         return kv_cache_bytes(self.config, length, dtype=self._held[0].dtype)
 
     @property
     def _held(self) -> tuple[Any, int | None]:
-        """The keys of the first layer that keeps any, and how many positions it keeps at most."""
+        """The keys of the first layer that keeps any, and the most positions that it keeps (None without a limit)."""
         layers = zip(self._cache.layers, self._windows, strict=True)
         return next((layer.keys, window) for layer, window in layers if layer.keys is not None)
 
     def view(self) -> dict[str, Any]:
-        """What the front draws."""
+        """What the page draws."""
         length, start = self.step.kv_length, self.prompt_ids.shape[1]
         first = max(0, length - MOST_POSITIONS)
         norms = self._norms(first)
@@ -172,7 +172,7 @@ class CacheSteps(StepByStep):
         }
 
     def figure(self) -> Axes:
-        """The still picture: the cache as it is in this step, as far as labels can be read."""
+        """The still picture: the cache in this step; of many positions the last ones, so that labels can be read."""
         first = max(0, self.step.kv_length - MOST_POSITIONS)
         ax = plot_kv_cache(self._norms(first), tokens=[row.label for row in self._rows()[first:]])
         ax.set_title(f"KV cache after step {self.index}: {self.step.kv_length} positions", pad=20)
@@ -193,7 +193,7 @@ def _rounded(tensor: Tensor) -> list[list[float]]:
 
 
 class CacheWidget(CourseWidget):
-    """The live front of `kv_cache_explorer`, drawn by `cache.js`."""
+    """The live page of `kv_cache_explorer`, drawn by `cache.js`."""
 
     _esm = front("cache.js")
     _css = CourseWidget._css + (HERE / "cache.css").read_text(encoding="utf-8")
@@ -204,11 +204,12 @@ def kv_cache_explorer(
 ) -> CacheWidget:
     """A widget that generates one token at a time and shows the KV cache growing: layers by positions.
 
-    Colours are the norms of keys and values (`kv_cache_norms`); the positions a step adds are framed. Arrow keys
-    or the pointer read single cells. `generation` are settings of `generate_steps` (`max_new_tokens`, 40 if not
-    given, `do_sample`, `seed`, …). Without a kernel the cell shows a picture of the cache after the prompt.
+    Colours show the norms of keys and values (`kv_cache_norms`); the positions that a step adds are framed. Use the
+    arrow keys or the pointer to read single cells. `generation` are settings of `generate_steps` (`max_new_tokens`, 40
+    if not given, `do_sample`, `seed`, …). Without a kernel the cell shows a still picture of the cache after the
+    prompt.
 
-    Raises what `generate_steps` raises, and `BadInputError` for `past_key_values`, which it brings itself.
+    Raises what `generate_steps` raises, and `BadInputError` for `past_key_values`, because it makes its own cache.
 
     >>> explorer = kv_cache_explorer(model, tokenizer, "The sky is", max_new_tokens=2)
     >>> explorer.state.step.kv_length

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from helpers.inside.generation import GenerationStep
 
-CELL, GAP, LEFT = 12, 26, 140  # of a cell's side, between two steps, and before the first step
+CELL, GAP, LEFT = 12, 26, 140  # pixels: a cell's side, between two steps, and before the first step
 MOST_STEPS, MOST_POSITIONS = 6, 12
 FONT = "system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif"
 COMPUTED, CACHED = OKABE_ITO["orange"], OKABE_ITO["sky"]
@@ -25,9 +25,10 @@ COMPUTED, CACHED = OKABE_ITO["orange"], OKABE_ITO["sky"]
 
 @dataclass(frozen=True, repr=False)
 class DecodingView:
-    """The steps of an answer to look at; a notebook shows them as a drawing, a terminal as text.
+    """The steps of an answer; a notebook shows them as a drawing, a terminal as text.
 
-    `read` says how many positions each step reads, `lengths` how many there are in all, `chosen` which token it chose.
+    For each step, `read` is how many positions it reads, `lengths` how many there are in all, and `chosen` the token
+    that it chose.
     """
 
     read: tuple[int, ...]
@@ -65,10 +66,10 @@ def show_prefill_and_decode(steps: Sequence[GenerationStep]) -> DecodingView:
     """Which rows of attention each step computes and which keys it finds in the cache, as a drawing.
 
     `steps` are the first `GenerationStep`s of an answer, at most six, up to twelve positions long. Each step is a
-    triangle: a row is a position that looks, a column a position that is looked at. Below it stands what the same step
-    would have to compute without a cache.
+    triangle: a row is a query, a column a key. The triangle below it shows what the same step would have to compute
+    without a cache.
 
-    Raises `BadInputError` for no steps, for more than fit, and when they do not begin with the prompt.
+    Raises `BadInputError` for no steps, for more than fit, and for steps that do not begin with the prompt.
 
     >>> from helpers.inside.generation import generate_steps
     >>> view = show_prefill_and_decode(list(generate_steps(model, tokenizer, "The sky", max_new_tokens=3)))

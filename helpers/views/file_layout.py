@@ -1,4 +1,4 @@
-"""The layout of a safetensors file as a drawing: length, header, tensors, and where they are mapped.
+"""The layout of a safetensors file as a drawing: length, header, tensors, and where in memory they are mapped.
 
 The drawing is an SVG of a few kilobytes, made from the header that was read.
 """
@@ -15,7 +15,7 @@ from helpers.views.style import INK, MUTED, OKABE_ITO
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-WIDTH, LEFT, RIGHT = 780, 314, 772  # of the drawing; the tensors' bytes lie between LEFT and RIGHT
+WIDTH, LEFT, RIGHT = 780, 314, 772  # pixels of the drawing; the tensors' bytes are drawn between LEFT and RIGHT
 BAR, BAR_HEIGHT, ROW = 34, 44, 36
 FONT = "system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif"
 COLORS = (OKABE_ITO["blue"], OKABE_ITO["vermillion"], OKABE_ITO["green"], OKABE_ITO["purple"])
@@ -23,7 +23,8 @@ COLORS = (OKABE_ITO["blue"], OKABE_ITO["vermillion"], OKABE_ITO["green"], OKABE_
 
 @dataclass(frozen=True)
 class Placed:
-    """A tensor of the file: its name, dtype and shape, and the bytes from `begin` to `end`, counted from the header."""
+    """A tensor of the file: its name, dtype and shape, and its bytes from `begin` to `end`, where 0 is the first byte
+    after the header."""
 
     name: str
     dtype: str
@@ -34,9 +35,9 @@ class Placed:
 
 @dataclass(frozen=True, repr=False)
 class FileLayout:
-    """A file's layout to look at: a notebook shows it as a drawing, a terminal as text.
+    """A file's layout; a notebook shows it as a drawing, a terminal as text.
 
-    `header_bytes` is the length of the header, `data_bytes` that of all tensors, `tensors` are those pointed out.
+    `header_bytes` is the length of the header, `data_bytes` that of all tensors; `tensors` are those that are marked.
     """
 
     header_bytes: int
@@ -57,10 +58,10 @@ class FileLayout:
 def show_file_layout(
     header: Mapping[str, Any], header_bytes: int, names: Sequence[str], *, mapped: bool = False
 ) -> FileLayout:
-    """The layout of a safetensors file, with the tensors `names` pointed out where they lie.
+    """The layout of a safetensors file, with the positions of the tensors `names` marked.
 
     `header` is the file's header, a dict name -> dtype, shape and data_offsets, and `header_bytes` its length. With
-    `mapped`, the memory that the file is mapped to is drawn below, with the same offsets.
+    `mapped`, the memory that the file is mapped to is drawn below it, with the same offsets.
 
     Raises `BadInputError` for a name that the header does not have, and for more than four names.
 
@@ -71,9 +72,11 @@ def show_file_layout(
     """
     missing = [name for name in names if name not in header]
     if missing:
-        raise BadInputError(f"The header has no tensor {missing[0]!r}: it has, say, {next(iter(header), None)!r}.")
+        raise BadInputError(
+            f"The header has no tensor {missing[0]!r}; it has, for example, {next(iter(header), None)!r}."
+        )
     if not 0 < len(names) <= len(COLORS):
-        raise BadInputError(f"The drawing points out one to {len(COLORS)} tensors; these are {len(names)}.")
+        raise BadInputError(f"The drawing can mark one to {len(COLORS)} tensors; these are {len(names)}.")
     tensors = tuple(
         Placed(name, header[name]["dtype"], tuple(header[name]["shape"]), *header[name]["data_offsets"])
         for name in names
@@ -83,12 +86,12 @@ def show_file_layout(
 
 
 def _bottom(view: FileLayout) -> int:
-    """Where the rows of names end, and the bar of the memory begins."""
+    """The y coordinate where the rows of names end and the memory's bar begins."""
     return BAR + BAR_HEIGHT + 12 + ROW * len(view.tensors)
 
 
 def _file(view: FileLayout) -> list[str]:
-    """The card, the file's bar in three parts, and the memory's bar."""
+    """The background, the file's bar in three parts, and the memory's bar."""
     height = _bottom(view) + (22 + BAR_HEIGHT + 8 if view.mapped else 0)
     total = 8 + view.header_bytes + view.data_bytes
     drawn = [
@@ -112,7 +115,7 @@ def _file(view: FileLayout) -> list[str]:
 
 
 def _pointer(view: FileLayout, row: int) -> str:
-    """One tensor: its piece of the bar, the line down, and what the header says about it."""
+    """One tensor: its section of the bar, the line down, and what the header says about it."""
     tensor, color = view.tensors[row], COLORS[row]
     scale = (RIGHT - LEFT) / view.data_bytes
     x, width = LEFT + tensor.begin * scale, max(2.5, (tensor.end - tensor.begin) * scale)

@@ -1,4 +1,4 @@
-"""Pictures of one forward pass: the two kinds of pass, who may look at whom, how fast pairs rotate.
+"""Figures of one forward pass: the two kinds of pass, which query may attend to which key, how fast pairs rotate.
 
 Each function takes a result and `ax=None`, draws, and returns the `Axes`. Nothing here runs a model.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from helpers.inside.generation import GenerationStep
 
-MOST_COLUMNS = 9  # positions drawn of one pass; of more, the first and the last few
+MOST_COLUMNS = 9  # positions drawn per pass; if there are more, the first and the last few
 NEW, CACHED = OKABE_ITO["orange"], OKABE_ITO["sky"]
 
 
@@ -37,9 +37,9 @@ def plot_two_passes(
 
     `first` and `later` are the first two `GenerationStep`s of an answer, `config` the model's. Each column is
     a position, each row of the triangle a query and the keys that it attends to; what a pass computes has one colour,
-    what it finds in the KV cache another. Of long prompts the first and last positions are drawn. Returns the Axes.
+    what it finds in the KV cache another. For a long prompt the first and last positions are drawn. Returns the Axes.
 
-    Raises `BadInputError` when the two do not follow on each other.
+    Raises `BadInputError` if the two are not the first two steps.
 
     >>> from helpers.inside.generation import generate_steps
     >>> first, later = generate_steps(model, tokenizer, "The sky is", max_new_tokens=2)
@@ -66,7 +66,7 @@ def plot_two_passes(
 
 
 class _Pass:
-    """One pass, drawn downwards: y grows from the tokens to the next token."""
+    """One pass, drawn from top to bottom: y grows from the tokens to the next token."""
 
     def __init__(self, step: GenerationStep, labels: Sequence[str], config: PreTrainedConfig) -> None:
         self.step, self.labels, self.config = step, labels, config
@@ -150,7 +150,7 @@ class _Pass:
         self.ax.text(x - 0.95, y, "next token", ha="right", va="center", fontsize=7.5, color=MUTED)
 
     def places(self) -> Iterator[tuple[float, int]]:
-        """(x, position) of every column; a column that stands for many is an ellipsis, drawn once."""
+        """(x, position) of every column that stands for one position; the ellipsis is left out."""
         for n, position in enumerate(self.columns):
             if position is not None:
                 yield self.left + n, position
@@ -199,11 +199,11 @@ class _Pass:
 def plot_mask(
     visible: Any, queries: Sequence[str], keys: Sequence[str], *, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """Which key each query may attend to. Returns the Axes.
+    """Which keys each query may attend to, as what the mask adds to each score. Returns the Axes.
 
     `visible` is bool `[query, key]`; `queries` and `keys` are the tokens of its rows and columns.
 
-    Raises `BadInputError` when shape and tokens do not agree.
+    Raises `BadInputError` if the shape does not match the tokens.
 
     >>> import torch
     >>> ax = plot_mask(torch.tensor([[True, False], [True, True]]), ["a", "b"], ["a", "b"])
@@ -212,7 +212,7 @@ def plot_mask(
     """
     if tuple(visible.shape) != (len(queries), len(keys)):
         raise BadInputError(
-            f"visible has the shape {list(visible.shape)}, {len(queries)} queries and {len(keys)} keys need "
+            f"visible has the shape {list(visible.shape)}, but {len(queries)} queries and {len(keys)} keys need "
             f"[{len(queries)}, {len(keys)}]."
         )
     from matplotlib.colors import ListedColormap
@@ -236,12 +236,13 @@ def plot_mask(
 def plot_scores(
     scores: Any, tokens: Sequence[str], *, title: str = "", weights: bool = False, ax: Axes | None = None
 ) -> Axes:
-    """What one head computes for each query and key, as a heat map with the numbers in it. Returns the Axes.
+    """What one head computes for each query and key, as a heat map that contains the numbers. Returns the Axes.
 
-    `scores [query, key]` are its scores, or with `weights` its attention weights: then the colours run from 0 to 1,
-    else from the lowest to the highest number. A masked score, -inf, is grey. `tokens` are the labels of both axes.
+    `scores [query, key]` are its scores, or with `weights` its attention weights. Colours run from 0 to 1 for weights,
+    otherwise from the lowest to the highest number. A masked score, -inf, is grey. `tokens` are the labels of both
+    axes.
 
-    Raises `BadInputError` when shape and tokens do not agree.
+    Raises `BadInputError` if the shape does not match the tokens.
 
     >>> import torch
     >>> ax = plot_scores(torch.tensor([[1.0, -torch.inf], [2.0, 3.0]]), ["a", "b"], title="Masked")
@@ -252,7 +253,7 @@ def plot_scores(
 
     if tuple(scores.shape) != (len(tokens), len(tokens)):
         raise BadInputError(
-            f"scores has the shape {list(scores.shape)}, {len(tokens)} tokens need [{len(tokens)}, {len(tokens)}]."
+            f"scores has the shape {list(scores.shape)}, but {len(tokens)} tokens need [{len(tokens)}, {len(tokens)}]."
         )
     finite = scores[scores.isfinite()]
     low, high = (0.0, 1.0) if weights else (float(finite.min()), float(finite.max()))
@@ -286,7 +287,8 @@ def plot_dials(
     """Some of rotary embedding's pairs as clock dials: where the hand stands at each of the first positions.
 
     `frequencies [pair]` are the angles by which a pair rotates from one position to the next, in radians (`inv_freq` in
-    `transformers`); `pairs` which of them to draw. After a full circle the dots go on further out. Returns the Axes.
+    `transformers`); `pairs` says which of them to draw. After a full circle the dots continue further out. Returns the
+    Axes.
 
     Raises `BadInputError` for a pair that is not there.
 
@@ -311,7 +313,7 @@ def plot_dials(
 
 
 def _dial(ax: Axes, x: float, y: float, pair: int, frequency: float, positions: int) -> Any:
-    """One dial with its centre at (x, y), 12 o'clock on top; y grows downwards."""
+    """One dial with its centre at (x, y) and 12 o'clock at the top; y grows downwards."""
     from matplotlib.patches import Circle
 
     ax.add_patch(Circle((x, y), 1, facecolor="none", edgecolor=RULE, lw=1))
@@ -357,9 +359,9 @@ def plot_periods(frequencies: Any, context: int, *, title: str = "", ax: Axes | 
 
 
 def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: str = "", ax: Axes | None = None) -> Axes:
-    """One number per layer, a bar each, for one series or several. Returns the Axes.
+    """One bar per layer, for one series or several. Returns the Axes.
 
-    `values` maps a series' name to its numbers, layer 0 first; `before` is drawn as a line to compare with.
+    `values` maps a series' name to its numbers, layer 0 first; `before` is drawn as a line for comparison.
 
     Raises `BadInputError` when there is nothing to draw or the series differ in length.
 
@@ -370,7 +372,7 @@ def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: st
     lengths = {len(series) for series in values.values()}
     if len(lengths) != 1 or 0 in lengths:
         found = {name: len(series) for name, series in values.items()}
-        raise BadInputError(f"Each series needs a number for every layer; these have {found} numbers.")
+        raise BadInputError(f"Each series needs one number per layer; these have {found} numbers.")
     ax = new_axes(ax, 7.2, 2.8)
     width = 0.84 / len(values)
     for n, ((name, series), color) in enumerate(zip(values.items(), cycle(["blue", "orange", "green"]), strict=False)):
@@ -384,7 +386,7 @@ def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: st
 
 
 def _some(count: int) -> list[int | None]:
-    """Positions to draw: all, or the first three and the last four with None for those between."""
+    """The positions to draw: all, or the first three and the last four with None for those in between."""
     if count <= MOST_COLUMNS:
         return list(range(count))
     return [0, 1, 2, None, *range(count - 4, count)]
@@ -401,7 +403,7 @@ def _tint(color: str) -> tuple[float, ...]:
 
 
 def _canvas(ax: Axes, width: float, height: float) -> Axes:
-    """Axes for a drawing of this many columns and lines."""
+    """Axes for a drawing of `width` columns and `height` lines."""
     ax = new_axes(ax, 0.3 + 0.52 * width, 0.36 * height)
     ax.set(xlim=(-0.35, width + 0.1), ylim=(height - 0.4, -1.3))
     ax.set_axis_off()

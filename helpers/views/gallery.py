@@ -1,4 +1,4 @@
-"""Pictures to begin a talk with: a few drawn scenes, a handwritten digit, and the files in data/pictures."""
+"""Pictures to start a chat with: a few drawn scenes, a handwritten digit, and the files in data/pictures."""
 
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,7 @@ def pictures_to_choose() -> dict[str, Image | Path]:
 
 
 def outlines() -> dict[str, list[tuple[float, float]]]:
-    """The corners of each shape that can be drawn, around (0, 0) and of size 1: name -> [(right, down), …]."""
+    """The corners of each shape that can be drawn, with centre (0, 0) and size 1: name -> [(right, down), …]."""
     from helpers.glm.tiny.scenes import SHAPES, outline_points
 
     shapes = {kind: outline_points(_thing(kind, 0, 0, 1, "black")) for kind in SHAPES}
@@ -40,7 +40,7 @@ def outlines() -> dict[str, list[tuple[float, float]]]:
 
 @cache
 def drawn_scenes() -> dict[str, Image]:
-    """A few pictures for a start: name -> PIL image, 288 x 288."""
+    """A few pictures to start with: name -> PIL image, 288 x 288."""
     from helpers.glm.tiny.scenes import Scene, draw
 
     light, dark = ((246, 246, 242), (232, 236, 244)), ((28, 30, 40), (28, 30, 40))
@@ -72,7 +72,7 @@ def _thing(kind: str, x: float, y: float, size: float, colour: str, turn: float 
 
 
 def _digit() -> dict[str, Image]:
-    """A handwritten digit of scikit-learn's collection, where that is installed."""
+    """A handwritten digit from scikit-learn's collection, if that is installed."""
     from helpers.glm.tiny.scenes import Scene, Thing, digits, draw
 
     try:

@@ -13,7 +13,7 @@ from helpers.glossary import Term, load_glossary
 
 @dataclass(frozen=True, repr=False)
 class GlossaryView:
-    """Terms to look at; a notebook shows them as a table by itself."""
+    """Terms of the glossary; a notebook shows them as a table, a terminal as text."""
 
     terms: tuple[Term, ...]
 
@@ -28,9 +28,9 @@ class GlossaryView:
 
 
 def show_glossary(search: str = "") -> GlossaryView:
-    """The course's terms as a table, or those in which `search` occurs (in either language, in any letter case).
+    """The course's terms as a table, or those that contain `search` (in either language, ignoring case).
 
-    Raises `BadInputError` when it occurs in none.
+    Raises `BadInputError` if none does.
 
     >>> show_glossary("残差")
     residual stream · 残差流 · notebook 04

@@ -1,4 +1,4 @@
-"""Pictures of what heads do: a score for every head of a model, and attention over a picture.
+"""Figures of what heads do: a score for every head of a model, and attention over a picture.
 
 Each function takes a result and `ax=None`, draws, and returns the `Axes`. Nothing here runs a model.
 """
@@ -26,9 +26,9 @@ def plot_head_scores(
     marked: Sequence[tuple[int, int]] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """One number for each head, `[layer, head]` from 0 to 1, layers from left to right. Returns the Axes.
+    """One number per head, `scores [layer, head]` from 0 to 1, with layers from left to right. Returns the Axes.
 
-    `marked`: heads (layer, head) to frame. Raises `BadInputError` for another shape.
+    `marked`: heads (layer, head) to frame. Raises `BadInputError` for scores of another shape.
 
     >>> import torch
     >>> ax = plot_head_scores(torch.rand(3, 4), title="Induction")
@@ -54,11 +54,11 @@ def plot_head_scores(
 
 
 def plot_attention_on_picture(weights: Tensor, picture: Any, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Attention on a picture's patches: the patch with the largest weight is clear and framed, a grey veil hides more
-    of a picture the smaller its weight is.
+    """Attention on a picture's patches: the patch with the largest weight is clear and framed, and a grey veil hides
+    the others, more strongly the smaller their weight is.
 
-    `weights [patch]`, row by row, are one query's; `picture` is a PIL image. Returns the Axes.
-    Raises `BadInputError` when the patches make no square.
+    `weights [patch]`, row by row, are those of one query; `picture` is a PIL image. Returns the Axes.
+    Raises `BadInputError` if the patches do not form a square.
 
     >>> import torch
     >>> from PIL import Image
@@ -67,7 +67,7 @@ def plot_attention_on_picture(weights: Tensor, picture: Any, *, title: str = "",
     """
     side = math.isqrt(len(weights))
     if side * side != len(weights) or not side:
-        raise BadInputError(f"{len(weights)} patches make no square.")
+        raise BadInputError(f"{len(weights)} patches do not form a square grid: give the weights of all patches.")
     shown = (weights.float() / weights.max().clamp_min(1e-9)).view(side, side).cpu()
     extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
     ax = new_axes(ax, 2.6, 2.8)

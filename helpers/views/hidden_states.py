@@ -1,7 +1,7 @@
-"""Hidden states under the reader's hands: every layer at every position, what wrote there, and what a change does.
+"""An interactive view of hidden states: every layer at every position, what wrote there, and what a change does.
 
-The commands are here; `helpers.inside.comparisons` computes what they ask for, `hidden_states_page` says what of it
-the page draws, and `hidden_states.js` draws it.
+The commands are here; `helpers.inside.comparisons` computes what they need, `hidden_states_page` selects what the
+page draws, and `hidden_states.js` draws it.
 """
 
 from collections.abc import Iterator
@@ -38,10 +38,10 @@ WRITTEN_ON = 12  # tokens of text before and after a change
 
 
 class HiddenStates(Commands):
-    """The commands of `hidden_state_explorer`; `panel` is what they lead to.
+    """The commands of `hidden_state_explorer`; `panel` holds their result.
 
-    Each run of the model puts the changes on and takes them off again, so in between the model is as it was.
-    A command that raises leaves everything as it was.
+    The changes are active only during the panel's own runs of the model, so in between the model is as it was.
+    A command that raises an error leaves everything as it was.
     """
 
     commands = (
@@ -69,10 +69,10 @@ class HiddenStates(Commands):
         if other is not None:
             self.compare_with(other)
 
-    # Prompts, and what of them is shown.
+    # Prompts, and which parts of them are shown.
 
     def type(self, text: Any) -> None:
-        """Another prompt in the place of the first. Patches go: their values belonged to the old prompt's positions."""
+        """Replace the first prompt. Patches are removed, since their values belonged to the old prompt's positions."""
         ids, panel = self._ids(text), self.panel
         changes = tuple(change for change in panel.changes if change.kind != "patch")
         run, other = self._run(ids), panel.other
@@ -81,7 +81,7 @@ class HiddenStates(Commands):
         self._change_to(changes, run=run, other=other, after=0, cell=self._last_cell(run))
 
     def compare_with(self, text: Any) -> None:
-        """Another prompt beside the first one; an empty text takes it away."""
+        """Show another prompt beside the first one; an empty text removes it."""
         empty = isinstance(text, str) and not text
         other = None if empty else self._run(self._ids(text), after=self.panel.after)
         self._show(other=other, beside="other" if other else "")
@@ -94,8 +94,8 @@ class HiddenStates(Commands):
         self._show(beside=what)
 
     def window(self, after: int) -> None:
-        """Another part of a prompt of more than `MOST_POSITIONS` positions: `after` of its last positions stay out of
-        sight. All grids move together, matched from the end, as far as each reaches."""
+        """Show another part of a prompt of more than `MOST_POSITIONS` positions, without its last `after` ones. All
+        grids move together, matched from the end, as far as each reaches."""
         panel = self.panel
         if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= panel.farthest:
             raise BadInputError(f"after is a number of positions from 0 to {panel.farthest}, not {after!r}.")
@@ -107,8 +107,8 @@ class HiddenStates(Commands):
         )
 
     def look(self, grid: int, layer: int, position: int, token_id: int | None = None) -> None:
-        """Look into one cell: `grid` 0 is the prompt, 1 what is beside it. `token_id` is the token that "who wrote
-        here" is asked about, by default the one this cell says."""
+        """Inspect one cell: `grid` 0 is the prompt, 1 what is beside it. `token_id` is the token that "who wrote here"
+        is about, by default the one that this cell predicts."""
         runs = self.panel.runs
         if grid not in range(len(runs)):
             raise BadInputError(f"There is no grid {grid!r}: 0 is the prompt, 1 what is shown beside it.")
@@ -125,7 +125,7 @@ class HiddenStates(Commands):
     # Changes to the model.
 
     def toggle_head(self, layer: int, head: int) -> None:
-        """Ablate a head, or no longer."""
+        """Ablate a head, or stop ablating it."""
         pair, changes = (layer, head), self.panel.changes
         ablated = next((change.heads for change in changes if change.kind == "heads"), ())
         heads = tuple(h for h in ablated if h != pair) if pair in ablated else (*ablated, pair)
@@ -140,7 +140,7 @@ class HiddenStates(Commands):
         self._change_to((*self.panel.changes, Change("skip", layer=layer, part=part)))
 
     def patch(self, layer: int, position: int, value: torch.Tensor | list | tuple | None = None) -> None:
-        """Put the other prompt's hidden state, counted from the end of both, in a place of this one.
+        """Replace a hidden state by the other prompt's at the same distance from the end.
         From code, `value [hidden]` can be anything."""
         about = "a value of your own"
         if value is None:
@@ -151,7 +151,7 @@ class HiddenStates(Commands):
         self._change_to((*kept, added))
 
     def _value_opposite(self, layer: int, position: int) -> tuple[torch.Tensor, str]:
-        """The second prompt's hidden state opposite a position of the first, and where it is in words."""
+        """The second prompt's hidden state opposite a position of the first, and a phrase that says where it is."""
         run, other = self.panel.run, self.panel.other
         if other is None:
             raise BadInputError("A patch comes from another prompt: set a second prompt first.")
@@ -171,8 +171,8 @@ class HiddenStates(Commands):
         vector: torch.Tensor | list | tuple | None = None,
         scale: float = 1.0,
     ) -> None:
-        """Add a direction to the hidden state of a layer: the last position's state after reading `towards` minus
-        the one after `away` (nothing is taken off when that is empty). From code, `vector [hidden]` can be anything."""
+        """Add a direction to the hidden state of a layer: the last position's state after reading `towards`, minus the
+        one after `away` unless that is empty. From code, `vector [hidden]` can be anything."""
         about = "along a vector of your own"
         if vector is None:
             vector, about = self._direction(layer, towards, away)
@@ -180,7 +180,7 @@ class HiddenStates(Commands):
         self._change_to((*self.panel.changes, added))
 
     def _direction(self, layer: int, towards: str, away: str) -> tuple[torch.Tensor, str]:
-        """From the state after reading `away` to the one after `towards`, `[hidden]`, and the same in words."""
+        """The direction `[hidden]` from the state after `away` to the one after `towards`, and a phrase for it."""
         if layer not in range(self.layers + 1):
             raise BadInputError(f"There is no hidden state {layer!r}: they run from 0 (embedding) to {self.layers}.")
         if not towards:
@@ -192,24 +192,24 @@ class HiddenStates(Commands):
         return vector, about
 
     def change(self, index: int, scale: float) -> None:
-        """Another strength for a steering direction."""
+        """Set another strength for a steering direction."""
         if self._change_at(index).kind != "steer":
-            raise BadInputError(f"Change {index} is no steering: it has no strength.")
+            raise BadInputError(f"Change {index} is not a steering direction, so it has no strength.")
         changes = list(self.panel.changes)
         changes[index] = replace(changes[index], scale=_strength(scale))
         self._change_to(tuple(changes))
 
     def remove(self, index: int) -> None:
-        """Take one change back."""
+        """Undo one change."""
         gone = self._change_at(index)
         self._change_to(tuple(change for change in self.panel.changes if change is not gone))
 
     def clear(self) -> None:
-        """Take all changes back."""
+        """Undo all changes."""
         self._change_to(())
 
     def write_on(self) -> None:
-        """A few tokens of greedy continuation, as the model is and with the changes."""
+        """Continue the prompt greedily by a few tokens, without and with the changes."""
         texts = [self._continuation(())]
         if self.panel.changes:
             texts.append(self._continuation(self.panel.changes))
@@ -224,7 +224,7 @@ class HiddenStates(Commands):
     # From one panel to the next.
 
     def _change_to(self, changes: tuple[Change, ...], **new: Any) -> None:
-        """The panel with these changes to the model, run with them once more, and whatever else is `new`."""
+        """Update the panel with these changes to the model, after a run with them, and with whatever else is `new`."""
         panel, run = self.panel, new.get("run", self.panel.run)
         changed = self._run(run.input_ids, changes, new.get("after", panel.after)) if changes else None
         beside = panel.beside
@@ -235,15 +235,15 @@ class HiddenStates(Commands):
         self._show(changes=changes, changed=changed, beside=beside, texts=(), **new)
 
     def _show(self, **new: Any) -> None:
-        """The panel with something `new` in it: where all of it has worked, it takes the old one's place."""
+        """Update the panel with the fields in `new`; it replaces the old one only once everything has worked."""
         panel = replace(self.panel, **new)
         grid = min(panel.cell.grid, len(panel.runs) - 1)
-        run = panel.runs[grid]  # the cell looked at stays; if it is not there any more, it is the nearest one
+        run = panel.runs[grid]  # the selected cell stays, or becomes the nearest one if it is gone
         position = min(max(panel.cell.position, run.first), run.shown[-1])
         self.panel = self._looked_into(replace(panel, cell=replace(panel.cell, grid=grid, position=position)))
 
     def _looked_into(self, panel: Panel) -> Panel:
-        """A panel with what wrote into its cell."""
+        """The panel, completed with what wrote into its cell."""
         cell, run = panel.cell, panel.cell_run
         if panel.asked is None:
             return replace(panel, writers=None, no_writers=run.no_lens)
@@ -279,11 +279,11 @@ class HiddenStates(Commands):
     # What is shown.
 
     def view(self) -> dict[str, Any]:
-        """What the front draws."""
+        """What the page draws."""
         return page_of(self.model, self.labels, self.panel)
 
     def figure(self) -> Axes:
-        """The still picture: what each layer says at the positions shown."""
+        """The still picture: what each layer predicts at the positions shown."""
         return draw_panel(self.labels, self.panel)
 
     def describe(self) -> str:
@@ -305,13 +305,13 @@ def _strength(scale: float) -> float:
 
 
 class HiddenStateWidget(CourseWidget):
-    """The live front of `hidden_state_explorer`, drawn by `hidden_states.js`."""
+    """The live page of `hidden_state_explorer`, drawn by `hidden_states.js`."""
 
     _esm = front("hidden_states.js")
     _css = CourseWidget._css + (HERE / "hidden_states.css").read_text(encoding="utf-8")
 
     def do(self, command: str, **arguments: Any) -> None:
-        """The panel's commands from code, such as `do("steer", layer=12, vector=v, scale=2)`; the picture follows.
+        """Call one of the panel's commands from code, such as `do("steer", layer=12, vector=v, scale=2)`, and redraw.
 
         Raises `BadInputError` for a command or values that cannot work; then nothing changes.
         """
@@ -326,18 +326,19 @@ class HiddenStateWidget(CourseWidget):
 def hidden_state_explorer(
     model: PreTrainedModel, tokenizer: Any, prompt: Any, *, other: Any = None
 ) -> HiddenStateWidget:
-    """A panel with every hidden state of a prompt: layers by positions, what each says, what wrote it, what changes.
+    """A panel with every hidden state of a prompt, layers by positions: what it predicts, what wrote it, what a change
+    does.
 
-    Of a prompt of more than 96 positions the last 96 are shown at first; "earlier" and "later" move on.
+    For a prompt of more than 96 positions the last 96 are shown at first; "earlier" and "later" show others.
     The grid is coloured by the logit lens's best token, its probability, the entropy, the norm, the change from the
     layer below, or the cosine to a chosen cell. A cell shows its ten best tokens, its neighbours and the heads and
-    MLPs that wrote there. `other` is a second prompt to set beside the first. Heads, layers and MLPs can be switched
-    off, states patched from the other prompt and directions added, with the new prediction beside the old: in the
-    panel, or from code with `do(command, …)`; `interventions()` has the panel's changes as a context manager. The
-    model itself is touched during the panel's own runs only. Without a kernel the cell shows a picture.
+    MLPs that wrote there. `other` is a second prompt to compare with the first. Heads, layers and MLPs can be switched
+    off, states patched from the other prompt and directions added, with the new prediction beside the old one: in the
+    panel, or from code with `do(command, …)`; `interventions()` returns the panel's changes as a context manager. The
+    model itself is changed only during the panel's own runs. Without a kernel the cell shows a still picture.
 
-    Where one part cannot work with a model (the lens, or who wrote into a cell), that part says why, and the others
-    work. Raises what `trace` raises.
+    If one part cannot work with a model (the lens, or who wrote into a cell), that part says why, and the others
+    still work. Raises what `trace` raises.
 
     >>> explorer = hidden_state_explorer(model, tokenizer, "The sky is")
     >>> explorer.picture()[:4]

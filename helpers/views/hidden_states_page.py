@@ -1,4 +1,4 @@
-"""What `hidden_state_explorer` shows at one moment, a `Panel`, and how it becomes a page, a still picture and words."""
+"""What `hidden_state_explorer` shows at one moment, a `Panel`, and how it becomes a page, a picture and a text."""
 
 from dataclasses import dataclass
 from math import log
@@ -24,7 +24,7 @@ from helpers.text.tokens import token_bytes, token_table, visible
 from helpers.views.plots import percent, plot_bars, plot_logit_lens
 from helpers.views.style import DIFFERENCES_COLORMAP, colormap, drawable
 
-MOST_POSITIONS = 96  # positions the grid shows of a long prompt at a time: first the last ones
+MOST_POSITIONS = 96  # positions of a long prompt that the grid shows at a time, at first the last ones
 STRENGTH = 4  # a steering slider runs from minus this to this
 NAMES = {"": "", "other": "second prompt", "changed": "with the changes"}
 LARGEST_WRITERS = 8
@@ -33,8 +33,8 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """The cell looked at: `grid` 0 is the prompt, 1 what is beside it; `token_id` is the token that "who wrote here"
-    is asked about, None for the one the cell says."""
+    """The selected cell: `grid` 0 is the prompt, 1 what is beside it; `token_id` is the token that "who wrote here" is
+    about, None for the one that the cell predicts."""
 
     grid: int
     layer: int
@@ -44,12 +44,12 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """What the panel shows at one moment: runs, the changes to the model, and the cell looked at.
+    """What the panel shows at one moment: runs, the changes to the model, and the selected cell.
 
-    `beside` says what stands beside the prompt's run: "other" (the second prompt), "changed" (the prompt with the
-    changes) or nothing (""). `after` is how many positions are out of sight after those shown. `writers` is what was
-    written into the cell looked at; where that cannot be said, it is None and `no_writers` is the sentence that says
-    why. `texts` are the continuations asked for, without and with the changes.
+    `beside` says what is shown beside the prompt's run: "other" (the second prompt), "changed" (the prompt with the
+    changes) or nothing (""). `after` is how many positions follow those shown. `writers` is what was written into the
+    selected cell; if that is not known, it is None and `no_writers` is the sentence that says why. `texts` are the
+    requested continuations, without and with the changes.
     """
 
     run: PromptRun
@@ -71,12 +71,12 @@ class Panel:
 
     @property
     def cell_run(self) -> PromptRun:
-        """The run that the cell looked at is in."""
+        """The run that the selected cell belongs to."""
         return self.runs[self.cell.grid]
 
     @property
     def asked(self) -> int | None:
-        """The id of the token that "who wrote here" is about: the one asked for, or the one that the cell says."""
+        """The id of the token that "who wrote here" is about: the chosen one, or the one that the cell predicts."""
         lens, cell = self.cell_run.lens, self.cell
         if cell.token_id is not None or lens is None:
             return cell.token_id
@@ -84,16 +84,17 @@ class Panel:
 
     @property
     def farthest(self) -> int:
-        """How far the window on a long prompt can go back."""
+        """How many positions the window on a long prompt can be moved back."""
         return max(0, *(len(run.labels) - MOST_POSITIONS for run in (self.run, self.other) if run))
 
 
 class TokenLabels:
-    """How tokens look after a position of a run: the end of a character that began there is named."""
+    """Labels of the tokens that follow a position of a run; the rest of a character that began there is labelled as
+    such."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.known: dict[int, str | None] = {}  # None: depends on what is before it
+        self.known: dict[int, str | None] = {}  # None: depends on the tokens before it
 
     def text(self, run: PromptRun) -> str:
         """The prompt as a reader would type it."""
@@ -103,7 +104,7 @@ class TokenLabels:
         """The label of a token after position `run.first + column`."""
         if token_id not in self.known:
             raw = token_bytes(self.tokenizer, token_id)
-            fragment = bool(raw) and 0x80 <= raw[0] < 0xC0  # goes on with a character
+            fragment = bool(raw) and 0x80 <= raw[0] < 0xC0  # it continues a character
             self.known[token_id] = None if fragment else token_table(self.tokenizer, [token_id])[0].label
         label = self.known[token_id]
         if label is not None:
@@ -147,7 +148,7 @@ def page_of(model: PreTrainedModel, labels: TokenLabels, panel: Panel) -> dict[s
 
 
 def _grid(labels: TokenLabels, run: PromptRun, panel: Panel) -> dict[str, Any]:
-    """The numbers of one grid, `[layer+1, position]` each (None where there are none), and the labels it says."""
+    """The numbers of one grid, `[layer+1, position]` each (None if there are none), and the tokens it predicts."""
     lens = run.lens
     says = (
         None
@@ -170,8 +171,8 @@ def _grid(labels: TokenLabels, run: PromptRun, panel: Panel) -> dict[str, Any]:
 
 
 def _difference(panel: Panel, grids: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What is beside the prompt minus the prompt, where both show the same positions; of norms it is the log2 of their
-    ratio. None where there is nothing to compare. `says` holds "=" where both say the same."""
+    """What is beside the prompt minus the prompt, where both show the same positions; for norms it is the log2 of their
+    ratio. None if there is nothing to compare. `says` holds "=" where both predict the same token."""
     if len(panel.runs) < 2:
         return None
     first, second = panel.runs
@@ -210,7 +211,7 @@ def _apart(name: str, before: float | None, after: float | None) -> float | None
 
 
 def _cell(labels: TokenLabels, panel: Panel) -> dict[str, Any]:
-    """The cell looked at: what it says, what is like it, and what wrote it."""
+    """The selected cell: what it predicts, which cells are similar, and what wrote it."""
     cell, run, lens = panel.cell, panel.cell_run, panel.cell_run.lens
     column = run.column(cell.position)
     top = []
@@ -254,7 +255,7 @@ def _patch_place(panel: Panel) -> dict[str, Any] | None:
 
 
 def _writers(panel: Panel) -> dict[str, Any] | None:
-    """What each head and MLP below the cell wrote there, as logits of the token asked about."""
+    """What each head and MLP below the cell wrote there, as logits of the token in question."""
     direct = panel.writers
     if direct is None:
         return None
@@ -271,7 +272,7 @@ def _writers(panel: Panel) -> dict[str, Any] | None:
 
 
 def candidates_of(labels: TokenLabels, panel: Panel) -> list[dict[str, Any]]:
-    """The next token: the most probable ones, as the model is and with the changes."""
+    """The most probable next tokens, without and with the changes."""
     runs = [panel.run, *([panel.changed] if panel.changed else [])]
     likely = [torch.softmax(run.logits, dim=-1) for run in runs]
     ids = list(dict.fromkeys(i for p in likely for i in p.topk(min(TOP, len(p))).indices.tolist()))
@@ -289,7 +290,7 @@ def candidates_of(labels: TokenLabels, panel: Panel) -> list[dict[str, Any]]:
 
 
 def _short(value: float) -> float | None:
-    """4 significant digits; None for what is no number."""
+    """4 significant digits; None for NaN."""
     return None if value != value else float(f"{value:.4g}")
 
 
@@ -298,7 +299,7 @@ def _rounded(tensor: torch.Tensor) -> list[list[float | None]]:
 
 
 def draw_panel(labels: TokenLabels, panel: Panel) -> Axes:
-    """The still picture: what each layer says at the positions shown; without a lens, what comes next."""
+    """The still picture: what each layer predicts at the positions shown; without a lens, the next token."""
     run, text = panel.run, visible(labels.text(panel.run))
     title = f"{'…' * (len(text) > 44)}{text[-44:]} ▸ "
     if run.lens is None:

@@ -1,7 +1,7 @@
-"""A talk about a picture: ask, watch the answer come, and see where each of its words looked.
+"""A chat about a picture: ask, watch the answer stream in, and see where each of its words looked.
 
 The commands are here; `helpers.conversation` answers, `helpers.inside.picture_attention` finds where a word looked,
-`image_chat_page` says what of it the page draws, and `image_chat.js` draws it.
+`image_chat_page` selects what the page draws, and `image_chat.js` draws it.
 """
 
 import threading
@@ -36,16 +36,16 @@ from helpers.views.image_chat_page import (
 from helpers.views.modules import front
 from helpers.views.widget import HERE, Commands, CourseWidget, in_words
 
-BETWEEN = 0.05  # seconds at least from one piece of a streamed answer to the next, in the page
+BETWEEN = 0.05  # the least time in seconds between two updates of the page while an answer streams in
 MOMENTS = ("choosing", "reading")
 
 
 class ImageChat(Commands):
-    """The commands of `image_chat`; `talk` is what they lead to.
+    """The commands of `image_chat`; `talk` holds their result.
 
-    `ask` begins a turn and `answer` carries it out, piece by piece, until `stop`. A picture chosen, uploaded
-    or drawn goes with the next question; when the conversation has one already, a new one begins. `pick`
-    asks where a word of a reply looked.
+    `ask` begins a turn and `answer` carries it out, piece by piece, until `stop`. A picture that was chosen, uploaded
+    or drawn goes with the next question; if the conversation already has a picture, a new conversation begins. `pick`
+    finds where a word of a reply looked.
     """
 
     commands = ("choose", "upload", "leave_out", "ask", "stop", "restart", "pick", "look")
@@ -82,17 +82,17 @@ class ImageChat(Commands):
     # What the reader does.
 
     def choose(self, name: str) -> None:
-        """Take a picture of those offered."""
+        """Take one of the pictures on offer. Raises `BadInputError` for a name that is not there."""
         if name not in self.gallery:
             raise BadInputError(f"There is no picture {name!r} here; there are: {', '.join(self.gallery)}.")
         self._take(self.gallery[name], name)
 
     def upload(self, name: str, data: bytes) -> None:
-        """Take a picture from a file's bytes. Raises `BadImageError` for what is no picture."""
+        """Take a picture from a file's bytes. Raises `BadImageError` for anything but a picture."""
         self._take(data, name)
 
     def leave_out(self) -> None:
-        """Go on without a picture: what is asked next goes without one."""
+        """Continue without a picture: the next question is asked without one."""
         self._take(None, "")
 
     def ask(self, text: str, data: bytes | None = None) -> None:
@@ -109,25 +109,25 @@ class ImageChat(Commands):
         self.stopping, talk.notice, talk.picked = False, "", None
 
     def stop(self) -> None:
-        """End the answer after the token that is being made. What was said stays."""
+        """End the answer after the current token. What was said so far stays."""
         self.stopping = True
 
     def restart(self) -> None:
-        """Begin a new conversation, with the picture there is."""
+        """Begin a new conversation, with the current picture."""
         self._rest()
         self.conversation = Conversation(self.model, self.processor, system=self.system)
         self.talk.turns, self.talk.picked, self.talk.weights, self.talk.notice = [], None, None, ""
 
     def pick(self, turn: int, word: int) -> None:
-        """Find where a word of a reply looked. Raises `BadInputError` for a word that saw no picture."""
+        """Find where a word of a reply looked. Raises `BadInputError` if there was no picture when it was said."""
         self._rest()
         turns = self.talk.turns
         if turn not in range(len(turns)) or word not in range(len(turns[turn].words)):
             raise BadInputError(f"There is no word {word} in turn {turn}.")
         if not can_pick(self.model, turns[turn], word):
             raise BadInputError(
-                "No picture was in the conversation when this was said, so no word looked at one. (Of models other "
-                "than GLM-4V it cannot be shown.)"
+                "There was no picture in the conversation when this was said, so no word looked at one. (For models "
+                "other than GLM-4V it cannot be shown.)"
             )
         said = turns[turn]
         assert said.reply is not None, "it has words"
@@ -156,7 +156,7 @@ class ImageChat(Commands):
 
     @property
     def is_answering(self) -> bool:
-        """Whether a turn has begun and is not over."""
+        """Whether a turn is in progress."""
         return self.stream is not None
 
     def answer(self) -> Iterator[str]:
@@ -167,7 +167,7 @@ class ImageChat(Commands):
             while not self.stopping and (piece := next(self.stream, None)) is not None:
                 turn.text += piece
                 yield piece
-        except Exception as error:  # in a thread, nobody else would tell the reader
+        except Exception as error:  # in a thread, nothing else would report it
             self.talk.trouble = in_words(error, what="The model stopped with")
         finally:
             self.stream.close()
@@ -175,7 +175,7 @@ class ImageChat(Commands):
             self.stream = None
 
     def _settle(self, turn: Turn, was_answered: bool) -> None:
-        """The turn is over: its words, or nothing left of it where nothing was said."""
+        """End the turn: store its words, or remove it if nothing was said."""
         if not was_answered:
             self.talk.turns.remove(turn)
             return
@@ -191,7 +191,7 @@ class ImageChat(Commands):
             raise BadInputError("The model is still answering: wait, or stop it first.")
 
     def _take(self, source: Any, name: str) -> None:
-        """Make this the picture; raises before anything changes."""
+        """Make this the current picture. Raises before anything changes."""
         self._rest()
         if source is not None and not self.sees:
             self.sight.check()
@@ -210,15 +210,15 @@ class ImageChat(Commands):
     # What is shown.
 
     def view(self) -> dict[str, Any]:
-        """What the front draws."""
+        """What the page draws."""
         return page_of(self.model, self.talk, sees=self.sees, is_answering=self.is_answering)
 
     def still(self) -> dict[str, Any]:
-        """What the front draws and does not change from word to word."""
+        """What the page draws and does not change from word to word."""
         return still_of(self.model, self.gallery, sees=self.sees)
 
     def stage(self) -> str:
-        """The picture for the front, a data URL; "" when there is none."""
+        """The picture for the page, as a data URL; "" if there is none."""
         return stage_of(self.talk)
 
     def figure(self) -> Axes:
@@ -231,8 +231,8 @@ class ImageChat(Commands):
 
 
 class ImageChatWidget(CourseWidget):
-    """The live front of `image_chat`, drawn by `image_chat.js`. Answers are made in a thread of their own, so that
-    the kernel is free to hear the Stop button."""
+    """The live page of `image_chat`, drawn by `image_chat.js`. Answers are generated in a thread of their own, so that
+    the kernel can react to the Stop button."""
 
     _esm = front("image_chat.js")
     _css = CourseWidget._css + (HERE / "image_chat.css").read_text(encoding="utf-8")
@@ -246,7 +246,7 @@ class ImageChatWidget(CourseWidget):
         super().__init__(state, still=state.still(), stage=state.stage())
 
     def close(self) -> None:
-        """End the widget; an answer that is on its way ends after the token that is being made."""
+        """End the widget; an answer in progress ends after its current token."""
         with self._lock:
             if self._state is not None:
                 self._state.stop()
@@ -265,7 +265,7 @@ class ImageChatWidget(CourseWidget):
                 self.worker.start()
 
     def _work(self, state: ImageChat) -> None:
-        """The answer, with a new view after each piece."""
+        """Produce the answer, and update the view after each piece."""
         shown = 0.0
         for _piece in state.answer():
             if time.monotonic() - shown > BETWEEN:
@@ -275,7 +275,7 @@ class ImageChatWidget(CourseWidget):
 
     def _show_answer(self, state: ImageChat) -> None:
         with self._lock:
-            if self._state is state:  # not closed meanwhile
+            if self._state is state:  # it has not been closed in the meantime
                 self._show(state.talk.trouble)
 
 
@@ -289,16 +289,16 @@ def image_chat(
     pictures: dict[str, Any] | None = None,
     **generation: Any,
 ) -> ImageChatWidget:
-    """A widget to talk with a model about a picture: choose, upload or draw one, ask, and see the reply stream in.
+    """A widget for chatting with a model about a picture: choose, upload or draw one, ask, and see the reply stream in.
 
     Click a word of a reply, and the picture shows where it looked: the attention of the language model, from
     the position that chose the word (or, on request, that read it) to each patch, for a layer and a head or
-    their mean. With a tokenizer in the `processor`'s place it is a chat without pictures.
+    their mean. With a tokenizer in place of the `processor`, it is a chat without pictures.
 
-    `picture` is what to begin with (as `open_picture` of helpers.glm takes it), `pictures` a dict from name to
-    picture to choose from (None: drawn scenes and data/pictures), `question` is asked at once, so that the
-    still picture, which is all there is without a kernel, shows an answer. `generation` are settings of
-    `generate_steps`; `max_new_tokens` is 128 if not given. While a reply streams in, leave the model to it.
+    `picture` is the first picture (anything that `open_picture` takes), `pictures` a dict from name to picture to
+    choose from (None: drawn scenes and data/pictures). `question` is asked at once, so that the still picture, which
+    is all that a cell shows without a kernel, has an answer. `generation` are settings of `generate_steps`;
+    `max_new_tokens` is 128 if not given. Do not use the model elsewhere while a reply streams in.
 
     Raises `BadImageError` for a picture that cannot be read, `BadInputError` for one that the model cannot take,
     and what `generate_steps` raises for the question.

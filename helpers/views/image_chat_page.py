@@ -1,4 +1,4 @@
-"""What `image_chat` shows at one moment, a `Talk`, and how it becomes a page, a still picture and words."""
+"""What `image_chat` shows at one moment, a `Talk`, and how it becomes a page, a still picture and a text."""
 
 import base64
 import io
@@ -18,10 +18,10 @@ from helpers.inside.picture_attention import patch_side
 from helpers.views.gallery import PALETTE, outlines
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, veil_colormap, veil_colors, wrapped
 
-STAGE = 480  # pixels along a side of the picture as the page gets it
-THUMBNAIL = 64  # and of one to choose
+STAGE = 480  # pixels along a side of the picture that is sent to the page
+THUMBNAIL = 64  # the same for a thumbnail
 LARGEST_PNG = 120_000  # bytes of a picture for the page; a larger one becomes a JPEG
-MOST_LINES = 14  # of the talk in the still picture
+MOST_LINES = 14  # lines of the conversation in the still picture
 QUESTIONS = ("描述一下这张图片", "How many shapes are there?", "What colour is the circle?")
 STOPPED = {
     "end_of_turn": "",
@@ -32,7 +32,7 @@ STOPPED = {
 
 @dataclass
 class Turn:
-    """A question and what was said to it so far. `picture` is the conversation's picture at that time, or None."""
+    """A question and its answer so far. `picture` is the conversation's picture at that time, or None."""
 
     question: str
     picture: Image | None = None
@@ -46,9 +46,9 @@ class Turn:
 class Talk:
     """What a picture chat shows: the picture, the turns, and where a word looked.
 
-    `picked` is the word (turn, word) whose attention is shown, `weights [layer, head, patch]` that attention; `layer`
-    and `head` choose from it (None: the mean of all), `moment` is "choosing" or "reading". `notice` and `trouble` are
-    sentences for the reader.
+    `picked` is the word (turn, word) whose attention is shown, and `weights [layer, head, patch]` that attention;
+    `layer` and `head` select from it (None: the mean of all), `moment` is "choosing" or "reading". `notice` and
+    `trouble` are sentences for the reader.
     """
 
     picture: Image | None = None
@@ -63,7 +63,7 @@ class Talk:
     trouble: str = ""
 
     def heat(self) -> torch.Tensor | None:
-        """`[row, column]` of the picked word, by the layer and head chosen; None when no word is picked."""
+        """The attention `[row, column]` of the picked word, for the chosen layer and head; None without one."""
         if self.picked is None or self.weights is None:
             return None
         chosen = self.weights if self.layer is None else self.weights[self.layer : self.layer + 1]
@@ -72,7 +72,7 @@ class Talk:
         return chosen.mean(dim=(0, 1)).view(side, side)
 
     def shares(self) -> torch.Tensor:
-        """`[head]` of the layer chosen (or of all): how much of its attention each gives to the picture."""
+        """How much of its attention each head gives to the picture, `[head]`, in the chosen layer (or the mean)."""
         assert self.weights is not None, "a word has been picked"
         chosen = self.weights.mean(dim=0) if self.layer is None else self.weights[self.layer]
         return chosen.sum(dim=-1)
@@ -87,7 +87,7 @@ class Talk:
 
 
 def can_pick(model: PreTrainedModel, turn: Turn, word: int) -> bool:
-    """Whether it can be shown where a word of a turn looked."""
+    """Whether the attention of a word of a turn can be shown."""
     return bool(patch_side(model)) and turn.picture is not None and any(c.isalnum() for c in turn.words[word][0])
 
 
@@ -147,7 +147,7 @@ def still_of(model: PreTrainedModel, gallery: dict[str, Any], *, sees: bool) -> 
 
 
 def stage_of(talk: Talk) -> str:
-    """The picture as a data URL, squeezed into a square as the model sees it; "" when there is none."""
+    """The picture as a data URL, resized to a square as the model sees it; "" if there is none."""
     return "" if talk.picture is None else _data_url(talk.picture.resize((STAGE, STAGE)))
 
 
@@ -162,7 +162,7 @@ def _thumbnail(picture: Any) -> str:
 
 
 def _data_url(picture: Image) -> str:
-    """A picture for the page: PNG, or JPEG where that would be large."""
+    """A picture as a data URL for the page: PNG, or JPEG if the PNG would be large."""
     settings: dict[str, dict[str, Any]] = {"png": {"optimize": True}, "jpeg": {"quality": 88}}
     for kind, options in settings.items():
         data = io.BytesIO()
@@ -173,7 +173,7 @@ def _data_url(picture: Image) -> str:
 
 
 def draw_talk(talk: Talk) -> Axes:
-    """The still picture: the picture, with what was looked at, and the talk beside it."""
+    """The still picture: the picture with the attention on it, and the conversation beside it."""
     from matplotlib import pyplot
 
     if talk.picture is None:
@@ -211,7 +211,7 @@ def _draw_heat(ax: Axes, heat: torch.Tensor) -> None:
 
 
 def _lines(talk: Talk) -> list[tuple[str, str, str]]:
-    """The last lines of the talk, to be drawn: (text, colour, weight)."""
+    """The last lines of the conversation, as they are drawn: (text, colour, font weight)."""
     lines: list[tuple[str, str, str]] = []
     for turn in talk.turns:
         lines += [(line, OKABE_ITO["blue"], "bold") for line in wrapped(turn.question)]
@@ -226,5 +226,5 @@ def describe_talk(talk: Talk) -> str:
 
 
 def name_of(picture: Any) -> str:
-    """What a picture given from code is called."""
+    """The name of a picture that was passed from code."""
     return str(picture) if isinstance(picture, str | Path) else "your picture"

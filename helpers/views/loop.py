@@ -1,4 +1,4 @@
-"""The generation loop as a drawing, with the stage that a page is about highlighted.
+"""The generation loop as a drawing, with the stage that a section is about highlighted.
 
 The drawing is an SVG of a few kilobytes, so that a notebook can repeat it at the top of each section.
 """
@@ -19,7 +19,7 @@ HIGHLIGHT, TINT = OKABE_ITO["vermillion"], "#fdebdc"
 
 @dataclass(frozen=True)
 class _Box:
-    """A stage: what it does in a few words, and where its box is."""
+    """A stage: what it does in a few words, and the position and width of its box in pixels."""
 
     does: str
     left: int
@@ -47,7 +47,7 @@ LOOP = ("logits", "processors", "choice", "append", "finished?", "inputs", "forw
 
 @dataclass(frozen=True, repr=False)
 class LoopView:
-    """The loop to look at, with `stages` highlighted; a notebook shows it as a drawing, a terminal as text."""
+    """The loop with `stages` highlighted; a notebook shows it as a drawing, a terminal as text."""
 
     stages: tuple[str, ...]
 
@@ -66,7 +66,7 @@ class LoopView:
 
 
 def show_loop(*stages: str) -> LoopView:
-    """The generation loop as a drawing, with `stages` highlighted; none of them for the loop as it is.
+    """The generation loop as a drawing, with `stages` highlighted, if any are given.
 
     The stages are "generate", "set-up" and "prefill", which run once; "logits", "processors", "choice", "append",
     "finished?", "inputs" and "forward", which run once per token; and "return". Their order is that of
@@ -104,7 +104,7 @@ def _frame() -> str:
 
 
 def _arrows() -> list[str]:
-    """Between neighbours to the right above, to the left below, and around the loop's two ends."""
+    """The arrows: to the right in the upper row, to the left in the lower one, and around the loop's two ends."""
     middle_above, middle_below = ABOVE + BOX_HEIGHT // 2, BELOW + BOX_HEIGHT // 2
     above = ("generate", "set-up", "prefill", "logits", "processors", "choice")
     below = ("append", "finished?", "inputs", "forward")

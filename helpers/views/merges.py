@@ -1,4 +1,4 @@
-"""How bytes grow together to tokens, drawn."""
+"""A figure of how bytes are merged into tokens."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MOST_ROWS = 24
 def plot_merges(
     steps: Sequence[MergeStep], *, title: str = "Merges, the lowest rank first", ax: Axes | None = None
 ) -> Axes:
-    """A piece's way from bytes (top row) to tokens (bottom row), one merge a row. Returns the Axes.
+    """How a piece of text turns from bytes (top row) into tokens (bottom row), one merge per row. Returns the Axes.
 
-    `steps` is what `merge_steps` gave. A box is a token, as wide as its bytes; the one just made is
-    filled and has a bold label; at the left stands the rank of its pair.
+    `steps` is what `merge_steps` returned. A box is a token, as wide as its bytes; the one just made is
+    filled and has a bold label; the rank of its pair is on the left.
 
-    Raises `BadInputError` when there are no steps, or more than fit in a picture.
+    Raises `BadInputError` if there are no steps, or more than fit into a figure.
 
     >>> from helpers.text.bpe import merge_steps
     >>> plot_merges(merge_steps(b"aab", {(b"a", b"a"): 0}.get)).get_xlabel()

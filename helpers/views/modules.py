@@ -1,8 +1,9 @@
 """A widget's page as one script, made of the modules under `js/`.
 
-anywidget hands the browser one script as text, and a page of the course asks no server for another one. So the modules
-a page imports are put into one text here, each in a function of its own, in the order they need each other. The
-sources stay plain ES modules, which a browser, Node, a linter and a type checker read as they are.
+anywidget passes one script to the browser as text, and a page of the course requests no other script from a server. The
+modules that a page imports are therefore combined into one text here, each in a function of its own, in the order in
+which they depend on each other. The sources stay plain ES modules, which a browser, Node, a linter and a type checker
+can read as they are.
 """
 
 import re
@@ -17,7 +18,7 @@ _DOC_COMMENT = re.compile(r"^ *(?:/\*\*(?:[^*]|\*(?!/))*\*/)\n|/\*\* @(?:type|pa
 
 @cache
 def front(name: str) -> str:
-    """The script of a page, such as "attention.js": its module, and before it those it imports.
+    """The script of a page, such as "attention.js": the modules that it imports, then its own.
 
     A module may `import { name } from "./file.js"` and `export` functions, constants and classes where it declares
     them. Comments that only document types are left out. Raises `ValueError` for modules that import each other in a
@@ -52,6 +53,6 @@ def _collect(file: Path, parts: dict[Path, str], waiting: tuple[Path, ...]) -> N
 
 
 def _name(file: Path, place: str) -> str:
-    """What a module is called in the script: `hidden_states/grid.js` is `hidden_states_grid_js`."""
+    """A module's name in the script: `hidden_states/grid.js` becomes `hidden_states_grid_js`."""
     path = (file.parent / place).resolve().relative_to(PAGES.resolve())
     return re.sub(r"\W", "_", path.as_posix())

@@ -1,4 +1,4 @@
-"""What a whole is made of: bars cut into their parts, one under the other."""
+"""A figure of what a whole is made of: bars divided into their parts, one below the other."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _COLORS = ("blue", "orange", "green", "purple", "sky", "vermillion", "yellow")
 def plot_parts(
     rows: Any, *, unit: str = "", title: str = "", limit: tuple[str, float] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Each row as one bar, cut into its parts; parts of one name have one colour. Returns the Axes.
+    """Each row as one bar, divided into its parts; parts with the same name have the same colour. Returns the Axes.
 
     `rows` maps a row's name to a dict of part name to number (0 or more). Numbers are written to 3
-    significant digits: into parts wide enough for it, and the sum at the bar's end unless all sums are
+    significant digits: in the parts that are wide enough, and the sum at the bar's end unless all sums are
     equal. `limit` is a pair `(name, number)`, drawn as a line across all bars.
 
-    Raises `BadInputError` when there is nothing to draw or a part is negative.
+    Raises `BadInputError` if there is nothing to draw or a part is negative.
 
     >>> ax = plot_parts({"float32": {"weights": 0.54, "cache": 0.09}}, unit="GB", title="Memory")
     >>> ax.get_title(), [label.get_text() for label in ax.get_yticklabels()]
@@ -56,7 +56,7 @@ def plot_parts(
             if value > 0.09 * widest:
                 _write(ax, left[y] + value / 2, y, value)
         left = [start + value for start, value in zip(left, values, strict=True)]
-    equal = max(left) - min(left) < 1e-3 * widest and len(rows) > 1  # shares of a whole: 100 says nothing
+    equal = max(left) - min(left) < 1e-3 * widest and len(rows) > 1  # fractions of a whole: a sum of 100 says nothing
     for y, total in enumerate([] if equal else left):
         ax.annotate(
             f"{_number(total)} {drawable(unit)}".rstrip(),

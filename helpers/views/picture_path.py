@@ -1,4 +1,4 @@
-"""The way of a picture through a model that sees, from its pixels to the next token, as a diagram."""
+"""A diagram of a picture's path through a model that sees, from its pixels to the next token."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import PreTrainedConfig
 
-_BOX = 0.62  # side of what is drawn for a stage, where the stages are 1 apart
+_BOX = 0.62  # side of a stage's drawing, where the distance between stages is 1
 
 
 def plot_picture_path(
     config: PreTrainedConfig, picture: Any, *, places: Sequence[str] = (), title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """The stages that a picture passes in a GLM-4V, each with the shape of what comes out of it. Returns the Axes.
+    """The stages that a picture passes through in a GLM-4V, each with the shape of its output. Returns the Axes.
 
-    `config` is a GLM-4V's (the tiny one's, or that of the 9B model); `picture` is what `open_picture` takes.
+    `config` is a GLM-4V's (the tiny one's, or that of the 9B model); `picture` is anything that `open_picture` takes.
     `places` says for each of the seven stages where it is explained, such as "section 2".
 
-    Raises `BadInputError` for a model without a vision tower and for another number of places, `BadImageError` for
-    what is no picture.
+    Raises `BadInputError` for a model without a vision tower and for another number of `places`, `BadImageError` for
+    anything but a picture.
 
     >>> from PIL import Image
     >>> from helpers.glm import ChatGLMConfig
@@ -38,11 +38,11 @@ def plot_picture_path(
 
     if getattr(config, "vision_config", None) is None:
         raise BadInputError(
-            "This model has no vision tower, so a picture has no way through it. Give a GLM-4V's config."
+            "This model has no vision tower, so a picture cannot pass through it. Give a GLM-4V's config."
         )
     stages = _stages(config)
     if places and len(places) != len(stages):
-        raise BadInputError(f"There are {len(stages)} stages and {len(places)} places: give one for each.")
+        raise BadInputError(f"There are {len(stages)} stages and {len(places)} places: give one place per stage.")
     picture = open_picture(picture).resize((96, 96))
     ax = new_axes(ax, 8.8, 1.95 + (0.3 if title else 0))
     for number, (name, shape) in enumerate(stages):
@@ -60,7 +60,7 @@ def plot_picture_path(
 
 
 def _stages(config: PreTrainedConfig) -> list[tuple[str, str]]:
-    """[(name, the shape of what comes out)] of the seven stages."""
+    """[(name, the shape of the output)] of the seven stages."""
     sight = config.vision_config
     fine, merged = sight.image_size // sight.patch_size, sight.grid**2
     return [
@@ -75,7 +75,7 @@ def _stages(config: PreTrainedConfig) -> list[tuple[str, str]]:
 
 
 def _draw_stage(ax: Axes, number: int, picture: Image, config: PreTrainedConfig) -> None:
-    """What stands for a stage: the picture, the picture cut up, a stack of layers, or a row of vectors."""
+    """Draw a stage: the picture, the picture cut into patches, a stack of layers, or a row of vectors."""
     sight = config.vision_config
     if number in (0, 1, 3):
         extent = (number - _BOX / 2, number + _BOX / 2, -_BOX / 2, _BOX / 2)

@@ -1,4 +1,4 @@
-"""Pictures in rows, cut into patches, and with weights drawn over them."""
+"""Figures of pictures: in rows, cut into patches, and with weights drawn over them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-SIDE = 144  # pixels along a side of a small picture: more than a tiny model gets, little for a file
-SHARP = 100  # pixels per inch of a picture that is drawn larger than that
+SIDE = 144  # pixels along a side of a small picture: more than a tiny model gets, but few for a file
+SHARP = 100  # pixels per inch of a picture that is drawn larger
 
 
 def plot_pictures(
@@ -28,15 +28,16 @@ def plot_pictures(
     width: float = 1.45,
     title: str = "",
 ) -> Any:
-    """Pictures side by side, each with a caption under it. Returns the list of Axes, one a picture.
+    """Pictures side by side, each with a caption under it. Returns the list of Axes, one per picture.
 
-    `pictures` are what `open_picture` of helpers.glm takes, one or a list (one is repeated for all `heats`).
+    `pictures` is one picture that `open_picture` takes, or a list (a single one is repeated for all `heats`).
     `heats`: tensors [row, column] of weights, 0 or more (or None). A grey veil shows them: it hides the picture where
-    a weight is 0, and the patch with the picture's largest weight keeps its own colours; a scale is at the right.
+    a weight is 0, and the patch with the picture's largest weight keeps its own colours; a scale is on the right.
     `marks`: for each picture a patch (row, column) of its heat to outline, or None.
-    Pictures are drawn as squares, as GLM-4V gets them, unless `keep_shape`. `width` is in inches, a picture's.
+    Pictures are drawn as squares, as GLM-4V gets them, unless `keep_shape`. `width` is that of a picture, in inches.
 
-    Raises `BadInputError` when there is nothing to draw or the lists do not fit, `BadImageError` for no picture.
+    Raises `BadInputError` if there is nothing to draw or the lists have different lengths, `BadImageError` for anything
+    but a picture.
 
     >>> from PIL import Image
     >>> len(plot_pictures([Image.new("RGB", (8, 8))] * 2, ["one", "two"]))
@@ -51,7 +52,7 @@ def plot_pictures(
     opened = opened * len(heats) if len(opened) == 1 and len(heats) > 1 else opened
     for name, values in (("captions", captions), ("heats", heats), ("marks", marks)):
         if values and len(values) != len(opened):
-            raise BadInputError(f"There are {len(opened)} pictures and {len(values)} {name}: give one for each.")
+            raise BadInputError(f"There are {len(opened)} pictures and {len(values)} {name}: give one per picture.")
     columns = min(columns, len(opened))
     rows = -(-len(opened) // columns)
     letters = int(13 * width)
@@ -78,10 +79,10 @@ def plot_pictures(
 
 
 def plot_patches(picture: Any, grid: int, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """A picture squeezed into a square and cut into `grid` x `grid` patches, pulled apart. Returns the Axes.
+    """A picture resized to a square and cut into `grid` x `grid` patches with gaps between them. Returns the Axes.
 
     Rows and columns are numbered from 0. Raises `BadInputError` for a grid of fewer than 1 or more than 48 patches
-    a side, and `BadImageError` for what is no picture.
+    per side, and `BadImageError` for anything but a picture.
 
     >>> from PIL import Image
     >>> plot_patches(Image.new("RGB", (96, 96)), 4, title="Sixteen patches").get_title()
@@ -90,7 +91,7 @@ def plot_patches(picture: Any, grid: int, *, title: str = "", ax: Axes | None = 
     import numpy
 
     if isinstance(grid, bool) or not isinstance(grid, int) or not 1 <= grid <= 48:
-        raise BadInputError(f"grid is how many patches there are along a side, 1 to 48, not {grid!r}.")
+        raise BadInputError(f"grid is the number of patches along a side, 1 to 48, not {grid!r}.")
     (picture,) = _opened([picture])
     inside = max(6, 288 // grid)
     gap = max(1, inside // 8)
@@ -123,7 +124,7 @@ def _opened(pictures: Any) -> list[Any]:
 
 
 def _draw(ax: Axes, picture: Any, keep_shape: bool, side: int) -> None:
-    """The picture, `side` pixels along its longer side, as a square unless it keeps its shape."""
+    """Draw the picture with `side` pixels along its longer side, as a square unless it keeps its shape."""
     wide, high = (length / max(picture.size) for length in picture.size) if keep_shape else (1.0, 1.0)
     size = (max(1, round(side * wide)), max(1, round(side * high)))
     ax.imshow(picture.resize(size), extent=(0, wide, high, 0))
@@ -150,7 +151,7 @@ def _draw_heat(ax: Axes, heat: Any, mark: Any) -> None:
 
 
 def _draw_scale(figure: Any, axes: Sequence[Axes]) -> None:
-    """What the veil means, beside the pictures: from hidden (0) to clear (the largest weight of each picture)."""
+    """Draw a scale for the veil beside the pictures, from hidden (0) to clear (the largest weight of each picture)."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap
 

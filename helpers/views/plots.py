@@ -1,6 +1,6 @@
 """Charts of results: each function takes a result and `ax=None`, draws, and returns the `Axes`.
 
-Without `ax` a new figure of a fitting size is made. Nothing here runs a model.
+Without `ax`, a new figure of suitable size is made. Nothing here runs a model.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from helpers.inside.generation import GenerationStep
     from helpers.inside.lens import Lens
 
-MOST_CANDIDATES = 1000  # tokens drawn below each other
-MOST_LABELS = 40  # tokens written along an axis; beyond that every n-th
+MOST_CANDIDATES = 1000  # the most tokens drawn below each other
+MOST_LABELS = 40  # the most tokens written along an axis; if there are more, every n-th
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One token that could come next, with its probability after each stage.
 
-    `probabilities` has one entry per stage of `stage_scores`; None where the token was removed
+    `probabilities` has one entry per stage of `stage_scores`, which is None if the token was removed
     (its score is -inf).
     """
 
@@ -66,9 +66,9 @@ def candidates(
 ) -> list[Candidate]:
     """The `top` tokens of the first stage, best first, followed through all stages: `list[Candidate]`.
 
-    `scores` maps a stage's name to logits `[vocab]`; a softmax makes them probabilities. The token
-    `chosen` is added at the end when it is not among the best. `before` are the ids before it: with
-    them the rest of a character is labelled as such (`你 2/2`).
+    `scores` maps a stage's name to logits `[vocab]`, which a softmax turns into probabilities. The token
+    `chosen` is added at the end if it is not among the best. `before` are the ids before it, so that the
+    rest of a character can be labelled as such (`你 2/2`).
     """
     import torch
 
@@ -100,8 +100,8 @@ def plot_next_token(
 ) -> Axes:
     """The `top` most probable next tokens as bars; the one that was taken is marked. Returns the Axes.
 
-    `step` is a `GenerationStep`, or a tensor `[vocab]` of probabilities or of logits (then a softmax
-    is taken). Of a step its `probabilities` are drawn: those after all processors, without the tokens they removed.
+    `step` is a `GenerationStep`, or a tensor `[vocab]` of probabilities or of logits (which then go through a
+    softmax). For a step its `probabilities` are drawn: those after all processors, without the tokens they removed.
 
     Raises `BadInputError` for anything else.
 
@@ -138,10 +138,10 @@ def plot_next_token(
 def plot_processors(
     step: GenerationStep, tokenizer: PreTrainedTokenizerBase, *, top: int = 10, ax: Axes | None = None
 ) -> Axes:
-    """The best raw candidates followed through every logits processor. Returns the Axes.
+    """The most probable raw candidates, followed through every logits processor. Returns the Axes.
 
-    One column for the raw logits and one after each processor of `step.processed`, each a softmax of
-    the scores there; a token that a processor removed (score -inf) is crossed out from there on.
+    There is one column for the raw logits and one after each processor of `step.processed`, each a softmax of
+    the scores at that point; a token that a processor removed (score -inf) is crossed out from there on.
 
     >>> from helpers.inside.generation import generate_steps
     >>> (step,) = generate_steps(model, tokenizer, "The sky is", max_new_tokens=1, do_sample=True, top_k=5, seed=0)
@@ -178,8 +178,9 @@ def plot_processors(
 def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None = None) -> Axes:
     """Numbers by name as horizontal bars. Returns the Axes.
 
-    `values` maps a name to a number, or to a dict of series name to number (then the bars come in
-    groups with a legend). Numbers are written at the bars, to 3 significant digits.
+    `values` maps a name to a number, or to a dict of series name to number (then the bars are grouped
+    and there is a legend). Numbers are written at the bars, to 3 significant digits. Raises `BadInputError` for
+    anything else.
 
     >>> plot_bars({"Llama": 32, "GLM": 40}, unit="layers", title="Depth").get_title()
     'Depth'
@@ -221,10 +222,10 @@ def plot_bars(values: Any, *, unit: str = "", title: str = "", ax: Axes | None =
 
 
 def plot_memory_plan(plans: Any, *, title: str = "Memory: needed and free", ax: Axes | None = None) -> Axes:
-    """What each plan needs (weights, KV cache, working memory) against the memory there is. Returns the Axes.
+    """What each plan needs (weights, KV cache, working memory), compared with the free memory. Returns the Axes.
 
-    `plans` maps a name to a `MemoryPlan`, or is a list of them, or one. GB are 10**9 bytes. The `overhead_bytes`
-    (8 MB) are in the number beside the bar, but too few to be drawn.
+    `plans` maps a name to a `MemoryPlan`, or is a list of them, or one. A GB is 10**9 bytes. The `overhead_bytes`
+    (8 MB) are included in the number beside the bar, but are too few to be drawn.
 
     >>> from helpers.models.memory import memory_plan
     >>> plot_memory_plan({"float32": memory_plan("smollm2-135m", device="cpu")}).get_xlabel()
@@ -281,13 +282,13 @@ def plot_memory_plan(plans: Any, *, title: str = "Memory: needed and free", ax: 
 def plot_attention(
     attention: Tensor, tokens: Sequence[str], *, title: str = "Attention", ax: Axes | None = None
 ) -> Axes:
-    """Attention weights `[query, key]` of one head (or a mean over heads) as a picture. Returns the Axes.
+    """Attention weights `[query, key]` of one head (or a mean over heads) as a heat map. Returns the Axes.
 
-    `tokens` are the labels of the positions, as in `Trace.tokens`. Colours run from 0 to 1 always, so
-    that two pictures compare. What the causal mask shuts off, right of the diagonal, stays white when there
-    is nothing but zeros. A label that occurs again gets its number: `·the (2)`.
+    `tokens` are the labels of the positions, as in `Trace.tokens`. Colours always run from 0 to 1, so
+    that two figures can be compared. The part right of the diagonal, which the causal mask hides, stays white if
+    it contains only zeros. A label that occurs again gets a number: `·the (2)`.
 
-    Raises `BadInputError` when the shape is not `[len(tokens), len(tokens)]`.
+    Raises `BadInputError` if the shape is not `[len(tokens), len(tokens)]`.
 
     >>> import torch
     >>> ax = plot_attention(torch.eye(2), ["The", " sky"])
@@ -302,7 +303,7 @@ def plot_attention(
         raise BadInputError("There is nothing to draw: tokens is empty.")
     if tuple(attention.shape) != (len(tokens), len(tokens)):
         raise BadInputError(
-            f"attention has the shape {list(attention.shape)}, {len(tokens)} tokens need "
+            f"attention has the shape {list(attention.shape)}, but {len(tokens)} tokens need "
             f"[{len(tokens)}, {len(tokens)}] (query, key): pick one layer and one head."
         )
     side = min(7.0, 2.0 + 0.24 * len(tokens))
@@ -336,11 +337,11 @@ def plot_logit_lens(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """What each layer would answer: the best token of the logit lens, coloured by its probability.
+    """What each layer would predict: the best token of the logit lens, coloured by its probability. Returns the Axes.
 
-    `lens` is what `logit_lens` gave (`token_ids` and `probabilities`, `[layer+1, position, k]`),
+    `lens` is what `logit_lens` returned (`token_ids` and `probabilities`, `[layer+1, position, k]`),
     `tokens` the labels of the positions, `positions` the ones to draw (default: the last 8), `rows` the
-    rows (default: all), lowest first. The model's own answer is the top row. Returns the Axes.
+    rows (default: all), lowest first. The top row is the model's own prediction.
 
     >>> from helpers.inside.lens import logit_lens
     >>> from helpers.inside.tracing import trace
@@ -363,7 +364,7 @@ def plot_logit_lens(
     ax = new_axes(ax, max(5.0, 1.6 + 0.82 * len(positions)), max(2.2, 1.2 + 0.19 * layers))
     picture = ax.imshow(weights, cmap=WEIGHTS_COLORMAP, vmin=0, vmax=1, aspect="auto", origin="lower")
     for place in range(1, layers):
-        if rows[place] != rows[place - 1] + 1:  # rows are left out here
+        if rows[place] != rows[place - 1] + 1:  # rows are missing here
             ax.axhline(place - 0.5, color="white", lw=3)
     for layer in range(layers):
         for column in range(len(positions)):
@@ -388,7 +389,7 @@ def plot_logit_lens(
 
 
 def _columns(positions: Sequence[int] | None, count: int) -> list[int]:
-    """Positions from 0; the last 8 where none are asked for."""
+    """Positions counted from 0; the last 8 if none are given."""
     if positions is None:
         return list(range(max(0, count - 8), count))
     asked = several("positions", positions, "whole numbers")
@@ -398,7 +399,7 @@ def _columns(positions: Sequence[int] | None, count: int) -> list[int]:
 
 
 def numbered(labels: Sequence[str]) -> list[str]:
-    """Labels with repeated ones told apart: `·the`, `·the (2)`."""
+    """Labels, with repeated ones numbered: `·the`, `·the (2)`."""
     seen = Counter()
     result = []
     for label in labels:
@@ -408,7 +409,7 @@ def numbered(labels: Sequence[str]) -> list[str]:
 
 
 def _just_read(step: Any) -> list[int]:
-    """The last ids that the model was given in a step, as far as the step knows them."""
+    """The last ids that the model was given in a step, if the step holds them."""
     return step.input_ids[0, -3:].tolist() if hasattr(step, "input_ids") else []
 
 
@@ -417,7 +418,7 @@ def _length(name: object, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise BadInputError(f"values has no number for {shown(name)}, but {shown(value)}.") from None
+        raise BadInputError(f"values needs a number for {shown(name)}, not {shown(value)}.") from None
 
 
 def _number(value: float) -> str:
@@ -425,12 +426,12 @@ def _number(value: float) -> str:
 
 
 def _as_logits(values: Tensor) -> Tensor:
-    """Scores `[vocab]` whose softmax are the probabilities: logits as they are, probabilities as their log."""
+    """Scores `[vocab]` whose softmax gives the probabilities: logits unchanged, probabilities as their logarithm."""
     if not hasattr(values, "shape") or len(values.shape) != 1:
         shape = f"a tensor {list(values.shape)}" if hasattr(values, "shape") else f"a {type(values).__name__}"
         raise BadInputError(
-            f"This is {shape}; it takes a step of generate_steps, or probabilities or logits [vocab]: "
-            "of a model's output, logits[0, -1]."
+            f"This is {shape}; give it a step of generate_steps, or probabilities or logits [vocab], such as "
+            "logits[0, -1] of a model's output."
         )
     values = values.float()
     is_probability = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-3
@@ -438,7 +439,7 @@ def _as_logits(values: Tensor) -> Tensor:
 
 
 def _token_rows(ax: Axes, rows: Sequence[Candidate], *, mark_chosen: bool = False) -> None:
-    """Token labels with ids down the left side, best on top."""
+    """Write the token labels down the left side, the best at the top."""
     labels = [f"{'→ ' if mark_chosen and row.chosen else ''}{drawable(row.label)}" for row in rows]
     ax.set_yticks(range(len(rows)), labels)
     ax.set_ylim(len(rows) - 0.45, -0.55)

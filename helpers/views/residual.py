@@ -1,4 +1,4 @@
-"""Pictures of what is written into the residual stream, and of what happens when it is changed."""
+"""Figures of what is written into the residual stream, and of what happens when it is changed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from helpers.inside.patching import PatchingSweep
 
 COLUMN_WIDTH = 10  # Latin letters that fit under a column of a heat map
-WIDE_COLUMNS = 13  # with more columns they become narrower
+WIDE_COLUMNS = 13  # more columns than this are narrower
 
 
 def plot_patching(sweep: PatchingSweep, *, title: str = "", ax: Axes | None = None) -> Axes:
     """A `PatchingSweep` as a heat map, layers by positions. Returns the Axes.
 
-    Red: the patch moves the answer over (1 is all the way), blue: away from it; colours run from -1 to 1, and what is
-    beyond them has their end's colour. Where the prompts' tokens differ, both are written.
+    Red means that the patch moves the answer towards the source's (1 is all the way), blue away from it. Colours run
+    from -1 to 1, and values beyond them get the colour of that end. Where the prompts' tokens differ, both are written.
 
     >>> from helpers.inside.patching import patching_sweep
     >>> sweep = patching_sweep(model, tokenizer, "The capital of Italy is", "The capital of France is", layers=[0, 15])
@@ -58,10 +58,10 @@ def plot_heads(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """One number for each head, layers by heads, and beside it one for each MLP. Returns the Axes.
+    """One number per head, layers by heads, and beside them one per MLP. Returns the Axes.
 
-    `heads [layer, head]` and `mlp [layer]`; colours are centred: white is 0. Raises `BadInputError` when `heads` is no
-    table or `mlp` has another number of layers.
+    `heads [layer, head]` and `mlp [layer]`; colours are centred: white is 0. Raises `BadInputError` if `heads` has
+    another shape or `mlp` another number of layers.
 
     >>> import torch
     >>> ax = plot_heads(torch.randn(3, 4), title="What each head adds")
@@ -70,7 +70,7 @@ def plot_heads(
     """
     if heads.dim() != 2 or (mlp is not None and tuple(mlp.shape) != (heads.shape[0],)):
         other = "" if mlp is None else f" and mlp {list(mlp.shape)}"
-        raise BadInputError(f"It takes heads [layer, head] and mlp [layer]; these are {list(heads.shape)}{other}.")
+        raise BadInputError(f"heads is [layer, head] and mlp is [layer]; these are {list(heads.shape)}{other}.")
     layers, count = heads.shape
     ax = new_axes(ax, min(10.0, 2.6 + 0.3 * count), min(6.5, 1.6 + 0.125 * layers))
     limit = max(float(heads.abs().max()), 0.0 if mlp is None else float(mlp.abs().max())) or 1.0
@@ -98,10 +98,10 @@ def plot_against_controls(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """What was measured, against what the controls gave: a row of dots for each series. Returns the Axes.
+    """What was measured, compared with the controls: one row of dots per series. Returns the Axes.
 
     `measured` maps a name to a number, `controls` a name to several; `before` is the number without any change.
-    Raises `BadInputError` when there is nothing to compare with.
+    Raises `BadInputError` if there is nothing to compare with.
 
     >>> ax = plot_against_controls({"head 5.0": 0.9}, {"three others": [0.1, 0.2, 0.3]}, title="One against three")
     >>> ax.get_title()

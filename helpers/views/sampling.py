@@ -1,4 +1,4 @@
-"""How temperature, top-k and top-p reshape one step's probabilities; no model is run."""
+"""An interactive view of how temperature, top-k and top-p reshape one step's probabilities; no model is run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS = {  # name: (lowest, highest, step, value that changes nothing)
 
 
 def sliders(settings: Mapping[str, Any], names: Iterable[str]) -> list[dict[str, Any]]:
-    """What the front needs to draw a slider for each name; a value outside the usual range widens it."""
+    """What the page needs to draw a slider per name; a value outside the usual range widens it."""
     shown = []
     for name in names:
         low, high, step, neutral = SETTINGS[name]
@@ -51,7 +51,7 @@ def sliders(settings: Mapping[str, Any], names: Iterable[str]) -> list[dict[str,
 def candidate_rows(
     step: GenerationStep, tokenizer: PreTrainedTokenizerBase, top: int, *, before: Sequence[int] = ()
 ) -> list[dict[str, Any]]:
-    """The candidates of a step as plain dicts for the front: raw and final probability, as number and text."""
+    """The candidates of a step as plain dicts for the page: raw and final probability, as number and text."""
     rows = candidates(stage_scores(step), tokenizer, top=top, chosen=step.token_id, before=before)
     return [
         {
@@ -68,7 +68,7 @@ def candidate_rows(
 
 
 def stage_names(step: GenerationStep) -> list[str]:
-    """The processors of a step for people: `temperature`, `top k (40 left)`."""
+    """Readable names of a step's processors: `temperature`, `top k (40 left)`."""
     names, before = [], len(step.logits)
     for name, scores in step.processed.items():
         left = int((~torch.isneginf(scores)).sum())
@@ -97,7 +97,7 @@ class Sampling(Commands):
         self.change(temperature=temperature, top_k=top_k, top_p=top_p)
 
     def change(self, **settings: Any) -> None:
-        """Take other settings. Raises `BadInputError` and keeps the old ones when one cannot work."""
+        """Change the settings. Raises `BadInputError` and keeps the old ones if one cannot work."""
         chosen: dict[str, Any] = {**self.settings, **settings}
         check_settings(max_new_tokens=1, do_sample=True, **chosen, repetition_penalty=1.0, seed=None)
         scores, processed = self.logits[None], {}
@@ -108,7 +108,7 @@ class Sampling(Commands):
         self.step: Any = SimpleNamespace(logits=self.logits, processed=processed, token_id=None)
 
     def view(self) -> dict[str, Any]:
-        """What the front draws."""
+        """What the page draws."""
         return {
             "kind": "sampling",
             "candidates": candidate_rows(self.step, self.tokenizer, self.top),
@@ -139,8 +139,8 @@ def sampling_explorer(
 ) -> CourseWidget:
     """Sliders for temperature, top-k and top-p over one step's raw logits, with bars that follow.
 
-    `step` is a `GenerationStep` or logits `[vocab]`. The settings are those to start with. Without a
-    kernel the cell shows a picture of them.
+    `step` is a `GenerationStep` or logits `[vocab]`. The settings are the initial ones. Without a
+    kernel the cell shows a still picture of their effect.
 
     Raises `BadInputError` for another kind of `step`, or a setting that cannot work.
 

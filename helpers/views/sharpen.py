@@ -1,4 +1,4 @@
-"""One head (or several) under a temperature: where it looks, and what the model then says."""
+"""An interactive view of heads under a temperature: where they look, and what the model then predicts."""
 
 from __future__ import annotations
 
@@ -62,27 +62,27 @@ class SharpenedHeads(Commands):
         return run.attentions[0, head, 0].float(), logits.logits[0].float().softmax(-1)
 
     def change(self, temperature: Any) -> None:
-        """Another temperature, above 0."""
+        """Set another temperature. Raises `BadInputError` if it is not above 0."""
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
             raise BadInputError(f"temperature is a number above 0, not {temperature!r}.")
         self.temperature = float(temperature)
         self.after = self._run(self.temperature)
 
     def keys(self) -> list[tuple[str, float, float]]:
-        """`(label, before, after)` of the keys with most attention, in the prompt's order."""
+        """`(label, before, after)` of the keys with the most attention, in the prompt's order."""
         before, after = self.before[0], self.after[0]
         best = torch.maximum(before, after).topk(min(MOST_ROWS, len(before))).indices.sort().values.tolist()
         return [(f"{self.tokens[key]} ({key})", float(before[key]), float(after[key])) for key in best]
 
     def candidates(self) -> list[tuple[str, float, float]]:
-        """`(label, before, after)` of the next tokens, the most probable without a change first."""
+        """`(label, before, after)` of the next tokens, first those that are most probable without the change."""
         before, after = self.before[1], self.after[1]
         ids = [*before.topk(5).indices.tolist(), *after.topk(5).indices.tolist()]
         labels = {token: token_table(self.tokenizer, [token])[0].label for token in dict.fromkeys(ids)}
         return [(label, float(before[token]), float(after[token])) for token, label in labels.items()][:MOST_ROWS]
 
     def view(self) -> dict[str, Any]:
-        """What the front draws."""
+        """What the page draws."""
         return {
             "heads": ", ".join(f"{layer}.{head}" for layer, head in self.heads),
             "temperature": self.temperature,
@@ -128,7 +128,7 @@ class SharpenedHeads(Commands):
 
 
 class SharpenWidget(CourseWidget):
-    """The live front of `sharpen_heads`, drawn by `sharpen.js`."""
+    """The live page of `sharpen_heads`, drawn by `sharpen.js`."""
 
     _esm = front("sharpen.js")
 
@@ -143,10 +143,10 @@ def sharpen_heads(
 ) -> SharpenWidget:
     """A widget with a slider for the temperature of some heads' attention (`head_temperature`).
 
-    Bars show where the first of `heads` (pairs (layer, head)) looks from the last token, and what comes next,
-    each as it is and changed. Without a kernel the cell shows a picture.
+    Bars show where the first of `heads` (pairs (layer, head)) looks from the last token, and the next tokens,
+    each before and after the change. Without a kernel the cell shows a still picture.
 
-    Raises what `head_temperature` and `trace` raise, and `BadInputError` when there is no head.
+    Raises what `head_temperature` and `trace` raise, and `BadInputError` if `heads` is empty.
 
     >>> explorer = sharpen_heads(model, tokenizer, "The sky is", [(5, 0)], temperature=0.5)
     >>> explorer.state.heads

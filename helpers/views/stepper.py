@@ -1,4 +1,4 @@
-"""Generation, one step at a time, under the reader's hands."""
+"""An interactive view of generation, one step at a time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MOST_CHIPS = 80  # tokens shown of a long text: the last ones
+MOST_CHIPS = 80  # tokens shown: for a longer text, the last ones
 
 
 class Stepper(StepByStep):
-    """A generation that can go forward, back, and another way; `generation_stepper` draws it.
+    """A generation that can go forward, back, or take another path; `generation_stepper` draws it.
 
-    `steps` are the `GenerationStep`s so far and `index` the one looked at. A step's token can be
-    chosen by the reader: then everything before stays and the model goes on from there. Whatever
-    was chosen, the steps equal `generate_steps(…, forced_ids=the tokens so far)`.
+    `steps` are the `GenerationStep`s so far and `index` the one shown. The reader can choose a step's
+    token: then everything before it stays and the model continues from there. Whatever was chosen, the
+    steps equal `generate_steps(…, forced_ids=the tokens so far)`.
     """
 
     commands: tuple[str, ...] = (*StepByStep.commands, "choose", "write", "change", "draw_again")
@@ -58,25 +58,25 @@ class Stepper(StepByStep):
 
     @property
     def token_ids(self) -> list[int]:
-        """The ids chosen before the step looked at."""
+        """The ids chosen before the step that is shown."""
         return [step.token_id for step in self.steps[: self.index]]
 
     def _make_step(self) -> None:
         self.steps.append(next(self._iterator))
 
     def choose(self, token_id: int) -> None:
-        """Take another token in this step, and go on from there."""
+        """Take another token in this step, and continue from there."""
         self._choose([token_id])
 
     def write(self, text: str) -> None:
-        """Take the tokens of a text, as it is typed, in this step and the next ones, and go on from there."""
+        """Take the tokens of a text, as it is typed, in this step and the next ones, and continue from there."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         if not ids:
             raise BadInputError("There is nothing typed: write what the model should have said.")
         self._choose(ids)
 
     def change(self, **settings: float) -> None:
-        """Take other settings (temperature, …): the tokens before this step stay, this one is chosen anew."""
+        """Change settings (temperature, …): the tokens before this step stay, and this one is chosen again."""
         before = self.settings
         unknown = [name for name in settings if name not in before]
         if unknown:
@@ -90,7 +90,8 @@ class Stepper(StepByStep):
             raise
 
     def _check_settings(self) -> None:
-        """Those of sampling too while they rest, since their sliders show them. Raises `BadInputError`."""
+        """Check all settings, even those of sampling while it is off, since the sliders show them. Raises
+        `BadInputError` for one that cannot work."""
         check_settings(**{**self.settings, "do_sample": True}, max_new_tokens=1, seed=None)
 
     def draw_again(self) -> None:
@@ -105,7 +106,7 @@ class Stepper(StepByStep):
         self.index = min(first + len(ids), len(self.steps) - 1)
 
     def _run(self, forced_ids: Sequence[int]) -> None:
-        """Run anew with these tokens given, up to the step after them."""
+        """Run again with these tokens forced, up to the step after them."""
         sampled = ("temperature", "top_k", "top_p")
         settings = {n: v for n, v in self.settings.items() if self.settings["do_sample"] or n not in sampled}
         iterator = generate_steps(
@@ -122,7 +123,7 @@ class Stepper(StepByStep):
         self.by_reader = {index for index in self.by_reader if index < len(forced_ids)}
 
     def view(self) -> dict[str, Any]:
-        """What the front draws."""
+        """What the page draws."""
         step = self.step
         return {
             "kind": "stepper",
@@ -147,7 +148,7 @@ class Stepper(StepByStep):
         return self.prompt_ids[0].tolist() + self.token_ids
 
     def _answer(self) -> list[int]:
-        """The tokens that stand: those before this step, and where it ends, this step's own."""
+        """The tokens of the answer so far: those before this step, and this step's own if generation stops here."""
         return self.token_ids + [self.step.token_id] * bool(self.step.stopped_by)
 
     def _chips(self) -> list[dict[str, Any]]:
@@ -206,7 +207,7 @@ class Stepper(StepByStep):
 
 
 def _ends(values: Sequence[Any]) -> str:
-    """Values in a line; of many, the first and the last three."""
+    """Values in one line; of more than 12, only the first and the last three."""
     values = [str(value) for value in values]
     return " ".join(values if len(values) <= 12 else [*values[:3], "…", *values[-3:]])
 
@@ -221,13 +222,13 @@ def generation_stepper(
     seed: int = 0,
     **generation: Any,
 ) -> CourseWidget:
-    """A widget that generates one token at a time: forward, back, and another way where you choose.
+    """A widget that generates one token at a time: forward, back, or along another path that you choose.
 
-    It shows what went into the model, the `top` candidates raw and after the processors, and takes
-    any of them, or what you type, in place of the model's choice. `generation` are the settings of
-    `generate_steps` to start with (`do_sample`, `temperature`, …) and further model inputs; sliders
-    change them. With `do_sample=True`, `seed` makes it repeatable. Without a kernel the cell shows
-    a picture of the first step. `prompt` is a text, a `RenderedChat` or ids.
+    It shows what went into the model and the `top` candidates, raw and after the processors. You can take
+    any of them, or type your own text, in place of the model's choice. `generation` are the initial settings
+    of `generate_steps` (`do_sample`, `temperature`, …) and further model inputs; sliders change the settings.
+    With `do_sample=True`, `seed` makes it repeatable. Without a kernel the cell shows a still picture of the
+    first step. `prompt` is a text, a `RenderedChat` or ids.
 
     Raises what `generate_steps` raises.
 

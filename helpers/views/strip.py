@@ -1,4 +1,4 @@
-"""A model's blocks in one row, with the place where a reader is highlighted.
+"""A model's blocks in one row, with the block that a section is about highlighted.
 
 `Structure.here` makes it from the structure that `show_structure` found, for the top of a notebook's section. It is
 written as SVG by hand: sharp at any size, and about two kilobytes.
@@ -15,13 +15,14 @@ from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, columns
 FONT, CHARACTER, PADDING, ARROW, BOX = 11, 6.3, 7, 12, 22  # pixels: size of the letters, width of one, …
 TOP = 22  # room for the caption of the frame around the layers
 ENDS = ("token ids", "logits")
-ADD = "+"  # in a layer's order: here the residual stream and what was computed from it are added
+ADD = "+"  # in a layer's order: where what was computed is added to the residual stream
 
 
 @dataclass(frozen=True, repr=False)
 class Strip:
-    """Where you are in a model. `before`, `layer` and `after` are names in the order in which they run, `layer` those
-    of one of the `repeats` equal layers. What is in `here` is highlighted, and `note` is written below it."""
+    """Where you are in a model. `before`, `layer` and `after` are the names of its blocks in the order in which they
+    run; `layer` holds those of one of the `repeats` equal layers. The names in `here` are highlighted, and `note` is
+    written below them. Raises `BadInputError` for a name in `here` that the model does not have."""
 
     before: tuple[str, ...]
     layer: tuple[str, ...]
@@ -54,7 +55,7 @@ def _width(name: str) -> int:
 
 
 def _svg(strip: Strip) -> str:
-    """All boxes are one path, and so are all arrows: a notebook holds a dozen of these."""
+    """All boxes are one path, and so are all arrows, to keep it small: a notebook holds a dozen of these drawings."""
     plain, bright, arrows, words, x, noted = "", "", "", "", 2, 2
     names = [*strip.before, *strip.layer, *strip.after]
     first, last = len(strip.before), len(strip.before) + len(strip.layer) - 1

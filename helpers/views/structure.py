@@ -1,10 +1,10 @@
 """A loaded model's structure, drawn from the model itself.
 
-Nothing here knows a model's layer names. Names, shapes and counts come from walking the modules;
+Nothing here depends on a model's layer names. Names, shapes and counts come from walking the modules;
 the order of the parts and the residual connections come from a dry run: a copy of the model without
-any weights (on PyTorch's "meta" device, where tensors have shapes and no values) is called once,
-while hooks write down which module runs and where two streams are added. A model that looks at values
-(a mixture of experts) cannot run empty, and is called itself.
+any weights (on PyTorch's "meta" device, where tensors have shapes but no values) is called once,
+while hooks record which modules run and where two tensors are added. A model that needs actual values
+(a mixture of experts) cannot run without weights, so the model itself is called.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IDLE = "not used for text-only prompts"
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter: its name inside its part, its shape, and for a tied one whose weight it really is."""
+    """A parameter: its name inside its part, its shape, and for a tied one the name of the weight it shares."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class Weight:
 
     @property
     def count(self) -> int:
-        """Numbers in it; 0 when it is somebody else's."""
+        """How many numbers it has; 0 for a tied weight, which is counted at the other name."""
         return 0 if self.tied_to else prod(self.shape)
 
 
@@ -57,14 +57,14 @@ class Part:
 
     @property
     def count(self) -> int:
-        """Parameters in it."""
+        """How many parameters it has."""
         return sum(weight.count for weight in self.weights)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """`repeats` equal layers, drawn once. `order` names the parts as they run, with `ADD` between;
-    it is None when the dry run did not come by."""
+    """`repeats` equal layers, drawn once. `order` names the parts in the order in which they run, with `ADD` for each
+    addition; it is None if the dry run did not reach the layers."""
 
     name: str
     kind: str
@@ -74,11 +74,12 @@ class Stack:
 
     @property
     def count(self) -> int:
-        """Parameters of all the layers together."""
+        """How many parameters all the layers have together."""
         return self.repeats * sum(part.count for part in self.parts)
 
     def run(self) -> list[Any]:
-        """The parts in the order in which they run, with `ADD` between; without an order, as they are."""
+        """The parts in the order in which they run, with `ADD` for each addition; in the code's order if that is
+        unknown."""
         named: dict[str, Any] = {part.name: part for part in self.parts} | {ADD: ADD}
         return [named[name] for name in self.order or [part.name for part in self.parts] if name in named]
 
@@ -88,8 +89,8 @@ class Structure:
     """A model's blocks in the order in which they run; `show_structure` makes it.
 
     A notebook shows it as a picture, a terminal as text. `idle` are the blocks that a text does not
-    reach, such as a picture tower: they come in the order of the code. `ordered` is False when the dry
-    run did not work: then all are in the order of the code, without residual connections.
+    reach, such as a vision tower, in the order of the code. `ordered` is False if the dry run failed:
+    then all blocks are in the order of the code, without residual connections.
     """
 
     kind: str
@@ -99,7 +100,7 @@ class Structure:
 
     @property
     def count(self) -> int:
-        """Parameters of the model, tied ones counted once."""
+        """How many parameters the model has, with tied ones counted once."""
         return sum(block.count for block in self.blocks + self.idle)
 
     def __repr__(self) -> str:
@@ -129,10 +130,11 @@ class Structure:
         return "<0.1%" if 0 < share < 0.05 else f"{share:.1f}%"
 
     def here(self, *names: str, note: str = "") -> Strip:
-        """The model's blocks in one row, those of these names highlighted: a `Strip`, drawn by a notebook.
+        """The model's blocks in one row with those of these names highlighted: a `Strip`, which a notebook draws.
 
-        A name is the last piece of a block's: `self_attn`, `lm_head`; "layers" stands for all that is in a layer, and
-        "token ids" and "logits" for the two ends. `note` is written below. Raises `BadInputError` for another name.
+        A name is the last component of a block's name: `self_attn`, `lm_head`; "layers" stands for all blocks of a
+        layer, and "token ids" and "logits" for the two ends. `note` is written below. Raises `BadInputError` for any
+        other name.
 
         >>> show_structure(model).here("mlp", note="section 10")
         token ids → embed_tokens → [input_layernorm → self_attn → + → post_attention_layernorm → *mlp* → +] × 30 → \
@@ -163,12 +165,12 @@ norm → lm_head → logits (section 10)
 def show_structure(model: PreTrainedModel) -> Structure:
     """A loaded model's structure as a `Structure`: a picture in a notebook, text in a terminal.
 
-    Works for any decoder-only model of `transformers` (Llama, SmolLM2, Qwen, GLM-4, …). Equal layers
-    are folded into one; every block shows the shapes of its weights `[out, in]` and its share of the
-    parameters. The model is not changed; it is run on a few tokens only if it has to be (a mixture of experts looks
-    at values, and an empty copy has none).
+    It works for any decoder-only model of `transformers` (Llama, SmolLM2, Qwen, GLM-4, …). Equal layers
+    are folded into one; every block shows the shapes of its weights `[out, in]` and its percentage of the
+    parameters. The model is not changed. It is run on a few tokens only if necessary (a mixture of experts needs
+    values, which an empty copy does not have).
 
-    Raises `BadInputError` for what is not a PyTorch model.
+    Raises `BadInputError` for anything but a PyTorch model.
 
     >>> print(str(show_structure(model)).splitlines()[0])
     LlamaForCausalLM: 134,515,008 parameters
@@ -197,9 +199,9 @@ def _weights(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _dry_run(model: PreTrainedModel) -> Any:
-    """What runs in the model, in order: module names, and `name+` where module `name` adds two streams.
+    """What runs in the model, in order: module names, and `name+` where module `name` adds two tensors.
 
-    Empty when the copy cannot be made or called, for example for a class that needs more than ids.
+    Empty if neither the copy nor the model can be called, for example because the class needs more than ids.
     """
     import torch
 
@@ -234,22 +236,22 @@ def _dry_run(model: PreTrainedModel) -> Any:
             length = 2
             empty = type(model)(config)
             ids = torch.zeros(1, length, dtype=torch.long)
-            mask = torch.zeros(1, 1, length, length, dtype=empty.dtype)  # made here: making it asks for values
+            mask = torch.zeros(1, 1, length, length, dtype=empty.dtype)  # made here: the model would need values for it
             listen(empty, input_ids=ids, attention_mask=mask)
-    except Exception:  # a class of model that looks at values, such as a mixture of experts: then the model itself runs
+    except Exception:  # a class of model that needs values, such as a mixture of experts: then the model itself runs
         calls.clear()
         inside.clear()
         try:
             with one_at_a_time(model, "show_structure"):
                 listen(model, input_ids=neutral_ids(model).to(model.device))
-        except Exception:  # any class of model may come along; without an order there is still a list
+        except Exception:  # it may be any class of model; without an order there is still a list
             return []
     return calls
 
 
 def _additions(calls: Any, inside: Any) -> AbstractContextManager[Any]:
-    """A context in which every addition of two equally shaped tensors is written into `calls`. A module that is given
-    the stream beside its input and adds to it (in BLOOM and MPT) adds in the name of the layer around it."""
+    """A context in which every addition of two tensors of equal shape is recorded in `calls`. If a module gets the
+    stream as a second input and adds to it (in BLOOM and MPT), the addition counts as one of the layer around it."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -271,8 +273,8 @@ def _same_shape(a: Any, b: Any) -> bool:
 
 
 def _blocks(name: str, module: Module, weights: Any, calls: Any) -> Any:
-    """The blocks below a module, as pairs (name of the module that runs first in it, block): its layers
-    folded, what holds layers opened, everything else one `Part`."""
+    """The blocks inside a module, as pairs (name of the module that runs first in it, block): equal layers are folded,
+    modules that contain layers are opened, and everything else becomes one `Part`."""
     import torch
 
     blocks = []
@@ -315,7 +317,7 @@ def _folded(name: str, layers: Any, weights: Any, calls: Any) -> Any:
 
 
 def _order(layer: str, calls: Any) -> tuple[str, ...] | None:
-    """The direct parts of one layer as they run, with `ADD` where the layer itself adds."""
+    """The direct parts of one layer in the order in which they run, with `ADD` where the layer itself adds."""
     order = []
     for call in calls:
         if call == layer + ADD:
@@ -333,7 +335,7 @@ def _part(shown: str, full: str, module: Module, weights: Any) -> Part:
 
 
 def _shapes(part: Part) -> str:
-    """The weights of a part in words: `q_proj [576, 576]`, `weight [49152, 576] = model.embed_tokens.weight`."""
+    """The weights of a part as text: `q_proj [576, 576]`, `weight [49152, 576] = model.embed_tokens.weight`."""
     texts = []
     for weight in part.weights:
         text = f"{weight.name.removesuffix('.weight')} {list(weight.shape)}"
@@ -348,8 +350,8 @@ def _line(name: str, kind: str, count: str, share: str, shapes: str) -> str:
 def plot_structure(structure: Structure, *, ax: Axes | None = None) -> Axes:
     """A `Structure` as a diagram, from token ids down to logits. Returns the Axes.
 
-    Equal layers are one frame. Down its left side runs the residual stream; each block reads from it
-    and is added to it at a ⊕. On the right, each block's share of the parameters.
+    Equal layers are one frame. The residual stream runs down its left side; each block reads from it, and
+    its output is added to it at a ⊕. On the right is each block's percentage of the parameters.
 
     >>> len(plot_structure(show_structure(model)).patches) > 0
     True
@@ -367,8 +369,8 @@ def plot_structure(structure: Structure, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-LEFT, RIGHT, STREAM, INNER = 2, 74, 7, 14  # columns of the diagram, of 100
-LINE, GAP = 1.0, 0.7  # heights: a line of text, an arrow
+LEFT, RIGHT, STREAM, INNER = 2, 74, 7, 14  # x coordinates in the diagram, from 0 to 100
+LINE, GAP = 1.0, 0.7  # heights of a line of text and of an arrow
 
 
 def _height(part: Part, x: float) -> float:
@@ -389,12 +391,12 @@ def _stack_height(stack: Stack) -> float:
 
 
 def _is_norm(part: Any) -> bool:
-    """Only vectors in it: a norm, whatever it is called."""
+    """Whether a part has only vectors as weights: then it is a norm, whatever its name."""
     return all(len(weight.shape) < 2 for weight in part.weights)
 
 
 def _canvas(structure: Structure, ax: Axes | None) -> Axes:
-    """Axes with one unit a line of text, so that 30 layers or 3 need the same room."""
+    """Axes with one unit per line of text; their height does not depend on the number of equal layers."""
     lines = 3.2 + GAP
     if structure.idle:
         lines += 1.2 + GAP
@@ -410,7 +412,7 @@ def _canvas(structure: Structure, ax: Axes | None) -> Axes:
 
 
 class _Drawing:
-    """Draws downwards; each method takes the y it starts at and returns the y it ends at."""
+    """Draws from top to bottom; each method takes the y where it starts and returns the y where it ends."""
 
     def __init__(self, ax: Axes, structure: Structure) -> None:
         self.ax, self.structure = ax, structure
@@ -499,7 +501,7 @@ class _Drawing:
         return top + height
 
     def into_box(self, y: float, *, from_stream: Any) -> None:
-        """Down into the box below, out of the residual stream or out of the box above."""
+        """An arrow down into the box below, from the residual stream or from the box above."""
         if from_stream:
             y += GAP * 0.35
             self.ax.plot([STREAM, INNER + 3], [y, y], color=INK, lw=1.2)
@@ -508,7 +510,7 @@ class _Drawing:
             self.head((INNER + 3, y), (INNER + 3, y + GAP))
 
     def join(self, y: float) -> None:
-        """Out of the box above, back into the residual stream."""
+        """An arrow from the box above back into the residual stream."""
         self.ax.plot([INNER + 3] * 2, [y, y + 0.55], color=INK, lw=1.2)
         self.head((INNER + 3, y + 0.55), (STREAM + 1.1, y + 0.55))
         white = {"boxstyle": "circle,pad=0.02", "facecolor": "white", "edgecolor": "none"}
@@ -526,7 +528,7 @@ def _tint(color: str) -> tuple[float, ...]:
 
 
 def _short(count: int) -> str:
-    """A count for people: `28.3 M`."""
+    """A readable count: `28.3 M`."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""How the course's pictures look: one palette, one set of colour maps, fonts that have Chinese.
+"""The style of the course's figures: one palette, one set of colour maps, and fonts with Chinese characters.
 
 Nothing changes on import: a notebook calls `use_course_style()` once.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito (2008), "Color Universal Design": told apart by readers of every colour vision.
+# Okabe & Ito (2008), "Color Universal Design": colours that people with any colour vision can tell apart.
 OKABE_ITO = {
     "blue": "#0072B2",
     "orange": "#E69F00",
@@ -30,7 +30,7 @@ OKABE_ITO = {
 }
 INK, MUTED, RULE = "#1f2328", "#59636e", "#d0d7de"
 WEIGHTS_COLORMAP = "cividis"  # weights in [0, 1]: draw with vmin=0, vmax=1
-VEIL_COLOR, VEIL = "#8c9299", 0.9  # the grey over a picture, and how much of it that hides where the weight is 0
+VEIL_COLOR, VEIL = "#8c9299", 0.9  # the grey over a picture, and its opacity where the weight is 0
 DIFFERENCES_COLORMAP = "RdBu_r"  # differences: draw with vmin=-limit, vmax=limit, so that 0 is white
 
 CJK_FONTS = (
@@ -44,11 +44,11 @@ CJK_FONTS = (
     "Microsoft YaHei",
     "SimHei",
 )
-MOST_DRAWN = 300  # characters of one text in a figure
-WEIGHTS = (400, 700)  # normal and bold, the two that the course draws text in
+MOST_DRAWN = 300  # the most characters of one text in a figure
+WEIGHTS = (400, 700)  # normal and bold, the font weights that the course uses
 FONT_PACKAGE = ("notojp_matplotlib", "fonts/NotoSansCJKjp-Regular.otf")
 
-# Colours for HTML: JupyterLab's own where there is a JupyterLab, so that light and dark both work.
+# Colours for HTML: JupyterLab's own if there is a JupyterLab, so that light and dark themes both work.
 HTML_THEME = """\
 --ink:var(--jp-content-font-color1,#1f2328);--muted:var(--jp-content-font-color2,#59636e);\
 --paper:var(--jp-layout-color1,#fff);--shade:var(--jp-layout-color2,#f6f8fa);--rule:var(--jp-border-color2,#d0d7de);\
@@ -58,12 +58,12 @@ HTML_THEME = """\
 
 
 def use_course_style(*, sharp: bool = False) -> None:
-    """Set matplotlib's defaults for the course: an opaque light card, Okabe-Ito colours, Chinese.
+    """Set matplotlib's defaults for the course: an opaque light background, Okabe-Ito colours, a font with Chinese.
 
-    Figures stay light in JupyterLab's dark theme too, so that a saved picture reads the same
-    everywhere. With `sharp`, a notebook shows them as SVG, which is sharp on every screen, or
-    with 200 dots per inch where there is Chinese or a picture in them.
-    Changes `matplotlib.rcParams` of this process; `matplotlib.rcdefaults()` undoes it.
+    Figures stay light in JupyterLab's dark theme too, so that a saved figure looks the same
+    everywhere. With `sharp`, a notebook shows them as SVG, which is sharp on every screen, or as PNG
+    with 200 dots per inch if they contain Chinese or a picture.
+    It changes `matplotlib.rcParams` of this process; `matplotlib.rcdefaults()` undoes that.
 
     >>> import matplotlib
     >>> use_course_style()
@@ -122,10 +122,10 @@ def is_sharp() -> bool:
 
 @cache
 def cjk_font() -> str:
-    """Name of a font with Chinese characters that matplotlib can use: the system's, else the one a
-    dependency (`notojp-matplotlib`) brings. None when there is neither.
+    """The name of a font with Chinese characters that matplotlib can use: one of the system's, else the one that a
+    dependency (`notojp-matplotlib`) contains. None if there is neither.
 
-    Titles are bold, and many of these fonts come in one weight. That weight is then drawn for the others too.
+    Titles are bold, but many of these fonts have only one weight. That weight is then used for the others too.
     """
     from matplotlib.font_manager import fontManager
 
@@ -137,7 +137,7 @@ def cjk_font() -> str:
 
 
 def _dependency_font() -> str | None:
-    """Make the font of `FONT_PACKAGE` known to matplotlib and return its name; None when it is not installed."""
+    """Make the font of `FONT_PACKAGE` known to matplotlib and return its name; None if it is not installed."""
     from matplotlib.font_manager import FontProperties, fontManager
 
     package = find_spec(FONT_PACKAGE[0])  # found without importing it: the import would set the font itself
@@ -149,9 +149,9 @@ def _dependency_font() -> str | None:
 
 
 def _serve_all_weights(name: str) -> None:
-    """Let the nearest weight of this font stand in for each of `WEIGHTS` that it lacks.
+    """Register the nearest weight of this font for each of `WEIGHTS` that it lacks.
 
-    matplotlib would draw the same glyphs anyway, but would also log "Failed to find font weight bold" below the
+    matplotlib would draw the same glyphs anyway, but it would also log "Failed to find font weight bold" below the
     first figure of a notebook.
     """
     from matplotlib.font_manager import fontManager, weight_dict
@@ -164,7 +164,7 @@ def _serve_all_weights(name: str) -> None:
 
 
 def png_bytes(figure: Figure, *, dpi: int = 100) -> bytes:
-    """A figure as a small PNG (256 colours, half of the usual bytes); the figure is closed."""
+    """A figure as a small PNG (256 colours, half the usual bytes); the figure is closed."""
     from io import BytesIO
 
     from matplotlib import pyplot
@@ -179,9 +179,9 @@ def png_bytes(figure: Figure, *, dpi: int = 100) -> bytes:
 
 def drawable(text: str) -> str:
     """`text` as matplotlib can draw it now: characters that its fonts lack (emoji, rare scripts, control characters)
-    become their code point, such as `U+1F600`, and `$` stays a dollar sign instead of opening a formula. Line breaks
-    stay. Whatever a caller, a model or a file brings goes through it on its way into a figure, once. Of more than
-    `MOST_DRAWN` characters the middle is left out.
+    become their code point, such as `U+1F600`, and `$` stays a dollar sign instead of starting a formula. Line breaks
+    stay. Every text from a caller, a model or a file goes through this function once before it is drawn. If it has
+    more than `MOST_DRAWN` characters, the middle is left out.
 
     >>> drawable("$5 and \\x07")
     '\\\\$5 and U+0007'
@@ -198,17 +198,17 @@ def drawable(text: str) -> str:
 def _has_glyph(character: str, families: tuple[str, ...]) -> bool:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    # Each family is asked by itself: given a list, findfont answers with the first one only.
+    # Each family is looked up separately: given a list, findfont returns only the first one.
     return any(get_font(findfont(FontProperties(family=[name]))).get_char_index(ord(character)) for name in families)
 
 
 def veil(shown: Any) -> Any:
-    """How much of the picture the grey hides, by weight from 0 to 1: nothing where it was looked at most."""
+    """The opacity of the grey veil for a weight from 0 to 1 (relative to the largest): 0 for the largest weight."""
     return VEIL * (1 - shown)
 
 
 def veil_colors(steps: int = 17) -> list[str]:
-    """The grey of the veil for CSS, from the weight 0 (nearly all of the picture hidden) to 1 (nothing hidden).
+    """The veil's grey as CSS colours, from the weight 0 (nearly all of the picture hidden) to 1 (nothing hidden).
 
     >>> veil_colors(2)
     ['rgba(140,146,153,0.900)', 'rgba(140,146,153,0.000)']
@@ -218,21 +218,21 @@ def veil_colors(steps: int = 17) -> list[str]:
 
 
 def veil_colormap() -> Any:
-    """The veil's grey for matplotlib, in the same order: as opaque as it is over a picture."""
+    """The veil's grey as a matplotlib colour map, in the same order and with the same opacity."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
     return LinearSegmentedColormap.from_list("veil", [to_rgba(VEIL_COLOR, veil(weight)) for weight in (0, 1)])
 
 
 def columns(text: str) -> int:
-    """How wide a text is, in columns of a terminal: a Chinese character or an emoji takes two."""
+    """The width of a text in terminal columns: a Chinese character or an emoji takes two."""
     from wcwidth import wcswidth
 
     return max(wcswidth(text), 0)
 
 
 def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
-    """The Axes that were given, or those of a new figure of this size in inches."""
+    """`ax` if it is given, otherwise the Axes of a new figure of this size in inches."""
     if ax is not None:
         return given_by("matplotlib.pyplot.subplots", "ax", ax, "imshow", "barh")
     from matplotlib import pyplot

@@ -1,7 +1,7 @@
-"""Figures as small SVG: sharp on every screen, and for charts smaller than pixels at 200 dots per inch.
+"""Figures as small SVG: sharp on every screen, and for charts smaller than a PNG with 200 dots per inch.
 
-Letters stay text, so that a figure can be searched and read aloud. What matplotlib writes is then shortened: comments,
-names that nothing refers to, and digits that nobody sees.
+Text stays text, so that a figure can be searched and read aloud. What matplotlib writes is then shortened by removing
+comments, names that nothing refers to, and digits that make no visible difference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAMILY = re.compile(r"font-family:([^;\"]*);?")
 
 
 def svg_text(figure: Figure) -> str:
-    """A figure as SVG. The same figure always gives the same text: it has no date, and no name depends on chance."""
+    """A figure as SVG. The same figure always gives the same text: it has no date and no random names."""
     from io import StringIO
 
     import matplotlib
@@ -53,7 +53,7 @@ def shorter(svg: str) -> str:
 
 
 def _shorter_names(svg: str) -> str:
-    """Names (`id`) that something refers to become `n0`, `n1`, …; the others go."""
+    """Names (`id`) that something refers to become `n0`, `n1`, …; the others are removed."""
     used = {name: f"n{number}" for number, name in enumerate(dict.fromkeys(REFERENCE.findall(svg)))}
     svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{used[found[1]]}"' if found[1] in used else "", svg)
     return REFERENCE.sub(lambda found: used[found[0]], svg)
@@ -69,7 +69,7 @@ def _shorter_tag(tag: str) -> str:
 
 
 def _without_bare_groups(svg: str) -> str:
-    """Groups without attributes only nest the drawing."""
+    """Remove groups without attributes, which only nest the drawing."""
     kept: list[bool] = []
 
     def unwrapped(tag: re.Match[str]) -> str:
@@ -84,7 +84,7 @@ def _without_bare_groups(svg: str) -> str:
 
 
 def _styles_once(svg: str) -> str:
-    """Neighbours that are drawn in the same style become a group that has it."""
+    """Combine neighbours with the same style into a group that has the style."""
     pieces = LEAF.split(svg)  # what is between the leaves, and the leaves: every second one
     shown, run, look = [pieces[0]], [], ""
     for leaf, between in zip(pieces[1::2], pieces[2::2], strict=True):
@@ -113,8 +113,8 @@ def _tag_and_rest(leaf: str) -> tuple[str, str]:
 
 
 def needs_pixels(figure: Figure) -> bool:
-    """Whether a figure is shown as PNG: it has Chinese in it, for which not every machine has a font, or a picture in
-    colours, which SVG would hold as pixels anyway."""
+    """Whether a figure is shown as PNG: it contains Chinese, for which not every machine has a font, or a picture in
+    colour, which SVG would store as pixels anyway."""
     from matplotlib.image import AxesImage
     from matplotlib.text import Text
 
@@ -124,7 +124,7 @@ def needs_pixels(figure: Figure) -> bool:
 
 
 def sharp_png(figure: Figure) -> tuple[bytes, dict[str, int]]:
-    """A figure as PNG with 200 dots per inch, and the size in pixels at which a page shows it."""
+    """A figure as PNG with 200 dots per inch, and the width and height in pixels at which a page shows it."""
     from io import BytesIO
 
     drawn = BytesIO()
@@ -133,7 +133,7 @@ def sharp_png(figure: Figure) -> tuple[bytes, dict[str, int]]:
 
 
 def shown_size(png: bytes) -> dict[str, int]:
-    """The size in pixels at which a page shows a picture of 200 dots per inch: half of its own."""
+    """The width and height in pixels at which a page shows a PNG with 200 dots per inch: half of its own."""
     from io import BytesIO
 
     from PIL import Image
@@ -143,8 +143,8 @@ def shown_size(png: bytes) -> dict[str, int]:
 
 
 def draw_as_svg() -> None:
-    """From here on, a notebook that runs this process shows matplotlib's figures as SVG, those with Chinese or with
-    pictures as PNG; elsewhere nothing happens."""
+    """From now on, a notebook in this process shows matplotlib's figures as SVG, or as PNG if they contain Chinese or a
+    picture; outside a notebook nothing happens."""
     from IPython import get_ipython
 
     shell = get_ipython()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROLE_COLORS = {"system": "green", "user": "blue", "assistant": "vermillion", "observation": "purple", "tool": "purple"}
 TEXT_WIDTH = 96  # columns of the plain-text form
 
-# The class names start with "tk": the sheet travels with every output and must touch nothing else.
+# The class names start with "tk": the style sheet is part of every output and must not affect anything else.
 TOKENS_CSS = (
     ".tk{" + HTML_THEME + "font-family:var(--sans);color:var(--ink);line-height:1.2}"
     """
@@ -79,10 +79,10 @@ def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Any, *, limit: int =
 
     `prompt` is a text, a `RenderedChat` (then grouped by the message each token came from), or ids
     (list, or tensor `[length]` or `[1, length]`). White space is made visible, a token that is part
-    of a character shows as `你 1/2`, control tokens have a dashed frame (`[ ]` in text). At most
-    `limit` tokens are shown.
+    of a character is shown as `你 1/2`, and control tokens have a dashed frame (`[ ]` in text). At most
+    `limit` tokens are shown; None shows all.
 
-    Raises `BadInputError` for what is not a prompt, or a `limit` below 1.
+    Raises `BadInputError` for anything but a prompt, or a `limit` below 1.
 
     >>> print(str(show_tokens(tokenizer, "Hello, world!")).splitlines()[0])
     Hello  ,   ·world  !
@@ -104,7 +104,7 @@ def _who(segment: Any) -> str:
 
 
 def _chip(row: TokenRow) -> str:
-    """Ruby text: where a page drops our style sheet, the id still stands over its token."""
+    """Ruby text: even if a page drops our style sheet, the id is still shown over its token."""
     kind = ' class="tk-s"' if row.special else ""
     about = f"position {row.position}, id {row.token_id}, " + (
         "control token" if row.special else f"bytes {row.raw.hex(' ').upper()}"
@@ -114,7 +114,7 @@ def _chip(row: TokenRow) -> str:
 
 
 def _text_lines(rows: Sequence[TokenRow], indent: str) -> list[str]:
-    """Labels over ids, in columns, wrapped at `TEXT_WIDTH`: two lines for each row of tokens."""
+    """Labels over ids, in columns, wrapped at `TEXT_WIDTH`: two lines per row of tokens."""
     lines, labels, ids = [], indent, indent
     for row in rows:
         label = f"[{row.label}]" if row.special else row.label

@@ -1,7 +1,7 @@
-"""What the course's widgets share: a live front made by our own script, and a still picture beside it.
+"""What the course's widgets have in common: a live page drawn by our own script, and a still picture beside it.
 
 A saved notebook without a running kernel cannot show a widget, so a cell's output holds two things:
-a picture with a text, then the widget. Once the widget lives, its style sheet hides the picture.
+a picture with a text, then the widget. Once the widget is live, its style sheet hides the picture.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "Tr
 
 
 class CourseWidget(anywidget.AnyWidget):
-    """Sends a plain dict to the front (`explorer.js`) and its wishes to a Python object.
+    """Sends a plain dict to the page (`explorer.js`), and the page's commands to a Python object.
 
-    `state` holds everything and knows nothing of widgets. It offers `commands` (the names of its
-    methods that the front may call), `view()` (what the front draws, a dict of plain values),
+    `state` holds everything and does not depend on widgets. It offers `commands` (the names of its
+    methods that the page may call), `view()` (what the page draws, a dict of plain values),
     `figure()` (the still picture, a matplotlib Axes) and `describe()` (the same in words).
 
-    Running a cell again closes the widgets that its last run made. A closed widget lets go of its state, and with
-    it of the memory: IPython's `Out` and ipywidgets' own list keep the widget itself alive for as long as the kernel.
+    Running a cell again closes the widgets that its last run made. A closed widget releases its state and thereby
+    the memory: IPython's `Out` and ipywidgets' own list keep the widget itself alive for as long as the kernel runs.
     """
 
     _esm = front("explorer.js")
@@ -59,17 +59,17 @@ class CourseWidget(anywidget.AnyWidget):
         return self._state
 
     def close(self) -> None:
-        """End the widget: its page goes away, and its state is let go. Closing it again does nothing."""
-        super().close()  # first, so that what follows does not go to the page
+        """End the widget: its page disappears, and its state is released. Closing it again does nothing."""
+        super().close()  # first, so that what follows is not sent to the page
         self._state = None
         self.view = {}
 
     def _answer(self, _widget: Any, wish: dict[str, Any], _buffers: list[memoryview]) -> None:
-        """Carry out what the reader did in the page. Each answer has a new `turn`, so the page sees it."""
+        """Carry out what the reader did on the page. Each answer has a new `turn`, so that the page notices it."""
         message = ""
         try:
             self.state.do(**{"command": "", **wish})
-        except Exception as error:  # nobody else would tell the reader of the page
+        except Exception as error:  # nothing else would report it on the page
             message = in_words(error)
         self._show(message)
 
@@ -103,7 +103,7 @@ _made: dict[str, tuple[str, list[weakref.ref]]] = {}  # cell -> its last run, an
 
 
 def _close_what_the_last_run_made(widget: CourseWidget) -> None:
-    """Note that the cell which is running made `widget`, and close those that an earlier run of it made."""
+    """Record that the running cell made `widget`, and close the widgets that an earlier run of the cell made."""
     cell, run = _running_cell()
     if not cell:
         return
@@ -116,9 +116,9 @@ def _close_what_the_last_run_made(widget: CourseWidget) -> None:
 
 
 def _running_cell() -> tuple[str, str]:
-    """Which cell of a notebook is running and which run of it this is; empty outside a notebook.
+    """Identifiers of the running cell of a notebook and of this run of it; empty outside a notebook.
 
-    A page tells a kernel its cell's id (JupyterLab does); a cell without one is known by its code.
+    JupyterLab sends the cell's id to the kernel; without an id, the cell is identified by its code.
     """
     from IPython import get_ipython
 
@@ -129,7 +129,7 @@ def _running_cell() -> tuple[str, str]:
 
 
 class Commands:
-    """Base of the states behind widgets: only the methods named in `commands` can be called from a page.
+    """Base class of the states behind widgets: only the methods named in `commands` can be called from a page.
 
     What a page sends is checked against the method's type hints before the method runs.
     """
@@ -139,8 +139,8 @@ class Commands:
     def do(self, command: str, **arguments: Any) -> Any:
         """Call the method `command`.
 
-        Raises `BadInputError` when there is none of that name for pages, an argument is missing or unknown, or has
-        another type than the method takes.
+        Raises `BadInputError` if it is not in `commands`, or if an argument is missing, unknown, or of a type that the
+        method does not take.
         """
         if command not in self.commands:
             known = ", ".join(self.commands)
@@ -161,7 +161,7 @@ class Commands:
 
 
 def in_words(error: Exception, what: str = "This did not work:") -> str:
-    """An error for the page: the sentence of one of ours; `what`, the kind and the message of any other."""
+    """An error as text for the page: the message of one of ours; for any other, `what`, its class and its message."""
     return str(error) if isinstance(error, HelpersError) else f"{what} {type(error).__name__}: {error}"
 
 
@@ -174,8 +174,8 @@ def _check_type(name: str, value: Any, expected: Any) -> None:
 
 
 class StepByStep(Commands):
-    """Base of the states that walk through a generation: `steps` are the `GenerationStep`s made so far, `index` the
-    one looked at. `_make_step()` appends the next one."""
+    """Base class of the states that step through a generation: `steps` are the `GenerationStep`s made so far, `index`
+    the one shown. `_make_step()` appends the next one."""
 
     commands: tuple[str, ...] = ("forward", "back", "go_to")
     steps: list[GenerationStep]
@@ -186,7 +186,7 @@ class StepByStep(Commands):
 
     @property
     def step(self) -> GenerationStep:
-        """The `GenerationStep` looked at."""
+        """The `GenerationStep` that is shown."""
         return self.steps[self.index]
 
     @property
@@ -195,18 +195,18 @@ class StepByStep(Commands):
         return self.step.stopped_by is None
 
     def forward(self) -> None:
-        """Take this step's token and look at the next step; at the end, stay."""
+        """Take this step's token and show the next step; at the end, stay."""
         if self.can_go_forward:
             if self.index + 1 == len(self.steps):
                 self._make_step()
             self.index += 1
 
     def back(self) -> None:
-        """Look at the step before; at the beginning, stay."""
+        """Show the previous step; at the beginning, stay."""
         self.index = max(0, self.index - 1)
 
     def go_to(self, index: int) -> None:
-        """Look at a step that has been made already."""
+        """Show a step that has already been made. Raises `BadInputError` for any other."""
         if not isinstance(index, int) or not 0 <= index < len(self.steps):
             raise BadInputError(f"There is no step {index}: steps 0 to {len(self.steps) - 1} have been made.")
         self.index = index

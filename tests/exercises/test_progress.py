@@ -73,7 +73,7 @@ def test_a_damaged_file_is_left_as_it_is_and_the_verdict_still_comes(file, capsy
     check("00.1", RIGHT)
     said = capsys.readouterr().out
     assert "Exercise 00.1: right!" in said
-    assert "could not be written down" in said and "rename or delete it" in said
+    assert "could not be saved" in said and "rename or delete it" in said
     assert file.read_text() == damage
     with pytest.raises(DamagedFilesError, match=r"progress\.json"):
         show_progress()

@@ -222,7 +222,7 @@ def test_expanded_and_given_prompts_do_not_mix(prompt):
     ids, count = prompt["input_ids"], PATCHES
     seen = glm(VISION).expand_inputs(**prompt).input_ids
     padded = F.pad(ids, (count - 1, 0), value=800)
-    with pytest.raises(BadInputError, match="all of one kind"):
+    with pytest.raises(BadInputError, match="use only one kind"):
         glm(VISION).expand_inputs(torch.cat([seen, padded]), prompt["pixel_values"].repeat(2, 1, 1, 1))
 
 

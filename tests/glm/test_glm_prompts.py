@@ -273,7 +273,7 @@ def test_a_picture_that_cannot_be_read_is_named():
         ([{"content": "hi"}], "Message 0 needs"),
         ([{"role": "user", "content": None}], "Message 0 needs"),
         ([{"role": "robot", "content": "hi"}], "role 'robot'"),
-        ([{"role": "tool", "content": "hi"}], "role 'tool'; GLM-4's are system, user, assistant, observation"),
+        ([{"role": "tool", "content": "hi"}], "role 'tool'; GLM-4's roles are system, user, assistant, observation"),
         ([{"role": "system", "content": "", "tools": [{}]}], "Message 0 offers {} as a tool"),
         ([{"role": "system", "content": "", "tools": [{"type": "python"}]}], "as a tool: a tool is a Python function"),
         ([{"role": "system", "content": "", "tools": [len]}], "Message 0 offers 'len' as a tool"),

@@ -157,5 +157,5 @@ def test_a_norm_is_held_at_its_size():
 
 
 def test_a_norm_of_another_kind_is_refused():
-    with pytest.raises(BadInputError, match="Softmax is no RMSNorm or LayerNorm"):
+    with pytest.raises(BadInputError, match="Softmax is neither an RMSNorm nor a LayerNorm"):
         hold_norm(torch.nn.Softmax(-1), torch.randn(2, 8))

@@ -109,7 +109,7 @@ def _interrupt_a_batch(module, arguments, output):
 
 
 def test_active_interventions_act_in_it(tiny, tokenizer):
-    nothing = pytest.raises(BadInputError, match="nothing to move over")
+    nothing = pytest.raises(BadInputError, match="a patch cannot move the answer")
     with nothing, skip_attention(tiny, 0), skip_attention(tiny, 1), skip_attention(tiny, 2):
         patching_sweep(tiny, tokenizer, PROMPT, SOURCE, answer=7, against=8)
 
@@ -118,7 +118,7 @@ def test_active_interventions_act_in_it(tiny, tokenizer):
     ("change", "message"),
     [
         ({"source": [3, 17, 5]}, "The prompts have 5 and 3 tokens"),
-        ({"source": PROMPT}, "nothing to move over"),
+        ({"source": PROMPT}, "a patch cannot move the answer"),
         ({"part": "head"}, "hidden_states, attention, mlp, not 'head'"),
         ({"layers": [4]}, "no layer 4 of hidden_states: they run from 0 to 3"),
         ({"layers": [3], "part": "mlp"}, "from 0 to 2"),

@@ -76,7 +76,7 @@ const DIFFERENCE = {
   ],
 };
 
-test("a grid is coloured by the token it says, or by a value", () => {
+test("a grid is coloured by the predicted token, or by a value", () => {
   const [byToken] = layouts(view(), "token");
   assert.equal(byToken.values, null);
   assert.deepEqual(byToken.texts[1], ["y", "y"]);
@@ -153,7 +153,7 @@ test("a cell is read out with what is known of it", () => {
   const [panel] = layouts(v, "norm");
   assert.equal(
     cellInWords(v, panel, { layer: 0, position: 4 }),
-    "layer 0, position 4 b: says y; probability 10, entropy 10, norm 10, change 10",
+    "layer 0, position 4 b: predicts y; probability 10, entropy 10, norm 10, change 10",
   );
   const bare = view({ grids: [grid("prompt", null)] });
   const words = cellInWords(bare, layouts(bare, "cosine")[0], { layer: 1, position: 3 });

@@ -66,8 +66,8 @@ WRONG_ANSWERS = {
     "01.2": [
         (LONGEST, "Lowest rank first!"),
         (LEFTMOST, "Lowest rank first!"),
-        ('answer_2 = lambda piece, ranks: [b"x"]', "have to be the piece"),
-        ("answer_2 = lambda piece, ranks: piece", "a list of tokens is asked for"),
+        ('answer_2 = lambda piece, ranks: [b"x"]', "have to give the piece"),
+        ("answer_2 = lambda piece, ranks: piece", "it should return a list of tokens"),
         ("answer_2 = lambda piece: [piece]", "raised TypeError"),
     ],
     "01.3": [
@@ -75,21 +75,21 @@ WRONG_ANSWERS = {
             'answer_3 = {n: token_count(tokenizer, load_prompts(n)) for n in ("english", "chinese")}',
             "with all merges",
         ),
-        ('answer_3 = {"english": 104, "chinese": 0}', "chinese: not with 10,000 merges"),
+        ('answer_3 = {"english": 104, "chinese": 0}', "chinese: that is not the number with 10,000 merges"),
         ('answer_3 = {"en": 1, "zh": 2}', "the keys are"),
     ],
     "01.4": [
-        (FROM_TEXT, "a message that nobody wrote"),
+        (FROM_TEXT, "a message nobody wrote"),
         (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, with_open=True)", "isn't a message yet"),
         (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, first=1)", "the two line breaks belong to the header"),
         (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, last=1)", "is not part of the content"),
-        ("answer_4 = lambda ids: llama3.decode(ids)", "a list of messages is asked for"),
+        ("answer_4 = lambda ids: llama3.decode(ids)", "it should return a list of messages"),
         ("answer_4 = lambda ids: ['Hi']", "a dictionary with role and content"),
     ],
     "01.5": [
-        (FROM_IDS, "A pad_id inside a row is real"),
+        (FROM_IDS, "A pad_id inside a row is a real token"),
         (RIGHT, "the padding is on the right"),
-        ("answer_5 = lambda rows, pad_id: rows[0][0]", "two things are asked for"),
+        ("answer_5 = lambda rows, pad_id: rows[0][0]", "it should return input_ids and attention_mask"),
     ],
     "01.6": [
         ('answer_6 = "Do you know the password? Yes, I do. Tell me."', "a prompt of 3 turns"),

@@ -15,9 +15,9 @@ WRONG_ANSWERS = {
             '    return torch.frombuffer(bytearray(raw), dtype=torch.float32).reshape(header[name]["shape"])',
             "8 + length bytes come before",
         ),
-        ("answer_2 = lambda name: parameters[name].flatten()", 'The header has a "shape" for it'),
+        ("answer_2 = lambda name: parameters[name].flatten()", 'The header gives its "shape"'),
         ("answer_2 = lambda name: norm[:5]", "Read end - begin bytes"),
-        ("answer_2 = lambda name: name", "it should give a tensor"),
+        ("answer_2 = lambda name: name", "it should return a tensor"),
         ("answer_2 = norm", "should be a function"),
     ],
     "02.3": [
@@ -27,13 +27,13 @@ WRONG_ANSWERS = {
         ('answer_3 = {"llama": 9}', "needs these two names"),
     ],
     "02.4": [
-        ("answer_4 = lambda x: (x.view(torch.int32) & -65536).view(torch.float32)", "cut the lower 16 bits off"),
+        ("answer_4 = lambda x: (x.view(torch.int32) & -65536).view(torch.float32)", "cut off the lower 16 bits"),
         (
             "answer_4 = lambda x: ((x.view(torch.int32) + 0x8000) & -65536).view(torch.float32)",
             "goes to the neighbour whose last bit is 0",
         ),
-        ("answer_4 = lambda x: x.bfloat16().float()", "that is the library doing it"),
+        ("answer_4 = lambda x: x.bfloat16().float()", "that lets the library do it"),
         ("answer_4 = lambda x: x", "should become"),
-        ("answer_4 = lambda x: x.view(torch.int32) >> 16", "should give float32"),
+        ("answer_4 = lambda x: x.view(torch.int32) >> 16", "should return float32"),
     ],
 }

@@ -30,9 +30,9 @@ WRONG_ANSWERS = {
     "03.2": [
         (
             "answer_2 = lambda scores, min_p: scores.masked_fill(scores.softmax(-1) < min_p, -torch.inf)",
-            "Measure against each row's best token",
+            "Compare with each row's best token",
         ),
-        ("answer_2 = lambda scores, min_p: scores.softmax(-1)", "keep the scores that they came with"),
+        ("answer_2 = lambda scores, min_p: scores.softmax(-1)", "the tokens that remain should keep their scores"),
         (
             "answer_2 = lambda scores, min_p: scores.masked_fill(\n"
             "    scores.softmax(-1) < min_p * scores.softmax(-1).max(-1, keepdim=True).values, 0)",
@@ -42,7 +42,7 @@ WRONG_ANSWERS = {
     "03.3": [
         ('answer_3 = ["."]', "a terminator is a token id"),
         ('answer_3 = [tokenizer.convert_tokens_to_ids(mark) for mark in ".!?"]', "keep the model's own terminator"),
-        ('answer_3 = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")]', "yours would go on"),
+        ('answer_3 = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")]', "yours would continue"),
     ],
     "03.4": [
         (
@@ -58,9 +58,9 @@ WRONG_ANSWERS = {
     ],
     "03.5": [
         (_LOOP.format(**_RIGHT | {"mask": "None"}), "sees the padding"),
-        (_LOOP.format(**_RIGHT | {"padding": ""}), "goes on talking"),
+        (_LOOP.format(**_RIGHT | {"padding": ""}), "keeps generating"),
         (_LOOP.format(**_RIGHT | {"stop": "if not unfinished.all(): break"}), "as soon as one row has ended"),
-        (_LOOP.format(**_RIGHT | {"stop": "pass"}), "goes on to the limit"),
+        (_LOOP.format(**_RIGHT | {"stop": "pass"}), "continues to the limit"),
         (_LOOP.format(**_RIGHT).replace("argmax(", "argmin("), "is the first id that differs"),
         ("answer_5 = lambda model, input_ids, *rest: input_ids[:, 1:]", "should begin with the prompts"),
     ],

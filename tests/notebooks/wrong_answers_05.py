@@ -7,7 +7,7 @@ WRONG_ANSWERS = {
         ("answer_1 = 11.4", "should be a whole number"),
     ],
     "05.2": [
-        ('answer_2 = lambda date: f"Today is {date}. {system}"', "What stands after the date is lost"),
+        ('answer_2 = lambda date: f"Today is {date}. {system}"', "Everything after the date is lost"),
         ("answer_2 = lambda date: system", "is not in the prompt for that day"),
         ('answer_2 = lambda date: f"Be short. Today is {date}."', "the rules are not all there"),
     ],
@@ -19,7 +19,7 @@ WRONG_ANSWERS = {
             "    return (x / scale).round() * scale",
             "Which numbers are alike",
         ),
-        ("answer_3 = lambda x: x", "four bits tell 16 values apart"),
+        ("answer_3 = lambda x: x", "four bits can represent 16 values"),
         ("answer_3 = lambda x: x[0]", "a tensor of the same shape"),
     ],
     "05.4": [

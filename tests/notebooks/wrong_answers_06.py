@@ -12,7 +12,7 @@ _FROM_POSITIONS = (
 
 WRONG_ANSWERS = {
     "06.1": [
-        ("answer_1 = [30]", "more row(s) read 5 on top"),
+        ("answer_1 = [30]", "more row(s) have 5 at the top"),
         ("answer_1 = list(range(24, 31))", "another token is ahead of 5"),
         ("answer_1 = 24", "should be a list"),
     ],
@@ -27,7 +27,7 @@ WRONG_ANSWERS = {
         ("answer_3 = -0.5", "one vector [head_dim]"),
     ],
     "06.4": [
-        ("answer_4 = lambda layer, head: 2.66", "one number for each token"),
+        ("answer_4 = lambda layer, head: 2.66", "one number per token"),
         (
             "def answer_4(layer, head):\n"
             "    return trace(model, tokenizer, english, hidden_states=False, layers=layer).attentions[0, head, -1]",
@@ -38,7 +38,7 @@ WRONG_ANSWERS = {
         (_FROM_POSITIONS.format("head // 3", _DIFFERENCE), "the final norm is missing"),
     ],
     "06.5": [
-        ("answer_5 = lambda head: moved_by_head[head]", "still the German prompt's own"),
+        ("answer_5 = lambda head: moved_by_head[head]", "keep the German prompt's own values"),
         ("answer_5 = lambda head: None", "should return a number"),
     ],
 }

@@ -9,7 +9,7 @@ WRONG_ANSWERS = {
     ],
     "07.2": [
         ("answer_2 = list(range(16))", "GLM's pairs are neighbours"),
-        ("answer_2 = [*range(1, 16, 2), *range(0, 16, 2)]", "the wrong way round"),
+        ("answer_2 = [*range(1, 16, 2), *range(0, 16, 2)]", "in the wrong direction"),
         ("answer_2 = [0] * 16", "each of the channels 0 to 15 once"),
     ],
     "07.3": [
@@ -17,7 +17,7 @@ WRONG_ANSWERS = {
             "def answer_3(messages):\n"
             "    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)\n"
             "    return tokenizer(text)['input_ids']",
-            "an ordinary conversation comes out otherwise",
+            "an ordinary conversation comes out differently",
         ),
         (
             "def answer_3(messages):\n"
@@ -63,7 +63,7 @@ WRONG_ANSWERS = {
         (
             "def answer_5(state, layer):\n"
             "    return {kind: state[f'model.layers.{layer}.self_attn.q_proj.{kind}'] for kind in ('weight', 'bias')}",
-            "the weight in the file is",
+            "the weight in the file has the shape",
         ),
         ("answer_5 = lambda state, layer: state", 'a dict with "weight" and "bias"'),
     ],

@@ -13,7 +13,10 @@ def _three(go_on, row="before + r", column="before + c"):
 
 WRONG_ANSWERS = {
     "08.1": [
-        ("answer_1 = lambda image_size, patch_size: (image_size // patch_size) ** 2 + 2", "before 2 x 2 are merged"),
+        (
+            "answer_1 = lambda image_size, patch_size: (image_size // patch_size) ** 2 + 2",
+            "before each 2 x 2 are merged",
+        ),
         ("answer_1 = lambda image_size, patch_size: (image_size // patch_size // 2) ** 2", "begin and end are missing"),
         ("answer_1 = 1602", "should be a function"),
     ],
@@ -24,7 +27,7 @@ WRONG_ANSWERS = {
             "def answer_2(before, patches, after):\n"
             "    rest = range(before + 1 + patches, before + 2 + patches + after)\n"
             "    return [*range(before + 1), *[before + 1] * patches, *rest]",
-            "place 41 of the list should be 6",
+            "entry 41 of the list should be 6",
         ),
     ],
     "08.3": [
@@ -35,10 +38,10 @@ WRONG_ANSWERS = {
     "08.4": [
         (_three("before + 1"), "as if the picture were one position"),
         (_three("before + rows * columns"), "as many positions as there are vectors"),
-        (_three("before + columns"), "also when there are more rows"),
+        (_three("before + columns"), "even when there are more rows"),
         (
             _three("before + max(rows, columns)", row="before + c", column="before + r"),
-            "rows and columns are exchanged",
+            "rows and columns are swapped",
         ),
         (_three("before + max(rows, columns)", "r"), "the row list should be"),
         ("answer_4 = lambda before, rows, columns, after: [[0], [0], [0]]", "three lists of 11 positions"),

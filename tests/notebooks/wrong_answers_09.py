@@ -26,15 +26,15 @@ WRONG_ANSWERS = {
             "answer_2 = lambda attentions: torch.special.entr(attentions).sum(-1).mean(-1).exp()",
             "which comes first",
         ),
-        ("answer_2 = lambda attentions: torch.special.entr(attentions).sum(-1).exp()", "one number a head"),
+        ("answer_2 = lambda attentions: torch.special.entr(attentions).sum(-1).exp()", "one number per head"),
         ("answer_2 = lambda attentions: torch.special.entr(attentions).sum(-1).mean(-1)", "uses 1, not 0"),
     ],
     "09.3": [
         ("answer_3 = 0.74", "should be a function"),
-        ("answer_3 = lambda attentions, length, copies: 0.5", "a score for each head"),
+        ("answer_3 = lambda attentions, length, copies: 0.5", "one score per head"),
         (
             _three_copies("[b for b in range(q - length, 0, -length)]", "sum(-1)"),
-            "the position right after each is meant",
+            "score the position right after each",
         ),
         (_three_copies("[q - length + 1]", "sum(-1)"), "a query of the third copy has two"),
         (
@@ -44,7 +44,7 @@ WRONG_ANSWERS = {
         (_three_copies("[b + 1 for b in range(q - length, 0, -length)]", "mean(-1)"), "added up"),
     ],
     "09.4": [
-        ("answer_4 = lambda attentions: attention_rollout(attentions)[-1]", "each looks at itself"),
+        ("answer_4 = lambda attentions: attention_rollout(attentions)[-1]", "each query should look at itself"),
         (
             "def answer_4(attentions):\n"
             "    attentions[:, :, 1:, 0] = 0\n"

@@ -103,7 +103,7 @@ WRONG_ANSWERS = {
     "11.3": [
         ("answer_3 = answer_2024", "The following generation flags are not valid"),
         (WITH_PROMPT, "is still in front of the answer"),
-        (SPECIAL, "special tokens are part of the text"),
+        (SPECIAL, "the text contains special tokens"),
         (NO_PENALTY, "without the repetition penalty"),
         (BY_WORD, "cut at a position"),
         (TALKATIVE, "Passing `generation_config` together"),
@@ -111,7 +111,7 @@ WRONG_ANSWERS = {
     "11.4": [
         ("answer_4 = loop_2024", "'DynamicCache' object is not subscriptable"),
         (WHOLE_TEXT, "runs the whole text again"),
-        (NEW_ALONE, "the new ids alone"),
+        (NEW_ALONE, "only the new ids"),
         (ONE_SHORT, "the shape should be"),
         (NO_CACHE_PASSED, "generate continues"),
     ],
@@ -124,7 +124,7 @@ WRONG_ANSWERS = {
             "return their logarithms",
         ),
         ("answer_5 = lambda model, prompt_ids, endings: [0.0, 0.0, 0.0]", "the numbers should be"),
-        ("answer_5 = lambda model, prompt_ids, endings: 0.0", "one number for each ending"),
+        ("answer_5 = lambda model, prompt_ids, endings: 0.0", "one number per ending"),
     ],
     "11.6": [
         ("answer_6 = lambda folder, data_file, predictions_file: None", "was not written"),
@@ -150,7 +150,7 @@ WRONG_ANSWERS = {
     "11.7": [
         (IN_PLACE, "the caller's list has changed"),
         (FORGETS, "after turn 1 the history should have the roles"),
-        (WITH_END, "special tokens are part of the answer"),
+        (WITH_END, "the answer contains special tokens"),
         ("answer_7 = lambda model, tokenizer, query, history: query", "the answer and the new history"),
     ],
     "11.8": [
@@ -160,6 +160,6 @@ WRONG_ANSWERS = {
             "answered without the picture",
         ),
         ("answer_8 = lambda model, processor, picture, question: question", "Conversation answers"),
-        ("answer_8 = lambda model, processor, picture, question: ['a circle']", "a text is asked for"),
+        ("answer_8 = lambda model, processor, picture, question: ['a circle']", "it should return a text"),
     ],
 }

@@ -39,7 +39,7 @@ def test_attention_leaves_its_patch_clear():
     assert hidden[0, 1] == 0, "the largest weight leaves the picture as it is"
     assert hidden[0, 0] > hidden[1, 1] > 0.5
     assert ax.patches[0].get_xy() == (3.5, -0.5), "it is framed too"
-    with pytest.raises(BadInputError, match="no square"):
+    with pytest.raises(BadInputError, match="do not form a square"):
         plot_attention_on_picture(torch.zeros(5), Image.new("RGB", (8, 8)))
 
 

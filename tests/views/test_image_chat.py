@@ -239,7 +239,7 @@ def test_what_cannot_be_picked_or_looked_at_says_so():
     chat.leave_out()
     turn = asked(chat, "你好")
     assert not any(word["pick"] for word in chat.view()["turns"][0]["words"])
-    with pytest.raises(BadInputError, match="No picture was in the conversation"):
+    with pytest.raises(BadInputError, match="There was no picture in the conversation"):
         chat.pick(0, word_number(turn, "red"))
     for turn, word in ((1, 0), (0, 99), (-1, 0), ("0", 0), (0, None)):
         with pytest.raises(BadInputError, match="no word"):

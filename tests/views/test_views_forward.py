@@ -184,5 +184,5 @@ def test_bars_by_layer_stand_side_by_side():
 
 @pytest.mark.parametrize("values", [{}, {"a": []}, {"a": [1], "b": [1, 2]}])
 def test_series_that_do_not_fit_are_refused(values):
-    with pytest.raises(BadInputError, match="a number for every layer"):
+    with pytest.raises(BadInputError, match="one number per layer"):
         plot_by_layer(values)

@@ -1,7 +1,7 @@
-"""A tiny GLM-4V that sees: the pictures it learns from, the talk about them, its training, its scores.
+"""A tiny GLM-4V that sees: the pictures it learns from, the conversations about them, its training, its scores.
 
-The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
-when it is first asked for.
+The names in `__init__.pyi` are this package's public interface, and the only ones that notebooks use. Each is imported
+when it is first used.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
 """Drawn scenes: one to three shapes, or a handwritten digit, over a background.
 
-A `Scene` is data (what is where), `draw` makes a picture of it. Positions and sizes are fractions of
-the picture's side, so that a scene can be changed and drawn again: move a shape, recolour it.
+A `Scene` is data (what is where), and `draw` turns it into a picture. Positions and sizes are fractions of
+the picture's side, so a scene can be changed and drawn again: move a shape, or recolour it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHAPES = ("circle", "square", "triangle", "star")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-# (hue, saturation, value), each from lowest to highest: wide enough for what others call by these names.
+# (hue, saturation, value), each from lowest to highest: wide enough to cover what people call by these names.
 TINTS = {
     "red": ((-0.015, 0.012), (0.75, 1), (0.7, 1)),
     "orange": ((0.07, 0.108), (0.85, 1), (0.9, 1)),
@@ -37,9 +37,10 @@ OVERSAMPLING = 3
 class Thing:
     """A shape or a digit. `kind` is one of `SHAPES` or "digit 0" to "digit 9".
 
-    `x`, `y` are its centre (0, 0 is the top left), `size` its radius, both in fractions of the side;
-    `rgb` is the colour it is drawn in, `colour` that colour's name (None for a digit), `turn` an angle
-    in radians, `outline` the colour of a line around it (of a sheet behind it, for a digit).
+    `x`, `y` are its centre (0, 0 is the top left) and `size` its radius, all as fractions of the picture's
+    side; `rgb` is the colour it is drawn in, `colour` that colour's name (None for a digit), `turn` its
+    rotation in radians, `outline` the colour of a line around it (for a digit, of a sheet behind it), and `ink`
+    the [8, 8] image of a digit.
 
     >>> from random import Random
     >>> {thing.kind for thing in random_scene(Random(3), with_digit=False).things} <= set(SHAPES)
@@ -58,13 +59,14 @@ class Thing:
 
     @property
     def region(self) -> str:
-        """The name of the ninth of the picture that holds its centre."""
+        """The name of the region that contains its centre: one of the nine cells of a 3 x 3 grid, from `REGIONS`."""
         return REGIONS[3 * min(int(3 * self.y), 2) + min(int(3 * self.x), 2)]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Things over a background: `background` is two colours, the top's and the bottom's.
+    """Things over a background. `background` is two colours, at the top and at the bottom; `noise` is the standard
+    deviation of the grain added to the pixels (0 to 255), and `seed` that of the grain.
 
     >>> from random import Random
     >>> len(random_scene(Random(3), count=2, with_digit=False).things)
@@ -78,7 +80,7 @@ class Scene:
 
 
 def draw(scene: Scene, side: int = 96) -> Image.Image:
-    """The scene as an RGB picture `side` x `side`.
+    """The scene as an RGB picture of `side` x `side` pixels.
 
     >>> from random import Random
     >>> draw(random_scene(Random(0), part="test")).size
@@ -129,7 +131,7 @@ def outline_points(thing: Thing) -> list[tuple[float, float]]:
 
 
 def _draw_ink(picture: Any, thing: Thing, big: Any) -> None:
-    """A digit: `ink` [8, 8] from 0 to 16, as scikit-learn's `load_digits` has it, used as a mask.
+    """Draw a digit: `ink` [8, 8] from 0 to 16, as in scikit-learn's `load_digits`, is used as a mask.
 
     It is tilted by `turn`, and lies on a square sheet if the thing has an `outline` colour.
     """
@@ -149,7 +151,7 @@ def _draw_ink(picture: Any, thing: Thing, big: Any) -> None:
 
 @cache
 def digits(part: str) -> tuple[Any, Any]:
-    """`(images [n, 8, 8], labels [n])` of scikit-learn's handwritten digits: "train" four fifths, "test" the others.
+    """`(images [n, 8, 8], labels [n])` of scikit-learn's handwritten digits: "train" is four fifths, "test" the rest.
 
     >>> images, labels = digits("test")
     >>> images.shape[1:]
@@ -166,7 +168,7 @@ def digits(part: str) -> tuple[Any, Any]:
 def random_scene(
     random: Random, *, part: str = "train", count: int | None = None, with_digit: bool | None = None
 ) -> Scene:
-    """A scene drawn by `random` (a `random.Random`). `part` says which digits it may hold.
+    """A scene whose contents `random` (a `random.Random`) chooses. `part` says which digits it may contain.
 
     >>> from random import Random
     >>> [thing.kind for thing in random_scene(Random(3), count=2, with_digit=False).things]
@@ -181,7 +183,7 @@ def random_scene(
         spot = _free_spot(random, things, random.uniform(0.15, 0.3))
         light = sum(background[0]) + sum(background[1]) < 6 * 128
         ink = random.randint(215, 255) if light else random.randint(0, 45)
-        paper = random.choice((None, None, 255 - ink))  # as it is in the collection: on a sheet of its own
+        paper = random.choice((None, None, 255 - ink))  # as in the collection: on a sheet of its own
         things.append(
             Thing(
                 f"digit {labels[index]}",
@@ -209,13 +211,13 @@ def _shape(random: Random, spot: tuple[float, float, float]) -> Thing:
 
 
 def jittered(random: Random, colour: str) -> tuple[int, ...]:
-    """A colour of that name, slightly different each time."""
+    """A colour (red, green, blue) of that name, slightly different each time."""
     hue, saturation, value = (random.uniform(*limits) for limits in TINTS[colour])
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
 def _background(random: Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Light, dark or in between; plain, or running from one shade to another; sometimes tinted."""
+    """Light, dark or in between; plain, or a gradient from one shade to another; sometimes tinted."""
     grey = random.uniform(*random.choice(((190, 255), (235, 255), (0, 60), (100, 180))))
 
     def near(spread: float) -> tuple[int, ...]:
@@ -226,7 +228,8 @@ def _background(random: Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _free_spot(random: Random, things: list[Thing], size: float) -> tuple[float, float, float] | None:
-    """(x, y, size) inside the picture, clear of the other things and of the lines between regions; None if crowded."""
+    """(x, y, size) inside the picture, clear of the other things and of the lines between regions; None if there is no
+    room."""
     for _ in range(60):
         x, y = (random.uniform(1.15 * size + 0.01, 1 - 1.15 * size - 0.01) for _ in range(2))
         near_line = any(abs(at - line) < MARGIN for at in (x, y) for line in (1 / 3, 2 / 3))

@@ -1,11 +1,11 @@
-"""How well the tiny GLM-4V sees: `python -m helpers.glm.tiny.score FOLDER`; `--card` writes it into its card.
+"""How well the tiny GLM-4V sees: `python -m helpers.glm.tiny.score FOLDER`; `--card` writes the scores into its card.
 
-Pictures are drawn fresh, from seeds that the training never used, and with handwritten digits that it never
-saw. The model answers greedily, turn by turn, with its own earlier answers before its eyes; an answer
-counts if it is the right one letter for letter.
+New pictures are drawn, from seeds that the training never used and with handwritten digits that it never saw. The
+model decodes greedily, turn by turn, and its own earlier answers are part of the prompt. An answer counts if it
+matches the right one letter for letter.
 
-`everyday.json` holds questions as people ask them, written by someone who had not seen `wordings`. None of them was
-trained on. There an answer counts if it names the colour or shape that was asked for, and no other one.
+`everyday.json` holds questions as people ask them, written by someone who had not seen `wordings`. The model was not
+trained on any of them. There an answer counts if it names the colour or shape in question, and no other one.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 EVERYDAY = Path(__file__).with_name("everyday.json")
 
-UNSEEN = 1_000_000  # seeds from here on are not the training's
+UNSEEN = 1_000_000  # seeds from here on are never used in training
 LANGUAGES = ("en", "zh")
-# What is measured of attention: (its name in the scores, its row in the card, shapes in the picture).
-LOOKS = (("attention", "attention on the shape", 1), ("attention of two", "… on the one asked for, of two", 2))
+# The measurements of attention: (its name in the scores, its row in the card, shapes in the picture).
+LOOKS = (("attention", "attention on the shape", 1), ("attention of two", "… on the right one of two shapes", 2))
 
 
 def examination(seed: int, count: int) -> list[tuple[Any, str, list[tuple[str, str, str]]]]:
-    """`count` scenes and, for each and each language, a conversation: [(picture, language, turns)]."""
+    """`count` scenes, with one conversation per scene and language: [(picture, language, turns)]."""
     dice = random.Random(UNSEEN + seed)
     scenes = [random_scene(dice, part="test") for _ in range(count)]
     return [(draw(scene), language, conversation(dice, scene, language)) for scene in scenes for language in LANGUAGES]
 
 
 def answer_turns(model: PreTrainedModel, processor: Any, talks: list[Any], *, batch: int = 32) -> list[list[str]]:
-    """What the model answers: [[text of turn 0, …] of talk 0, …]; `talks` are [(picture or None, questions)]."""
+    """The model's answers: [[text of turn 0, …] of talk 0, …]; `talks` are [(picture or None, questions)]."""
     histories = [[] for _ in talks]
     for turn in range(max(len(questions) for _, questions in talks)):
         open_talks = [index for index, (_, questions) in enumerate(talks) if turn < len(questions)]
@@ -71,7 +71,7 @@ def answer_turns(model: PreTrainedModel, processor: Any, talks: list[Any], *, ba
 def score_answers(
     model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 300
 ) -> tuple[dict[Any, tuple[int, int]], list[Any]]:
-    """({(kind, language): (right, asked)}, [(language, question, wanted, got) of those that are wrong])."""
+    """({(kind, language): (right, asked)}, [(language, question, wanted, got) of the wrong answers])."""
     talks = examination(seed, count)
     answers = answer_turns(model, processor, [(picture, [q for q, _, _ in turns]) for picture, _, turns in talks])
     right, asked, wrong = Counter(), Counter(), []
@@ -107,7 +107,8 @@ def everyday_questions(seed: int) -> list[tuple[str, str, Scene, str, str, list[
 def score_everyday(
     model: Any, processor: Any, *, seed: int = 0
 ) -> tuple[dict[tuple[str, str], tuple[int, int]], list[tuple[str, str, str, str]], int]:
-    """({(kind, language): (right, asked)}, [(language, question, wanted, got) of the wrong], broken characters)."""
+    """({(kind, language): (right, asked)}, [(language, question, wanted, got) of the wrong answers], the number of
+    broken characters)."""
     asked = everyday_questions(seed)
     answers = answer_turns(model, processor, [(draw(scene), [question]) for _, _, scene, question, _, _ in asked])
     right, total, wrong, broken = Counter(), Counter(), [], 0
@@ -123,7 +124,7 @@ def score_everyday(
 
 
 def score_small_talk(model: PreTrainedModel, processor: Any) -> tuple[int, int]:
-    """(right, asked) of the turns learned by heart."""
+    """(right, asked) for the turns that the model learned by heart."""
     talks = [turns for language in LANGUAGES for turns in SMALL_TALK[language]]
     answers = answer_turns(model, processor, [(None, [question for question, _ in turns]) for turns in talks])
     pairs = [
@@ -137,10 +138,10 @@ def score_small_talk(model: PreTrainedModel, processor: Any) -> tuple[int, int]:
 def score_attention(
     model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 100, language: str = "en", shapes: int = 1
 ) -> Tensor:
-    """[layer, head]: in which share of pictures the two most attended patches lie on the shape asked for.
+    """[layer, head]: the fraction of pictures in which the two most attended patches lie on the shape asked about.
 
-    The query is the place that writes the answer's colour word ("The circle is" before " red"). With one shape
-    it is enough to find what is not ground; with `shapes=2`, of two kinds, a head has to find the right one.
+    The query is the position that predicts the answer's colour word ("The circle is" before " red"). With one shape
+    it is enough to find what is not background; with `shapes=2`, of two kinds, a head has to find the right one.
 
     >>> from helpers.models.loading import load_model
     >>> from helpers.models.pretrained import load_processor
@@ -176,7 +177,7 @@ def score_attention(
 
 
 def scene_to_ask_about(dice: random.Random, shapes: int) -> tuple[Scene, Thing]:
-    """(a scene of `shapes` shapes of as many kinds, the one of them to ask about)."""
+    """(a scene of `shapes` shapes, all of different kinds, and the one to ask about)."""
     while True:
         scene = random_scene(dice, count=shapes, with_digit=False)
         if len({thing.kind for thing in scene.things}) == shapes:
@@ -202,7 +203,7 @@ def covered_patches(scene: Scene, patches: int) -> ndarray:
 def scores(
     model: PreTrainedModel, processor: Any, *, seed: int = 0, count: int = 300
 ) -> tuple[dict[str, Any], list[Any]]:
-    """Everything in one dictionary that goes into JSON, and the wrong answers."""
+    """All scores in one dictionary that can be saved as JSON, and the wrong answers."""
     answers, wrong = score_answers(model, processor, seed=seed, count=count)
     found: dict[str, Any] = {"seed": seed, "answers": {}, "everyday": {}}
     for (kind, language), (right, asked) in answers.items():
@@ -216,7 +217,7 @@ def scores(
     found["by heart"] = {"right": right, "asked": asked}
     for name, _, shapes in LOOKS:
         found[name] = {}
-        for language in LANGUAGES:  # the head is chosen on other pictures than it is measured on
+        for language in LANGUAGES:  # the head is chosen on one set of pictures and measured on another
             choice = score_attention(model, processor, seed=seed + 1, language=language, shapes=shapes)
             layer, head = divmod(int(choice.argmax()), choice.shape[1])
             share = score_attention(model, processor, seed=seed, language=language, shapes=shapes)[layer, head].item()
@@ -226,13 +227,13 @@ def scores(
 
 def card_table(found: dict[str, Any]) -> str:
     """The scores as a Markdown table."""
-    lines = ["| asked for | English | Chinese |", "|---|---|---|"]
+    lines = ["| question about | English | Chinese |", "|---|---|---|"]
     for kind, by_language in found["answers"].items():
         cells = [f"{100 * s['right'] / s['asked']:.1f}% of {s['asked']}" for s in map(by_language.get, LANGUAGES)]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     for kind, by_language in found["everyday"].items():
         cells = [f"{100 * s['right'] / s['asked']:.1f}% of {s['asked']}" for s in map(by_language.get, LANGUAGES)]
-        lines.append(f"| {kind}, asked as people ask | {' | '.join(cells)} |")
+        lines.append(f"| {kind}, in everyday wording | {' | '.join(cells)} |")
     for name, row, _ in LOOKS:
         if name in found:
             looks = [found[name][language] for language in LANGUAGES]
@@ -252,13 +253,15 @@ def write_card(folder: Path, found: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the scores as a table; the wrong answers to look at, if asked for."""
+    """Print the scores as a table and, if requested, the wrong answers."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=750, help="pictures, each asked about in both languages")
+    parser.add_argument("folder", type=Path, help="the model's folder")
+    parser.add_argument("--seed", type=int, default=0, help="the random seed of the pictures and questions")
+    parser.add_argument(
+        "--count", type=int, default=750, help="the number of pictures, each asked about in both languages"
+    )
     parser.add_argument("--wrong", action="store_true", help="print each wrong answer")
-    parser.add_argument("--card", action="store_true", help="write scores.json and the table in README.md")
+    parser.add_argument("--card", action="store_true", help="write scores.json and the table in the folder's README.md")
     options = parser.parse_args(arguments)
     from helpers.models.loading import load_model
     from helpers.models.pretrained import load_processor

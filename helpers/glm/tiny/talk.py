@@ -1,9 +1,9 @@
 """Questions about a scene and their answers, in English and Chinese, over several turns.
 
-A conversation is a list of turns (question, answer, kind); `kind` says what a turn asks for, for the scores.
-`wordings` has the many ways to ask, and an answer has one form for each kind of question. Answers come from the
+A conversation is a list of turns (question, answer, kind); the scores use `kind`, which says what a turn asks about.
+`wordings` has the many ways to ask, while each kind of question has answers of a single form. Answers come from the
 scene's data. A question about something that is not there is answered with "can't tell" and the name of what was
-asked for, so the model learns to copy a word it may never have seen.
+asked about, so the model learns to copy a word it may never have seen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from helpers.glm.tiny.scenes import Scene, Thing
 
-Turn = tuple[str, str, str]  # question, answer, what is asked for
+Turn = tuple[str, str, str]  # question, answer, what the question is about
 
 ZH = {
     **dict(zip(SHAPES, ("圆形", "正方形", "三角形", "五角星"), strict=True)),
@@ -28,7 +28,7 @@ ZH = {
     **dict(zip(REGIONS, ("左上角", "上方", "右上角", "左边", "中间", "右边", "左下角", "下方", "右下角"), strict=True)),
 }
 NUMBERS = {"en": ("no", "one", "two", "three", "four"), "zh": ("没有", "一", "两", "三", "四")}
-# Things no scene holds, to ask for in vain.
+# Things that no scene contains, for questions about what is not there.
 STRANGERS = {
     "en": (
         "dog cat car tree house bird hat person flower heart moon boat horse fish cow sheep pig duck "
@@ -52,7 +52,7 @@ STRANGERS = {
         "龙 恐龙 企鹅 猫头鹰 小狗 小猫 大树 小鸟 飞船 梯形 菱形 扇形"
     ).split(),
 }
-# Chinese characters that are tokens of their own: the first level of GB 2312, 3,755 in daily use.
+# Chinese characters that are tokens of their own: the first level of GB 2312, 3,755 characters in daily use.
 CHARACTERS = "".join(
     bytes((row, cell)).decode("gb2312")
     for row in range(0xB0, 0xD8)
@@ -69,7 +69,7 @@ _GREETING = {
     "en": "Hello! Show me a picture and ask me about it.",
     "zh": "你好！给我看一张图片，然后问我吧。",
 }
-# What cannot be learned from pictures is learned by heart, and the model card says so.
+# The model learns these turns by heart, because pictures cannot teach them; the model card says so.
 SMALL_TALK = {
     "en": [
         [("Hello!", _GREETING["en"])],
@@ -105,7 +105,7 @@ SMALL_TALK = {
 
 
 def conversation(random: Random, scene: Scene, language: str | None = None) -> list[Turn]:
-    """Turns about a scene: several questions in random order, some with one that refers back after it."""
+    """Turns about a scene: several questions in random order, some followed by one that refers back to them."""
     language = language or random.choice(("en", "zh"))
     groups = [group for make in _MAKERS for group in make(random, scene, language)]
     random.shuffle(groups)
@@ -116,7 +116,7 @@ def conversation(random: Random, scene: Scene, language: str | None = None) -> l
 
 
 def small_talk(random: Random) -> list[Turn]:
-    """Turns without a picture; now and then a question that needs one."""
+    """Turns without a picture; sometimes a question that would need one."""
     language = random.choice(("en", "zh"))
     if random.random() < 0.3:
         question = random.choice(("colour of", "place of", "anything", "count", "digit", "shape", "colour"))
@@ -129,7 +129,7 @@ def small_talk(random: Random) -> list[Turn]:
 
 
 def describe(random: Random, scene: Scene, language: str) -> Turn:
-    """The turn that asks for all there is, in reading order.
+    """The turn that asks for everything in the picture; the answer lists it in reading order.
 
     >>> from random import Random
     >>> from helpers.glm.tiny.scenes import random_scene
@@ -156,7 +156,7 @@ def _word(name: str, language: str) -> str:
 
 
 def _called(random: Random, kind: str, language: str) -> str:
-    """A shape's name as people say it: mostly its own."""
+    """A name that people use for a shape: mostly its own, sometimes another one."""
     return _word(kind, language) if random.random() < 0.6 else random.choice(OTHER_NAMES[language][kind])
 
 
@@ -183,7 +183,7 @@ def _shapes(scene: Scene) -> list[Thing]:
 
 
 def _unique(scene: Scene, attribute: str) -> list[Thing]:
-    """The shapes whose kind (or colour) no other shape of the scene has."""
+    """The shapes whose `attribute` ("kind" or "colour") no other shape of the scene shares."""
     shapes = _shapes(scene)
     counts = Counter(getattr(thing, attribute) for thing in shapes)
     return [thing for thing in shapes if counts[getattr(thing, attribute)] == 1]
@@ -195,7 +195,7 @@ def _absent(scene: Scene, attribute: str, names: Iterable[str]) -> list[str]:
 
 
 def stranger(random: Random, language: str) -> str:
-    """The name of something that no scene holds: a thing, or now and then a word that nobody knows."""
+    """The name of something that no scene contains: a thing, or sometimes an invented word."""
     if random.random() < 0.6:
         return random.choice(STRANGERS[language])
     if language == "zh":
@@ -237,7 +237,7 @@ def _ask_shape(random: Random, scene: Scene, language: str) -> Iterator[list[Tur
 
 
 def _ask_only(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    """Where there is one shape, it needs no name."""
+    """Questions about a scene with a single shape, which needs no name."""
     if len(shapes := _shapes(scene)) != 1:
         return
     (thing,) = shapes
@@ -256,7 +256,7 @@ def _ask_only(random: Random, scene: Scene, language: str) -> Iterator[list[Turn
 
 
 def _ask_several(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    """Where there are several shapes, of as many kinds, a question without a name is about all of them."""
+    """Questions about a scene with several shapes, all of different kinds. Without a name, they are about all."""
     things = sorted(_unique(scene, "kind"), key=lambda thing: (REGIONS.index(thing.region), thing.x))
     if len(things) < 2 or len(things) < len(_shapes(scene)):
         return
@@ -352,7 +352,7 @@ def _ask_yes_no(random: Random, scene: Scene, language: str) -> Iterator[list[Tu
 
 
 def _ask_check(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    """Whether a thing has the colour that the question supposes."""
+    """Questions whether a thing has a certain colour."""
     for thing in _unique(scene, "kind")[:1]:
         supposed = thing.colour if random.random() < 0.5 else random.choice(COLOURS)
         names = (_called(random, thing.kind, language), _word(supposed, language))
@@ -364,7 +364,7 @@ def _ask_check(random: Random, scene: Scene, language: str) -> Iterator[list[Tur
 
 
 def _ask_absent(random: Random, scene: Scene, language: str) -> Iterator[list[Turn]]:
-    """Things that are not in the picture, or that no picture shows: the honest answer."""
+    """Questions about things that are not in the picture, or that no picture shows, with the honest answer."""
     if random.random() < 0.25:
         thing = random.choice(scene.things)
         name = "digit" if thing.colour is None else thing.kind
@@ -399,5 +399,5 @@ _MAKERS: tuple[Callable[[Random, Scene, str], Iterator[list[Turn]]], ...] = (
     _ask_count,
     _ask_digit,
     _ask_check,
-    *2 * (_ask_yes_no, _ask_absent),  # the hardest: what is not there has to be looked for everywhere
+    *2 * (_ask_yes_no, _ask_absent),  # the hardest: only a look at the whole picture shows that something is not there
 )

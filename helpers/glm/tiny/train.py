@@ -1,26 +1,28 @@
-"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. A night on a CPU, minutes on a GPU.
+"""Train the tiny GLM-4V: `python -m helpers.glm.tiny.train FOLDER`. This takes a night on a CPU, minutes on a GPU.
 
-Four stages, one after the other, all by one seed:
+There are four stages, one after the other, and one seed determines them all:
 
-1. "see": the tower alone. For each patch it sends to the language model: which kind of thing covers it, in
-   which colour, in which region that thing has its centre, whether the centre is here, what its whole
-   silhouette looks like; and how many shapes there are in all. Linear heads ask for that; they are thrown
-   away afterwards. (The silhouette teaches most: 64 answers where the name of the shape is only one.)
-2. "look closer": the same on other pictures, most of them with a digit: ten digits take longer than four shapes.
-3. "speak": the language model alone learns to talk about what the tower, left as it is, sees. It takes long
-   until an answer about one of several shapes finds the right one, and longer until any way of asking is understood:
-   `wordings` can ask for the same thing in thousands of ways. Now and then a token of a question is replaced by
-   another one, so that a word the model has never met does not stop it.
-4. "refer back": a little more of the same, mostly on pictures where two shapes are of a kind. There "Where is it?"
-   has to go back to the colour that was asked for.
+1. "see": only the tower is trained. For each patch that it sends to the language model it learns to tell which kind of
+   thing covers it, in which colour, in which region that thing has its centre, whether the centre is here, what the
+   thing's whole silhouette looks like, and how many shapes there are in all. Linear heads read these answers from the
+   tower's vectors and are thrown away afterwards. (The silhouette teaches the most: it has 64 answers, the name of the
+   shape only one.)
+2. "look closer": the same on other pictures, most of them with a digit, since ten digits take longer than four shapes.
+3. "speak": only the language model is trained, to talk about what the tower sees. It takes long until it finds the
+   right one of several shapes, and longer until it understands every way of asking: `wordings` can ask the same
+   question in thousands of ways. Occasionally a token of a question is replaced by another one, so that the model can
+   cope with a word it has never seen.
+4. "refer back": a little more of the same, mostly on pictures with two shapes of the same kind. There the model has to
+   answer "Where is it?" by going back to the colour in the previous question.
 
-The weights after each stage are kept in `FOLDER/stages`, so a training that was stopped goes on with the
-stage it was in. The end result is saved in bfloat16, in the layout of the original checkpoints.
+The weights after each stage are kept in `FOLDER/stages`, so a training run that was stopped continues with the
+stage it was in. The final model is saved in bfloat16, in the layout of the original checkpoints.
 
 With `--tower OTHER` the tower is taken from a model that was trained before, and training begins at stage 3. The
 shipped model was made that way on one GPU, with the tower of its predecessor, in two sessions that its card
 describes. On a CPU the same commands work with smaller batches and more patience: 8,000 steps of 32 pictures take three
-hours on one core and understand the plain questions; the many ways of asking take about ten times as many.
+hours on one core, after which the model understands the plain questions; the many ways of asking take about ten times
+as many steps.
 """
 
 from __future__ import annotations
@@ -55,13 +57,13 @@ if TYPE_CHECKING:
     from helpers.glm.tiny.scenes import Scene, Thing
 
 SIDE, PATCH, GRID = 96, 8, 6
-SILHOUETTE = 8  # its side, in cells
+SILHOUETTE = 8  # cells along the side of a silhouette
 MOST_THINGS = 4
-WINDOW = 4  # the side of the cut-outs that the tower sees first, in patches of the language model
+WINDOW = 4  # the side of the crops that the tower sees first, in patches of the language model
 KINDS = ("nothing", *SHAPES, *(f"digit {n}" for n in range(10)))
 ENGLISH_RANKS = 1400
 MARKS = "，。？！、：；“”…"
-TYPING_ERRORS = 0.02  # of a question's tokens are replaced while training
+TYPING_ERRORS = 0.02  # the fraction of a question's tokens that are replaced while training
 SPECIALS = (
     "<|endoftext|> [MASK] [gMASK] [sMASK] <sop> <eop> <|system|> <|user|> <|assistant|> <|observation|> "
     "<|begin_of_image|> <|end_of_image|> <|begin_of_video|> <|end_of_video|>"
@@ -74,10 +76,10 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
 def write_tokenizer(folder: Path, seed: int = 0) -> int:
-    """`tokenizer.model` (tiktoken ranks) and its config.
+    """Write `tokenizer.model` (tiktoken ranks) and its config; returns the number of ranks.
 
-    English is byte-level BPE trained on the talk. Each Chinese character in daily use is one token: its three bytes
-    are merged in two steps, as BPE would. So no answer is ever made of parts of characters.
+    For English it is byte-level BPE trained on the conversations. Each Chinese character in daily use is one token: its
+    three bytes are merged in two steps, as BPE would do. No answer is therefore ever made of parts of characters.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
@@ -138,7 +140,7 @@ def write_tokenizer(folder: Path, seed: int = 0) -> int:
 
 
 def write_config(folder: Path, ranks: int) -> None:
-    """`config.json` and `generation_config.json` in the original layout."""
+    """Write `config.json` and `generation_config.json` in the original layout; `ranks` is the number of text tokens."""
     ids = {token: ranks + index for index, token in enumerate(SPECIALS)}
     stops = [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
     config = {
@@ -190,7 +192,7 @@ def write_config(folder: Path, ranks: int) -> None:
 
 
 def new_model(folder: Path) -> Any:
-    """The untrained model. Its position table starts as two-dimensional sines and cosines.
+    """The untrained model. Its position embeddings start as two-dimensional sines and cosines.
 
     >>> from helpers.models.locate import model_folder
     >>> type(new_model(model_folder("tiny-glm4v"))).__name__
@@ -218,9 +220,9 @@ def new_model(folder: Path) -> Any:
 
 
 def start_like_a_trained_one(attention: Any) -> None:
-    """Queries and keys begin alike, so that patches look at those that are near them and like them.
+    """Make queries and keys alike at the start, so that patches attend to patches that are near and similar.
 
-    After Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
+    Follows Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
     """
     width = attention.query_key_value.in_features
     query, key, _ = attention.query_key_value.weight.split(width)
@@ -230,7 +232,8 @@ def start_like_a_trained_one(attention: Any) -> None:
 
 
 def sines(grid: int, width: int) -> torch.Tensor:
-    """[grid * grid, width]: a quarter each of sines and cosines of row and of column, at doubling wavelengths."""
+    """[grid * grid, width]: sines and cosines of the row and of the column, a quarter of the width each, at
+    geometrically spaced frequencies."""
     at = torch.arange(grid, dtype=torch.float32)
     frequencies = math.pi / grid * 2 ** torch.linspace(0, math.log2(grid), width // 4)
     waves = torch.cat([torch.sin(at[:, None] * frequencies), torch.cos(at[:, None] * frequencies)], dim=1)
@@ -239,7 +242,7 @@ def sines(grid: int, width: int) -> torch.Tensor:
 
 
 class DenseHeads(nn.Module):
-    """What each of the tower's output vectors should tell, read off it by linear maps."""
+    """Linear maps that read from each of the tower's output vectors what it should tell."""
 
     def __init__(self, hidden: Any) -> None:
         super().__init__()
@@ -252,7 +255,8 @@ class DenseHeads(nn.Module):
         self.accuracy = {}
 
     def loss(self, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """`features [batch, patch, hidden]`; `labels` by name `[batch, patch]`, -100 where there is none."""
+        """The summed loss of all heads. `features` is [batch, patch, hidden]; `labels`, by name, are [batch, patch],
+        -100 where there is none."""
         features = self.norm(features)
         total: Any = 0.0
         for name, linear in self.maps.items():
@@ -274,11 +278,11 @@ class DenseHeads(nn.Module):
 
 
 def dense_labels(scene: Scene) -> dict[str, Any]:
-    """What each patch should tell, by name, each [GRID * GRID]: see `DenseHeads`.
+    """The labels of each patch, by name, each [GRID * GRID]: see `DenseHeads`.
 
-    A patch belongs to the thing that covers most of it, if that is at least a fifth. `owner` is that
-    thing's number from 1, `silhouettes` [MOST_THINGS, SILHOUETTE**2] shows the things, `mask`
-    [GRID * GRID, 16] which sixteenths of each patch are covered.
+    A patch belongs to the thing that covers most of it, if that is at least a fifth of the patch. `owner` is that
+    thing's number, counted from 1; `silhouettes` [MOST_THINGS, SILHOUETTE**2] shows the things; `mask`
+    [GRID * GRID, 16] says which sixteenths of each patch are covered.
     """
     from PIL import Image, ImageDraw
 
@@ -316,7 +320,7 @@ def dense_labels(scene: Scene) -> dict[str, Any]:
 
 
 def silhouette(thing: Thing) -> Any:
-    """[SILHOUETTE**2]: 1 where a thing is, in a frame that is as large as it is."""
+    """[SILHOUETTE**2]: 1 where the thing is, in a frame of its own size."""
     from PIL import Image, ImageDraw
 
     if thing.ink is not None:
@@ -353,13 +357,14 @@ class Pictures:
                     everyone[index] = torch.from_numpy(values)
 
     def batch(self, indices: Any, device: str | torch.device = "cpu") -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """pixel_values and labels of these pictures, on the device."""
+        """`pixel_values` [picture, channel, SIDE, SIDE] and labels of these pictures, on the device."""
         pixels = (self.pixels[indices].float() / 255 - MEAN) / STD
         return pixels.to(device), {name: labels[indices].long().to(device) for name, labels in self.labels.items()}
 
 
 class Encoder:
-    """Conversations to ids and labels: only the assistant's words, and what ends its turn, are learned."""
+    """Turns conversations into ids and labels: only the assistant's words, and the token that ends its turn, are
+    learned."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -375,18 +380,18 @@ class Encoder:
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
     def misspelt(self, ids: list[int], dice: random.Random) -> list[int]:
-        """A question with a few tokens replaced by any others."""
+        """A question with a few tokens replaced by random ones."""
         return [dice.randrange(self.ordinary) if dice.random() < TYPING_ERRORS else token for token in ids]
 
     def turns(
         self, turns: Sequence[tuple[str, str, str]], picture: bool, dice: random.Random | None = None
     ) -> tuple[list[int], list[int]]:
-        """(ids, labels) of a conversation, with a picture in its first turn or without; `dice` makes typing errors."""
+        """(ids, labels) of a conversation, with or without a picture in its first turn; `dice` adds typing errors."""
         user, assistant, newline = [self.id("<|user|>")], [self.id("<|assistant|>")], self.text("\n")
         ids, labels = [self.id("[gMASK]"), self.id("<sop>")], [-100, -100]
         for index, (question, answer, kind) in enumerate(turns):
             spoken = self.text(question)
-            if dice is not None and kind not in ("can't tell", "yes/no", "talk"):  # whose words matter one by one
+            if dice is not None and kind not in ("can't tell", "yes/no", "talk"):  # in these, every word matters
                 spoken = self.misspelt(spoken, dice)
             place = [self.id("<|begin_of_image|>"), self.id("<|endoftext|>"), self.id("<|end_of_image|>")]
             asked = user + newline + (place if picture and index == 0 else []) + spoken + assistant
@@ -397,7 +402,7 @@ class Encoder:
         return ids + user, labels + user
 
     def batch(self, rows: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask, labels of rows of `turns`, padded on the right."""
+        """`input_ids`, `attention_mask` and `labels` [row, position] of rows of `turns`, padded on the right."""
         length = max(len(ids) for ids, _ in rows)
         pad = self.id("<|endoftext|>")
         ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in rows])
@@ -410,7 +415,7 @@ class Encoder:
 
 
 class Training:
-    """One stage: which parameters learn, and how fast. The rate warms up, then follows a cosine down."""
+    """One stage: which parameters are trained, and at which learning rate. It warms up, then decays along a cosine."""
 
     def __init__(self, modules: list[nn.Module], *, steps: int, peak: float, warmup: int = 200) -> None:
         from transformers import get_cosine_with_min_lr_schedule_with_warmup
@@ -420,7 +425,7 @@ class Training:
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(self.optimizer, warmup, steps, min_lr_rate=0.02)
 
     def step(self, loss: torch.Tensor) -> None:
-        """One step of the optimizer down the gradient of this loss."""
+        """One step of the optimizer along the gradient of this loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -431,10 +436,10 @@ class Training:
 def cut_out(
     vision: Any, pixels: torch.Tensor, labels: dict[str, torch.Tensor], dice: random.Random
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The tower's vectors and the labels of a window of each picture, around one of its patches that hold something.
+    """The tower's vectors and the labels for a window of each picture, around one of the patches that a thing covers.
 
-    A window has far fewer patches than a picture, so the tower sees more shapes in the same time. It
-    keeps the positions that it has in the picture.
+    A window has far fewer patches than a picture, so the tower sees more shapes in the same time. Its patches keep the
+    positions that they have in the picture.
     """
     fine, side = 2 * WINDOW, SIDE // PATCH
     rows, patches, places = [], [], []
@@ -473,7 +478,7 @@ def see(
     seed: int,
     log: Log,
 ) -> None:
-    """Stages 1 and 2: the dense task alone, in the first steps (a share `windows`) on cut-outs of the pictures."""
+    """Stages 1 and 2: only the dense task. The first steps (a fraction `windows` of them) use crops of the pictures."""
     vision, dice = model.model.vision, random.Random(seed)
     training = Training([vision, heads], steps=steps, peak=peak)
     for step in range(steps):
@@ -491,7 +496,8 @@ def see(
 
 @torch.no_grad()
 def looked_at(vision: Any, pictures: Pictures, device: str | torch.device, batch: int = 64) -> torch.Tensor:
-    """The tower's vectors of all pictures [picture, 1 + patch + 1, hidden], once: stage 3 leaves the tower as it is."""
+    """The tower's vectors for all pictures [picture, 1 + patch + 1, hidden], computed once: stage 3 does not change the
+    tower."""
     indices = torch.arange(len(pictures.scenes)).split(batch)
     return torch.cat([vision(pictures.batch(chosen, device)[0]).last_hidden_state for chosen in indices])
 
@@ -505,10 +511,12 @@ def twins(scene: Scene) -> bool:
 
 
 class Talks(IterableDataset):
-    """Without end: (numbers of pictures, talks about them as the model sees them), and each eighth time small talk.
+    """An endless stream of batches: (numbers of pictures, conversations about them as the model sees them), and every
+    eighth time small talk.
 
-    `share` of the pictures are taken from those whose scene is `hard`, beside those that are so by chance. Talks of
-    about one length go together, so that little is padding. Each worker of a `DataLoader` has dice of its own.
+    A fraction `share` of the pictures is drawn from those whose scene is `hard`, in addition to those that are hard by
+    chance. Conversations of similar length are batched together, to keep padding low. Each worker of a `DataLoader` has
+    its own random numbers.
     """
 
     def __init__(
@@ -556,7 +564,7 @@ def speak(
     share: float,
     workers: int,
 ) -> None:
-    """Stages 3 and 4: answers about pictures, by the language model alone."""
+    """Stages 3 and 4: answers about pictures; only the language model is trained."""
     device = model.device
     features = looked_at(model.model.vision, pictures, device)
     talks = Talks(model, pictures, encoder, batch=batch, hard=hard, share=share, seed=seed)
@@ -580,7 +588,7 @@ def speak(
                     use_cache=False,
                 ).loss
         training.step(loss)
-        if step % 10 == 0 or step == steps - 1:  # asking a GPU for a number makes it wait
+        if step % 10 == 0 or step == steps - 1:  # reading a number from a GPU makes the program wait
             log("speak", step, steps, talk=loss.item())
 
 
@@ -592,7 +600,7 @@ class Log:
 
     def __call__(self, stage: str, step: int, steps: int, **numbers: float) -> None:
         for name, value in numbers.items():
-            if value == value:  # the mean over nothing is no number
+            if value == value:  # the mean over nothing is NaN
                 self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
         if step % 100 == 0 or step == steps - 1:
             shown = ", ".join(f"{name} {self.means[name]:.3f}" for name in numbers if name in self.means)
@@ -602,20 +610,22 @@ class Log:
 def main(arguments: list[str] | None = None) -> None:
     """Train and save. The defaults are for a CPU; the shipped model's card says how that one was trained."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("folder", type=Path, help="where the model and its stages are saved")
+    parser.add_argument("--seed", type=int, default=0, help="the random seed of all stages")
     parser.add_argument("--peak", type=float, default=2e-3, help="the highest learning rate of stage 3")
-    parser.add_argument("--pictures", type=int, default=20_000)
-    parser.add_argument("--see-steps", type=int, default=5000)
-    parser.add_argument("--closer-steps", type=int, default=4000)
-    parser.add_argument("--speak-steps", type=int, default=8000)
-    parser.add_argument("--refer-steps", type=int, default=700)
-    parser.add_argument("--batch", type=int, default=32, help="pictures in a step of the tower's stages")
-    parser.add_argument("--speak-batch", type=int, default=32, help="pictures in a step of the other stages")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures and make up talks")
-    parser.add_argument("--tower", help="a model whose tower is taken as it is: begins with stage 3")
-    parser.add_argument("--weights", help="a model of these sizes that goes on learning: begins with stage 3")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--pictures", type=int, default=20_000, help="the number of pictures to draw")
+    parser.add_argument("--see-steps", type=int, default=5000, help="training steps of stage 1")
+    parser.add_argument("--closer-steps", type=int, default=4000, help="training steps of stage 2")
+    parser.add_argument("--speak-steps", type=int, default=8000, help="training steps of stage 3")
+    parser.add_argument("--refer-steps", type=int, default=700, help="training steps of stage 4")
+    parser.add_argument("--batch", type=int, default=32, help="pictures per step in stages 1 and 2")
+    parser.add_argument("--speak-batch", type=int, default=32, help="pictures per step in stages 3 and 4")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures and make up conversations")
+    parser.add_argument("--tower", help="a model whose vision tower is used unchanged: training begins at stage 3")
+    parser.add_argument("--weights", help="a model of the same sizes to continue from: training begins at stage 3")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="the device to train on"
+    )
     options = parser.parse_args(arguments)
     folder, log = options.folder, Log()
     (folder / "stages").mkdir(parents=True, exist_ok=True)
@@ -705,9 +715,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """The weights in bfloat16, in shards, readable for everyone."""
+    """Save the weights in bfloat16, in shards, readable by everyone."""
     model.eval().cpu().bfloat16().save_pretrained(folder, max_shard_size="3MB")
-    for file in folder.iterdir():  # weights are written readable for their owner only
+    for file in folder.iterdir():  # save_pretrained makes weights readable by their owner only
         if file.is_file():
             file.chmod(0o644)
 

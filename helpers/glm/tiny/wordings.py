@@ -1,8 +1,8 @@
 """The many ways in which people ask for the same thing, in English and Chinese.
 
 A wording is a text with choices in brackets: "[What|Which] colour is the {}?" stands for two questions, and `{}` for
-the name that is asked about. Brackets may hold brackets. `expand` picks one question. `sentences.json` holds whole
-sentences beside these, as people come up with them, and what they say before and after a question.
+the name that is asked about. Brackets can be nested. `expand` picks one question. In addition, `sentences.json` holds
+whole sentences as people say them, and what they say before and after a question.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
-# Words for a shape beside its own name, and words for the picture and for anything that is in it.
+# Names that people use for a shape, and words for the picture and for anything in it.
 OTHER_NAMES = {
     "en": {
         "circle": ("circle", "round shape", "disc", "dot", "round thing", "round one"),
@@ -70,7 +70,7 @@ _ASK = (
     "麻烦告诉我|能不能告诉我|可以告诉我|能告诉我|请你说说|请回答|想问一下|我问你|你能看出|你看得出|能看出"
 )
 
-# Three forms of each question, which `FRAMES` puts into sentences: direct ("what colour is it"), indirect ("what
+# Each question in up to three forms, which `FRAMES` puts into sentences: direct ("what colour is it"), indirect ("what
 # colour it is") and a noun ("the colour of it").
 FORMS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
     "colour of": {
@@ -597,17 +597,17 @@ FOLLOW_UPS = {
 
 
 def expand(random: Random, wording: str) -> str:
-    """One question of a wording: in each bracket one of its choices, from the innermost outwards."""
+    """One question of a wording: each bracket is replaced by one of its choices, the innermost first."""
     while found := _CHOICE.search(wording):
         wording = wording[: found.start()] + random.choice(found[1].split("|")) + wording[found.end() :]
     return wording
 
 
-PLAIN = 0.25  # how often a question is asked in the plainest way there is: what the notebooks do
+PLAIN = 0.25  # how often a question is asked in the plainest way, as the notebooks do
 
 
-WHOLE = 0.6  # how often a question is one of the whole sentences, where there are any
-TALKATIVE = 0.2  # how often something is said before it, and as often after it
+WHOLE = 0.6  # how often a question is one of the whole sentences, if there are any
+TALKATIVE = 0.2  # how often something is said before the question, and how often after it
 
 
 @cache
@@ -618,7 +618,7 @@ def sentences(what: str, language: str) -> list[str]:
 
 
 def ask(random: Random, what: str, language: str, *names: str) -> str:
-    """One way to ask for `what` (a key of `FORMS`), as people type: now and then in small letters, without a mark."""
+    """One way to ask for `what` (a key of `FORMS`), as people type: sometimes in lower case, or without punctuation."""
     forms = FORMS[what][language]
     if random.random() < PLAIN:
         core = expand(random, random.choice(forms["direct"][:2])).format(*names)
@@ -636,7 +636,7 @@ def ask(random: Random, what: str, language: str, *names: str) -> str:
 
 
 def with_words_around(random: Random, asked: str, language: str) -> str:
-    """The question with something said before or after it, now and then."""
+    """The question, sometimes with something said before or after it."""
     gap = " " if language == "en" else ""
     if random.random() < TALKATIVE:
         asked = random.choice(sentences("before", language)) + gap + asked
@@ -646,7 +646,7 @@ def with_words_around(random: Random, asked: str, language: str) -> str:
 
 
 def as_typed(random: Random, text: str, language: str) -> str:
-    """A sentence begins with a capital, except when people are in a hurry; the same for marks at its end."""
+    """A sentence as people type it: with a capital and a final punctuation mark, but sometimes without either."""
     text = re.sub(r" +", " ", text).strip()
     if language == "en":
         text = text[:1].upper() + text[1:]

@@ -1,5 +1,5 @@
 // The page side of attention_explorer (helpers/views/attention.py).
-// `view` says what there is; a layer's weights come as bytes when they are asked for. All drawing is here.
+// `view` describes the run; a layer's weights are sent as bytes on request. All drawing happens here.
 
 import { AttentionExplorer } from "./attention/explorer.js";
 import { listen } from "./kernel.js";

@@ -1,5 +1,5 @@
 // The page side of kv_cache_explorer (helpers/views/cache.py).
-// It draws the dict `view` and sends what the reader does; it decides nothing and loads nothing.
+// It draws the dict `view` and sends the reader's actions; it decides nothing and loads nothing.
 
 import { frame, sharpContext } from "./canvas.js";
 import { largest, ramp } from "./color.js";
@@ -7,7 +7,7 @@ import { arrow, pointer, take } from "./input.js";
 import { connect, listen } from "./kernel.js";
 import { button, clamp, group, make } from "./page.js";
 
-const WIDTH = 350; // of one panel, in CSS pixels
+const WIDTH = 350; // width of one panel, in CSS pixels
 const HEIGHT = 230;
 const PARTS = /** @type {const} */ (["keys", "values"]);
 
@@ -101,7 +101,7 @@ function stepBar(send) {
     node: make("div", { class: "hx-bar" }, back, forward, where),
     /** @param {CacheView} v */
     draw(v) {
-      where.textContent = `step ${v.index}${v.last > v.index ? ` of ${v.last} made` : ""}`;
+      where.textContent = `step ${v.index}${v.last > v.index ? ` of ${v.last} so far` : ""}`;
       back.disabled = v.index === 0;
       forward.disabled = !v.forward;
       forward.textContent = v.forward ? `Feed ${v.token} →` : "The end";
@@ -110,7 +110,7 @@ function stepBar(send) {
 }
 
 /**
- * The norms of keys or of values, layers from the bottom up.
+ * The norms of the keys or the values, with layers from the bottom up.
  *
  * @param {"keys" | "values"} part
  * @param {Attributes} listeners
@@ -181,7 +181,7 @@ function sizeInWords(v) {
   const drawn = v.first ? `; positions ${v.first} to ${v.length - 1} are drawn` : "";
   return (
     `${v.length} positions (${v.fresh} new, framed), each layer's keys [${v.shape.join(", ")}], ` +
-    `${v.bytes.toLocaleString("en")} bytes in all, ${v.growth.toLocaleString("en")} a position${drawn}`
+    `${v.bytes.toLocaleString("en")} bytes in all, ${v.growth.toLocaleString("en")} per position${drawn}`
   );
 }
 

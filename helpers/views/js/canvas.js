@@ -1,7 +1,7 @@
 // Canvases that are sharp on every screen.
 
 /**
- * Make a canvas this large, in CSS pixels, and return its context, which counts in them.
+ * Give a canvas this size in CSS pixels, and return its context, which uses CSS pixels too.
  *
  * @param {HTMLCanvasElement} canvas
  * @param {number} wide
@@ -24,7 +24,7 @@ export function contextOf(canvas) {
 }
 
 /**
- * A canvas out of sight, of this many pixels.
+ * An invisible canvas with this many pixels.
  *
  * @param {number} wide
  * @param {number} high

@@ -1,4 +1,4 @@
-// Colours: where a value is on a scale, and what can be read on it.
+// Colours: the colour of a value on a scale, and which text can be read on it.
 
 const SMALLEST = 1e-9;
 
@@ -8,7 +8,7 @@ export function rgb(hex) {
 }
 
 /**
- * The colour of a value; null for no value.
+ * The colour of a value; null if there is no value.
  *
  * @param {number | null} value
  * @param {Scale} scale

@@ -1,5 +1,5 @@
 // The page side of generation_stepper and sampling_explorer (helpers/views/stepper.py, sampling.py).
-// It draws the dict `view` and sends what the reader does; it decides nothing and loads nothing.
+// It draws the dict `view` and sends the reader's actions; it decides nothing and loads nothing.
 
 import { candidateList } from "./explorer/candidates.js";
 import { sliderList, stageRow } from "./explorer/sliders.js";

@@ -1,5 +1,5 @@
 // The page side of hidden_state_explorer (helpers/views/hidden_states.py).
-// It draws the dict `view` and sends what the reader does; it decides nothing and loads nothing.
+// It draws the dict `view` and sends the reader's actions; it decides nothing and loads nothing.
 
 import { cellPanel } from "./hidden_states/cell.js";
 import { changesPanel } from "./hidden_states/changes.js";
@@ -13,7 +13,7 @@ import { connect, listen } from "./kernel.js";
 import { button, make } from "./page.js";
 
 const NAMES = { "": "nothing", other: "the second prompt", changed: "the changed model" };
-const MARGINS = 30; // CSS pixels beside the grids
+const MARGINS = 30; // CSS pixels left and right of the grids
 
 /** @param {import("@anywidget/types").RenderProps<{ view: StatesView }>} props */
 function render({ model, el }) {
@@ -45,7 +45,7 @@ function render({ model, el }) {
   }
 
   const unlisten = listen(model, { "change:view": update });
-  let width = 0; // drawing changes the height: only another width is a reason to draw again
+  let width = 0; // drawing changes the height, so only another width is a reason to draw again
   const resized = new ResizeObserver(() => {
     if (root.clientWidth !== width) grids.draw();
     width = root.clientWidth;
@@ -74,7 +74,7 @@ function panels(page, room) {
     ),
     second: promptBox(
       "hx-second",
-      { label: "Second prompt", placeholder: "a second prompt to set beside it (optional)", action: "Set beside" },
+      { label: "Second prompt", placeholder: "a second prompt to compare with (optional)", action: "Compare" },
       (text) => send("compare_with", { text }),
     ),
     message: make("div", { class: "hx-message", role: "alert" }),
@@ -124,7 +124,7 @@ function layout(parts, saving) {
 function drawPanels(parts, v) {
   parts.message.textContent = v.message;
   if (!v.message) {
-    // what cannot be run stays where it was typed
+    // a prompt that cannot be run stays in its box
     parts.typed.fill(v.prompt);
     parts.second.fill(v.other);
   }

@@ -1,5 +1,5 @@
 // The page side of image_chat (helpers/views/image_chat.py).
-// It draws the dict `view` and sends what the reader does; only the drawing board lives here.
+// It draws the dict `view` and sends the reader's actions; only the drawing board lives here.
 
 import { Stage } from "./image_chat/stage.js";
 import { talkPanel } from "./image_chat/talk.js";

@@ -19,7 +19,7 @@ export function arrow(event) {
 }
 
 /**
- * Whether a key chooses what has the focus.
+ * Whether a key selects what has the focus.
  *
  * @param {KeyboardEvent} event
  */
@@ -28,7 +28,7 @@ export function isChoice(event) {
 }
 
 /**
- * The event has been used: neither the browser nor Lab shall do something else with it.
+ * Mark an event as handled, so that neither the browser nor Lab reacts to it.
  *
  * @param {Event} event
  */
@@ -38,8 +38,8 @@ export function take(event) {
 }
 
 /**
- * Whether an input method composes a character (Chinese, for example): then its keys are its own. Safari ends the
- * composition before it tells of the key, and marks that one by the code 229.
+ * Whether an input method is composing a character (Chinese, for example), so that the key belongs to it. Safari ends
+ * the composition before it reports the key, and gives this key the code 229.
  *
  * @param {KeyboardEvent} event
  */
@@ -63,7 +63,7 @@ export function onEnter(input, act) {
 }
 
 /**
- * Where in an element the pointer is: CSS pixels from its top left corner, and its size.
+ * The pointer's position in an element, in CSS pixels from its top left corner, and the element's size.
  *
  * @param {{ clientX: number, clientY: number }} event
  * @param {Element} element

@@ -1,9 +1,9 @@
-// The way to the kernel: one wish at a time.
+// The connection to the kernel: one request at a time.
 
 export const PATIENCE = 20000; // ms without an answer before the page says so
 
 /**
- * `page` is set before the first wish: its root is marked as busy, its message says when no answer comes.
+ * `page` is set before the first request: its root is marked as busy, its message says so if no answer comes.
  *
  * @param {import("@anywidget/types").AnyModel} model
  * @returns {Link}
@@ -12,7 +12,7 @@ export function connect(model) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let waiting; // runs while the kernel works
   /** @type {Record<string, unknown> | null} */
-  let next = null; // the last slider movement made meanwhile
+  let next = null; // the last slider movement since then
   /** @type {Link} */
   const link = {
     page: null,
@@ -24,7 +24,7 @@ export function connect(model) {
       link.page?.root.setAttribute("aria-busy", "true");
       waiting = setTimeout(() => {
         link.answered();
-        if (link.page) link.page.message.textContent = "No answer from the kernel. Run this cell again to go on.";
+        if (link.page) link.page.message.textContent = "No answer from the kernel. Run this cell again to continue.";
       }, PATIENCE);
       model.send({ command, ...values }, undefined, buffers);
     },
@@ -45,7 +45,7 @@ export function connect(model) {
 }
 
 /**
- * Call each function when the model says its name, such as "change:view".
+ * Call each function when the model emits the event of its name, such as "change:view".
  *
  * @param {import("@anywidget/types").AnyModel} model
  * @param {Record<string, (...values: any[]) => void>} listeners

@@ -7,13 +7,13 @@ const TAKES_KEYS = ["button", "canvas", "input", "select", "summary", "textarea"
  *
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
- * @param {Attributes} [attributes] `true` sets an attribute without a value; `false` and null leave it out
+ * @param {Attributes} [attributes] `true` sets an attribute without a value; `false` and null omit it
  * @param {...(Node | string)} children
  * @returns {HTMLElementTagNameMap[K]}
  */
 export function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
-  // Lab's one-letter and arrow shortcuts match the focused element itself, so each has to say no.
+  // Lab's one-letter and arrow shortcuts match the focused element itself, so each element has to opt out.
   if (TAKES_KEYS.includes(tag)) node.dataset.lmSuppressShortcuts = "true";
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") node.addEventListener(name.slice(2), value);
@@ -68,7 +68,7 @@ export function clamp(value, low, high) {
 }
 
 /**
- * Give the reader a file to save, made in the page.
+ * Offer the reader a file that was made in the page for saving.
  *
  * @param {string} name
  * @param {Blob} blob

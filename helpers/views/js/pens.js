@@ -1,4 +1,4 @@
-// The same strokes on a canvas and in an SVG, so that what is drawn on a page can be saved as either.
+// The same drawing operations for a canvas and for an SVG, so that a page's drawing can be saved as either.
 
 import { contextOf, sheet } from "./canvas.js";
 import { drawing, svgFile } from "./svg.js";

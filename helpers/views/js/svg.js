@@ -1,4 +1,4 @@
-// Drawings made of SVG, and what a saved one needs.
+// SVG drawings, and what it takes to save one.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -25,7 +25,7 @@ export function setAll(node, attributes) {
 }
 
 /**
- * Write the page's colours into a drawing that will leave the page: `var(--ink)` means nothing elsewhere.
+ * Write the page's colours into a drawing that will be saved: `var(--ink)` has no meaning outside the page.
  *
  * @param {SVGElement} root
  * @param {CSSStyleDeclaration} look
@@ -40,7 +40,7 @@ export function fixColors(root, look) {
 }
 
 /**
- * The drawing as a file: text in it is escaped here, whatever it says.
+ * The drawing as a file; all text in it is escaped here.
  *
  * @param {SVGElement} root
  */

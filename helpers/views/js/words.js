@@ -17,7 +17,7 @@ export function percent(share) {
 }
 
 /**
- * As much of a text as `fits` Latin letters take; Chinese ones are twice as wide.
+ * As much of a text as fits into the width of `fits` Latin letters; Chinese characters are nearly twice as wide.
  *
  * @param {string} text
  * @param {number} fits

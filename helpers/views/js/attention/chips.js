@@ -29,7 +29,7 @@ export function chipRow(view, { choose, onkeydown }) {
     draw(scene) {
       const { side } = focus(scene);
       const mine = focusPosition(scene);
-      const stop = chips.has(mine) ? mine : chips.keys().next().value; // Tab comes to the first where a patch is chosen
+      const stop = chips.has(mine) ? mine : chips.keys().next().value; // a patch has no chip: the first one
       const weights = new Map(ends(scene).map(([weight, position]) => [position, weight]));
       for (const [position, chip] of chips) {
         chip.style.background = background(side, weights.get(position) ?? 0);

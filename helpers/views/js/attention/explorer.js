@@ -1,4 +1,4 @@
-// What the reader does in an attention explorer.
+// What the reader can do in an attention explorer.
 
 import { arrow, take } from "../input.js";
 import { clamp } from "../page.js";
@@ -191,7 +191,7 @@ export class AttentionExplorer {
   }
 
   /**
-   * On lines, matrix and tokens: up and down another query, left and right another key.
+   * On lines, matrix and tokens: up and down change the query, left and right the key.
    *
    * @param {KeyboardEvent} event
    */

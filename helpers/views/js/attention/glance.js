@@ -6,7 +6,7 @@ import { clamp } from "../page.js";
 import { canvasPen } from "../pens.js";
 import { painted } from "./scene.js";
 
-const LEFT = 48; // of the pictures, for labels
+const LEFT = 48; // left of the pictures, for labels
 const TOP = 16;
 const GAP = 2; // pixels between the pictures
 

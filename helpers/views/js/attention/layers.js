@@ -1,12 +1,12 @@
-// The layers a page has, those it has asked the kernel for, and what it shows until they arrive.
+// The layers that a page has, those it has requested from the kernel, and what it shows until they arrive.
 
 import { PATIENCE } from "../kernel.js";
 import { enlarged, inflate, square } from "./weights.js";
 
-const MOST_BYTES = 96e6; // of layers kept in the page
+const MOST_BYTES = 96e6; // bytes of layers that are kept in the page
 
 /**
- * `ask` sends a wish to the kernel; `arrived` and `failed` hear what becomes of it; `current` is the row on show.
+ * `ask` sends a request to the kernel; `arrived` and `failed` receive its result; `current` is the row that is shown.
  *
  * @param {AttentionView} view
  * @param {{ ask: (row: number) => void, arrived: (row: number) => void, failed: (words: string) => void,
@@ -54,7 +54,7 @@ export function layerStore(view, { ask, arrived, failed, current }) {
       if (row < 0 || row >= layers.length || known.has(row) || asked.has(row)) return;
       const timer = setTimeout(() => {
         giveUp(row);
-        failed("No answer from the kernel: what you see is coarse. Run this cell again to go on.");
+        failed("No answer from the kernel: you see a coarse preview. Run this cell again to continue.");
       }, PATIENCE);
       asked.set(row, timer);
       ask(row);

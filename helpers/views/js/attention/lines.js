@@ -6,16 +6,16 @@ import { short } from "../words.js";
 import { currentPlane, focus } from "./scene.js";
 import { weightOf, written } from "./weights.js";
 
-export const HEIGHT = 372; // of lines and matrix, in CSS pixels
+export const HEIGHT = 372; // height of lines and matrix, in CSS pixels
 export const LINES = 342;
 const EDGE = 9; // above the first line and below the last
-const COLUMN = 108; // of the labels beside the lines
-const LEAST_BYTE = 8; // of a line of the token pointed at
+const COLUMN = 108; // width of the labels beside the lines
+const LEAST_BYTE = 8; // weaker weights of the token under the pointer get no line
 const MOST_CHARACTERS = 14;
 const LINE_HEIGHT = 13;
 
 /**
- * Where an entry of a side stands when `from` to `to` are shown.
+ * The y coordinate of an entry when `from` to `to` are shown.
  *
  * @param {number} at
  * @param {number} from
@@ -26,7 +26,7 @@ export function lineY(at, from, to) {
 }
 
 /**
- * The entries at the other ends of the lines of the token pointed at: [weight, entry], the strongest first.
+ * The entries at the other ends of the lines from the token under the pointer: [weight, entry], the strongest first.
  *
  * @param {Scene} scene
  * @returns {[number, number][]}
@@ -107,8 +107,8 @@ export function paintLines(pen, theme, scene) {
  */
 
 /**
- * Which entries of a column get a label, the important ones first: where there is no room for all, those that
- * matter now and every n-th.
+ * Which entries of a column get a label, the important ones first: if there is no room for all, the relevant ones and
+ * every n-th.
  *
  * @param {Column} column
  */
@@ -149,7 +149,7 @@ function paintLabels(pen, theme, column) {
 }
 
 /**
- * A token with its weight, on the side of the lines.
+ * A token with its weight on the side that faces the lines.
  *
  * @param {string} token
  * @param {number} weight
@@ -163,7 +163,7 @@ export function labelText(token, weight, align) {
 }
 
 /**
- * What the pointer is at: a query on the left half, a key on the right one.
+ * What is under the pointer: a query in the left half, a key in the right half.
  *
  * @param {PointerEvent} event
  * @param {Scene} scene

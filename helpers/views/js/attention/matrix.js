@@ -1,4 +1,4 @@
-// One head as a matrix: a row for each query, a column for each key.
+// One head as a matrix: one row per query, one column per key.
 
 import { pointer } from "../input.js";
 import { clamp } from "../page.js";
@@ -9,7 +9,7 @@ import { currentPlane, focus } from "./scene.js";
 export const MATRIX = 392; // width in CSS pixels
 const MARGIN = { left: 84, top: 8, bottom: 66, right: 6 }; // for labels
 const [WIDE, HIGH] = [MATRIX - MARGIN.left - MARGIN.right, HEIGHT - MARGIN.top - MARGIN.bottom];
-const HINTS = ["a row: a query, which looks", "a column: a key, looked at", "drag to enlarge"];
+const HINTS = ["row: a query (attends)", "column: a key (attended to)", "drag to enlarge"];
 const LABEL = 12; // CSS pixels that a label needs
 
 /**
@@ -36,7 +36,7 @@ export function paintMatrix(pen, theme, scene) {
 }
 
 /**
- * The query's row and the key's column, as far as they see each other.
+ * Frames around the query's row and the key's column, as far as they are visible to each other.
  *
  * @param {Pen} pen
  * @param {Theme} theme

@@ -1,4 +1,4 @@
-// The parts of an attention explorer's page, and how they are drawn anew.
+// The parts of an attention explorer's page, and how they are redrawn.
 
 import { sharpContext } from "../canvas.js";
 import { ramp } from "../color.js";
@@ -92,9 +92,9 @@ function newBars(view, acts) {
   const pick = () => acts.select(layers.selectedIndex, planes.selectedIndex);
   const layers = choice("Layer", view.layers.map(layerName), pick);
   const planes = choice("Head", view.planes.map(planeName), pick);
-  const looks = { class: "hx-tokeys", title: "what the query chosen looks at" };
+  const looks = { class: "hx-tokeys", title: "the keys that the chosen query looks at" };
   const toKeys = button("query → keys", () => acts.turn("query"), looks);
-  const isLookedAt = { class: "hx-toqueries", title: "who looks at the key chosen" };
+  const isLookedAt = { class: "hx-toqueries", title: "the queries that look at the chosen key" };
   const toQueries = button("key ← queries", () => acts.turn("key"), isLookedAt);
   const all = button("whole matrix", acts.showAll, { class: "hx-whole" });
   const saving = /** @type {const} */ (["png", "svg"]).map((kind) =>
@@ -154,7 +154,7 @@ export function drawScene(parts, scene) {
 }
 
 /**
- * The same in words, and the state of the buttons.
+ * Update the text and the state of the buttons.
  *
  * @param {Parts} parts
  * @param {Scene} scene
@@ -168,7 +168,7 @@ function writeScene(parts, scene) {
   const words = readingOf(scene);
   parts.reading.textContent = words;
   parts.lines.setAttribute("aria-label", `Lines from queries on the left to keys on the right. ${words}`);
-  const how = "Matrix of weights, a row a query. Arrow keys move, Enter changes direction.";
+  const how = "Matrix of weights, one row per query. Arrow keys move, Enter changes direction.";
   parts.matrix.setAttribute("aria-label", `${how} ${sceneName(scene)}`);
   if (!scene.view.patches) return;
   parts.share.textContent = pictureWords(scene);

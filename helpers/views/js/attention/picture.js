@@ -4,7 +4,7 @@ import { pointer } from "../input.js";
 import { currentPlane, focus } from "./scene.js";
 import { weightOf, written } from "./weights.js";
 
-const SIDE = 232; // at most, in CSS pixels
+const SIDE = 232; // the largest side, in CSS pixels
 const FRAME = "#e69f00";
 
 /** @param {AttentionView} view */
@@ -15,7 +15,7 @@ export function pictureSize({ grid }) {
 }
 
 /**
- * What each patch gets of the query's attention, or gives to the key: [patch, weight].
+ * How much of the query's attention each patch gets, or how much each patch gives to the key: [patch, weight].
  *
  * @param {Scene} scene
  * @returns {[number, number][]}
@@ -56,7 +56,7 @@ export function paintPicture(pen, theme, scene) {
     pen.fill(x, y, cell, cell, "#000000", 0.82 * (1 - Math.sqrt(weight / most)));
   }
   const brightest = weights.find(([, weight]) => weight === most)?.[0] ?? 0;
-  const [left, top] = corner(brightest); // framed: light says little on a dark picture
+  const [left, top] = corner(brightest); // framed, because brightness alone says little on a dark picture
   pen.box(left, top, cell, cell, FRAME, 2);
   const { query, key } = focus(scene);
   for (const [side, position] of /** @type {[Side, number][]} */ ([
@@ -78,7 +78,7 @@ export function pictureWords(scene) {
   const weights = patchWeights(scene).map(([, weight]) => weight);
   const most = Math.max(...weights, 1e-9);
   if (focus(scene).side === "key") {
-    return `how strongly each patch, as a query, looks at the key; most: ${written(most)} (framed)`;
+    return `how strongly each patch, as a query, looks at the key; largest: ${written(most)} (framed)`;
   }
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   return `${written(total)} of this query's attention is on the picture; most on one patch: ${written(most)} (framed)`;

@@ -7,7 +7,7 @@ const MOST_NAMED = 5;
 const LEAST = 0.0005; // smaller weights read as 0
 
 /**
- * What the token pointed at is linked with: [weight, position] for every other end.
+ * What the token under the pointer is linked to: [weight, position] for every other end.
  *
  * @param {Scene} scene
  * @returns {[number, number][]}
@@ -39,5 +39,5 @@ export function readingOf(scene) {
   const isSeen = key <= queries[query];
   const weight = isSeen ? written(weightOf(bytes[query * tokens.length + key])) : "hidden, in the future";
   const cell = `${tokens[queries[query]]} → ${tokens[key]}: ${weight}`;
-  return `${sceneName(scene)}: ${looks}; cell ${cell}${exact ? "" : " (coarse: the layer is on its way)"}`;
+  return `${sceneName(scene)}: ${looks}; cell ${cell}${exact ? "" : " (coarse: the layer is still loading)"}`;
 }

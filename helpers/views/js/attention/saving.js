@@ -10,7 +10,7 @@ import { paintPicture, pictureSize } from "./picture.js";
 import { sceneName } from "./scene.js";
 
 const TITLE = 26; // height, in CSS pixels
-const SHARP = 2; // pixels of a PNG to a CSS pixel
+const SHARP = 2; // pixels of a PNG per CSS pixel
 
 /**
  * @param {Pen} pen

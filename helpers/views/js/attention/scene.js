@@ -1,4 +1,4 @@
-// What an attention explorer shows at one moment, and how what the reader does changes it.
+// What an attention explorer shows at one moment, and how the reader's actions change it.
 
 import { contextOf, sheet } from "../canvas.js";
 import { rgb } from "../color.js";
@@ -18,7 +18,7 @@ export function newScene(view, layers) {
     row: view.row,
     plane: view.plane,
     chosen: { side: "query", query: view.queries.length - 1, key: 0 },
-    over: null, // pointed at, for as long as the pointer is there
+    over: null, // what is under the pointer
     area: wholeArea(view),
     drag: null,
     shown: null, // the plane that is drawn
@@ -41,7 +41,7 @@ export function isWhole({ area, view }) {
 }
 
 /**
- * The query and the key pointed at, or else those chosen.
+ * The query and the key under the pointer, or else the chosen ones.
  *
  * @param {Scene} scene
  */
@@ -50,7 +50,7 @@ export function focus(scene) {
 }
 
 /**
- * The position that the side in use is at.
+ * The position of the query or key on the active side.
  *
  * @param {Scene} scene
  */
@@ -71,7 +71,7 @@ export function sceneName({ view, row, plane }) {
 }
 
 /**
- * The plane to be drawn; while its layer is on the way, from what is there at a glance.
+ * The plane to draw; while its layer is loading, it is made from the small picture.
  *
  * @param {Scene} scene
  * @returns {Plane}
@@ -86,7 +86,7 @@ export function currentPlane(scene) {
 }
 
 /**
- * A picture of bytes [query, key], a pixel each; what a query may not see stays clear.
+ * A picture of bytes [query, key], one pixel each; what a query may not see stays transparent.
  *
  * @param {number[][]} palette
  * @param {Uint8Array} bytes
@@ -107,7 +107,7 @@ export function painted(palette, bytes, high, wide, isVisible) {
 }
 
 /**
- * Show this part of the matrix; what is chosen moves into it.
+ * Show this part of the matrix; the chosen query and key move into it.
  *
  * @param {Scene} scene
  * @param {Area} area
@@ -119,7 +119,7 @@ export function enlarge(scene, area) {
 }
 
 /**
- * Move the part that is shown so that it holds what is chosen.
+ * Move the part that is shown so that it contains the chosen query and key.
  *
  * @param {Scene} scene
  */

@@ -1,6 +1,6 @@
 // Weights as bytes: 255 times the square root of each, as helpers/views/attention.py packs them.
 
-const MOST_LINES = 500; // faint ones, behind those of the token pointed at
+const MOST_LINES = 500; // faint lines, behind those of the token under the pointer
 const LEAST_BYTE = 40; // weaker pairs get no faint line
 
 /** @param {number} byte */
@@ -25,8 +25,8 @@ export async function inflate(bytes) {
 }
 
 /**
- * A layer as it travels (of each query only the keys it may see, without the mean over heads) as
- * [plane, query, key]. The mean is taken here.
+ * A packed layer (for each query only the keys it may see, without the mean over heads) as
+ * [plane, query, key]. The mean is computed here.
  *
  * @param {Uint8Array} packed
  * @param {{ queries: number[], tokens: string[], planes: string[] }} view
@@ -53,10 +53,10 @@ export function square(packed, { queries, tokens, planes }) {
 }
 
 /**
- * A plane made large from its small picture, for the time until its layer arrives.
+ * A plane enlarged from its small picture, used until its layer arrives.
  *
  * @param {Uint8Array} small all small pictures
- * @param {number} number of the picture
+ * @param {number} number the picture's number
  * @param {{ queries: number[], tokens: string[], side: [number, number] }} view
  */
 export function enlarged(small, number, { queries, tokens, side }) {

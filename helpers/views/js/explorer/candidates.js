@@ -3,7 +3,7 @@
 import { bar, button, group, make } from "../page.js";
 
 /**
- * @param {((token_id: number) => void) | null} choose takes a candidate; null where none can be taken
+ * @param {((token_id: number) => void) | null} choose takes a candidate; null if none can be taken
  */
 export function candidateList(choose) {
   const node = group("hx-candidates", "Candidates for the next token");

@@ -1,4 +1,4 @@
-// Sliders for the settings, and what is done to the logits with them.
+// Sliders for the settings, and the processors that they turn on.
 
 import { group, make } from "../page.js";
 
@@ -8,7 +8,7 @@ const SAMPLING_ONLY = ["temperature", "top_k", "top_p"];
 
 /**
  * @param {(settings: Record<string, number>) => void} change
- * @param {() => boolean} isPending whether a movement waits for its turn
+ * @param {() => boolean} isPending whether a slider movement is still waiting
  */
 export function sliderList(change, isPending) {
   const node = group("hx-controls", "Settings");
@@ -46,7 +46,7 @@ export function sliderList(change, isPending) {
       for (const slider of v.sliders) {
         const { input, output, label } = sliderOf(slider);
         input.disabled = v.kind === "stepper" && !v.sampling && SAMPLING_ONLY.includes(slider.name);
-        const why = "No part in it while the most likely token is taken: turn on sampling.";
+        const why = "No effect while the most likely token is taken: turn on sampling.";
         label.title = input.disabled ? why : "";
         if (document.activeElement === input && isPending()) continue;
         input.value = String(slider.value);

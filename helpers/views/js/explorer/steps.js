@@ -1,4 +1,4 @@
-// What the stepper has and the sampling explorer has not: the text so far, steps, and choices of the reader's own.
+// What the stepper has in addition to the sampling explorer: the text so far, steps, and the reader's own choices.
 
 import { onEnter } from "../input.js";
 import { button, group, make } from "../page.js";
@@ -50,8 +50,8 @@ export function stepBar(send) {
     ],
     /** @param {ExplorerView} v */
     draw(v) {
-      const made = v.last > v.index ? ` of ${v.last} made` : "";
-      where.textContent = `step ${v.index}${made}${v.stopped ? `: it stops here, by ${v.stopped}` : ""}`;
+      const made = v.last > v.index ? ` of ${v.last} so far` : "";
+      where.textContent = `step ${v.index}${made}${v.stopped ? `: it stops here because of ${v.stopped}` : ""}`;
       back.disabled = v.index === 0;
       forward.disabled = !v.forward;
       forward.textContent = v.forward ? `Take ${v.token} →` : "The end";
@@ -73,7 +73,7 @@ export function ownChoices(send) {
     placeholder: "or write what comes next (begin with a space for a new word)",
   });
   const sampling = make("input", { type: "checkbox", onchange: () => send("change", { do_sample: sampling.checked }) });
-  const again = button("Draw again", () => send("draw_again"), { class: "hx-again" });
+  const again = button("Sample again", () => send("draw_again"), { class: "hx-again" });
   const check = make("label", { class: "hx-check" }, sampling, " sample (do_sample)");
   onEnter(typed, write);
 

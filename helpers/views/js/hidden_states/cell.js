@@ -1,4 +1,4 @@
-// One cell: the tokens it says, and the cells like it.
+// One cell: the tokens it predicts, and the cells that are most similar.
 
 import { bar, button, group, make } from "../page.js";
 
@@ -11,7 +11,7 @@ export function cellPanel(send) {
 
   /** @param {StatesCell} cell */
   function drawSays(cell) {
-    sayTitle.textContent = `Says at layer ${cell.layer}, position ${cell.position} ${cell.token}`;
+    sayTitle.textContent = `Predicted at layer ${cell.layer}, position ${cell.position} ${cell.token}`;
     if (!cell.top.length) {
       says.replaceChildren(make("p", { class: "hx-why" }, cell.no_top));
       return;
@@ -38,10 +38,10 @@ export function cellPanel(send) {
    * @param {StatesGrid[]} grids
    */
   function drawNear(cell, grids) {
-    nearTitle.textContent = `Most like it in layer ${cell.layer}`;
+    nearTitle.textContent = `Most similar in layer ${cell.layer}`;
     const centred = make(
       "span",
-      { class: "hx-number", title: "after the mean over all these cells is taken off" },
+      { class: "hx-number", title: "after subtracting the mean over all cells of this layer" },
       "centred",
     );
     const head = make("div", { class: "hx-line hx-headline" }, make("span"), number("cosine"), centred);

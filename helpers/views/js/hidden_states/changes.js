@@ -1,4 +1,4 @@
-// Changes to the model: what can be done at a cell, and what has been done.
+// Changes to the model: those that are possible at a cell, and those that have been made.
 
 import { onEnter } from "../input.js";
 import { button, group, make } from "../page.js";
@@ -38,11 +38,11 @@ export function changesPanel({ view, send }) {
   function drawChanges(v) {
     const active = document.activeElement;
     const isHeld = active instanceof HTMLInputElement && active.type === "range" && changes.contains(active);
-    if (isHeld && changes.children.length === v.changes.length) return; // a slider under the reader's hand stays
+    if (isHeld && changes.children.length === v.changes.length) return; // keep a slider that is being moved
     changes.replaceChildren(
       ...v.changes.map((change, index) => {
         const parts = change.scale === null ? [] : slider(index, change.text, change.scale, v.strength);
-        const about = { class: "hx-remove", "aria-label": `Take back: ${change.text}`, title: "take back" };
+        const about = { class: "hx-remove", "aria-label": `Undo: ${change.text}`, title: "undo" };
         const remove = button("✕", () => send("remove", { index }), about);
         return make("div", { class: "hx-changed" }, make("span", { class: "hx-what" }, change.text), ...parts, remove);
       }),

@@ -1,4 +1,4 @@
-// One grid, drawn: layers from the bottom up, positions from left to right.
+// The drawing of one grid: layers from the bottom up, positions from left to right.
 
 import { colorOf, isBright } from "../color.js";
 import { drawing } from "../svg.js";
@@ -27,7 +27,7 @@ export function drawGrid(grid, { wide, scale, tints, coloring }) {
     role: "application",
     "aria-roledescription": "grid of layers by positions",
     "data-lm-suppress-shortcuts": "true",
-    "aria-label": `${name}: ${size}. Arrow keys read cells, Enter looks into one.`,
+    "aria-label": `${name}: ${size}. Arrow keys read cells, Enter inspects one.`,
     "font-family": FONT,
   });
   const look = { wide, scale, tints };
@@ -76,7 +76,7 @@ function drawFoot(grid, wide) {
 }
 
 /**
- * The name and the layers' numbers, which stay in sight when the grid is scrolled.
+ * The name and the layers' numbers, which stay visible when the grid is scrolled.
  *
  * @param {string} name
  * @param {number} rows
@@ -104,7 +104,7 @@ function drawCursor(wide) {
 }
 
 /**
- * Put the frame around a cell, or hide it where this grid does not show the cell. Returns whether it does.
+ * Put the frame around a cell, or hide it if this grid does not show the cell. Returns whether it does.
  *
  * @param {GridPanel} panel
  * @param {Place} place

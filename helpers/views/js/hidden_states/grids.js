@@ -1,4 +1,4 @@
-// The grids side by side: drawn, read with pointer and keys, scrolled together.
+// The grids side by side: drawing them, reading them with pointer and keys, and scrolling them together.
 
 import { arrow, isChoice, pointer, take } from "../input.js";
 import { clamp, make } from "../page.js";
@@ -6,7 +6,7 @@ import { drawGrid, frameCell } from "./grid.js";
 import { COLORINGS, cellOf, columnWidth, layouts, SIDE, scaleOf, shades } from "./layouts.js";
 import { cellInWords, legend } from "./reading.js";
 
-const OF_THE_LENS = ["token", "probability", "entropy"]; // colourings that need one
+const OF_THE_LENS = ["token", "probability", "entropy"]; // colourings that need a logit lens
 
 /** The grids of one page: their colours, and the cell that the keyboard is at. */
 export class Grids {
@@ -22,7 +22,7 @@ export class Grids {
   /**
    * @param {() => StatesView} view
    * @param {Send} send
-   * @param {() => number} room CSS pixels there are
+   * @param {() => number} room the available width, in CSS pixels
    */
   constructor(view, send, room) {
     this.view = view;
@@ -67,7 +67,7 @@ export class Grids {
   }
 
   /**
-   * Where there is no lens, nothing is said that a cell could be coloured by.
+   * Without a lens there are no predictions to colour the cells by.
    *
    * @param {StatesView} v
    */
@@ -99,7 +99,7 @@ export class Grids {
     return panel;
   }
 
-  /** Put the new drawings in the place of the old ones: focus and scrolling stay. */
+  /** Replace the old drawings with the new ones, keeping focus and scroll position. */
   replace() {
     const { box, panels } = this;
     const fromEnd = box.children.length ? endOf(box.children[0]) : 0;
@@ -156,7 +156,7 @@ export class Grids {
   /**
    * Move the frames to the cursor.
    *
-   * @param {boolean} ask whether the kernel is to look into the cell
+   * @param {boolean} ask whether the kernel should inspect the cell
    */
   look(ask) {
     for (const panel of this.panels) {
@@ -180,7 +180,7 @@ function placeAt(event, panel) {
 }
 
 /**
- * Scroll a grid so that a position can be seen.
+ * Scroll a grid so that a position is visible.
  *
  * @param {GridPanel} panel
  * @param {number} position

@@ -5,7 +5,7 @@ import { cut } from "../words.js";
 
 /** @type {Record<Coloring, string>} */
 export const COLORINGS = {
-  token: "the token it says",
+  token: "the predicted token",
   probability: "its probability",
   entropy: "entropy (nats)",
   norm: "norm",
@@ -92,7 +92,7 @@ export function scaleOf(kind, view, grids) {
 }
 
 /**
- * The tokens that most cells say get a colour each; the label stands in every cell anyway.
+ * The tokens that most cells predict get a colour each; every cell shows its label anyway.
  *
  * @param {StatesView} view
  * @returns {Map<string, string>}
@@ -112,10 +112,10 @@ export function shades(view) {
 }
 
 /**
- * How wide a column is, so that all grids fit where they can.
+ * The width of a column, so that all grids fit if possible.
  *
  * @param {GridLayout[]} grids
- * @param {number} room CSS pixels there are
+ * @param {number} room the available width, in CSS pixels
  */
 export function columnWidth(grids, room) {
   const columns = largest(grids.map((grid) => grid.tokens.length));

@@ -1,4 +1,4 @@
-// The next token before and after the changes, and a few tokens more.
+// The next token before and after the changes, and a short continuation.
 
 import { largest } from "../color.js";
 import { bar, button, group, make } from "../page.js";
@@ -9,7 +9,7 @@ export function nextPanel(send) {
   const title = make("h4");
   const rows = group("hx-list hx-candidates", "Next token");
   const texts = make("div", { class: "hx-texts", "aria-live": "polite" });
-  const writeOn = button("Write on →", () => send("write_on"), { class: "hx-writeon" });
+  const writeOn = button("Continue →", () => send("write_on"), { class: "hx-writeon" });
   return {
     node: make("section", {}, title, rows, make("div", { class: "hx-bar" }, writeOn), texts),
     /** @param {StatesView} v */

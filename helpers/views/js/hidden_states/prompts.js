@@ -3,10 +3,10 @@
 import { isComposing, onEnter } from "../input.js";
 import { button, clamp, group, make } from "../page.js";
 
-const MOST_ROWS = 6; // of a box
+const MOST_ROWS = 6; // rows of a box
 
 /**
- * A box for a text: a row for each line. A text that nobody changed is sent as it came, since boxes rewrite a "\r".
+ * A box for a text, one row per line. An unchanged text is sent as it was received, since boxes rewrite "\r".
  *
  * @param {string} name
  * @param {{ label: string, placeholder: string, action: string }} words
@@ -18,7 +18,7 @@ export function promptBox(name, { label, placeholder, action }, run) {
     rows: 1,
     "aria-label": label,
     placeholder,
-    title: "Enter runs, Shift+Enter begins a line",
+    title: "Enter runs, Shift+Enter starts a new line",
     oninput: fit,
     onkeydown: breakLine,
   });
@@ -30,7 +30,7 @@ export function promptBox(name, { label, placeholder, action }, run) {
   }
 
   /**
-   * By hand: Lab calls off what Shift+Enter would put in.
+   * Done by hand, because Lab suppresses the line break that Shift+Enter would insert.
    *
    * @param {KeyboardEvent} event
    */
@@ -64,7 +64,7 @@ export function windowBar({ view, send }) {
   /** @param {1 | -1} way */
   function move(way) {
     const { size, after, farthest } = view().window;
-    const step = Math.floor((2 * size) / 3); // a third stays in sight
+    const step = Math.floor((2 * size) / 3); // a third stays visible
     send("window", { after: clamp(after + way * step, 0, farthest) });
   }
 

@@ -7,7 +7,7 @@ import { COLORINGS } from "./layouts.js";
 
 const MEASURES = /** @type {const} */ (["probability", "entropy", "norm", "change"]);
 /** @type {Record<string, string>} */
-const KINDS = { apart: "distance over norm", difference: "difference" };
+const KINDS = { apart: "distance relative to norm", difference: "difference" };
 
 /**
  * @param {StatesView} view
@@ -18,7 +18,7 @@ export function cellInWords(view, panel, { layer, position }) {
   const grid = view.grids[panel.grid];
   const column = position - grid.first;
   const parts = MEASURES.map((kind) => `${kind} ${grid[kind]?.[layer][column] ?? "–"}`);
-  const says = grid.says ? `says ${grid.says[layer][column]}; ` : "";
+  const says = grid.says ? `predicts ${grid.says[layer][column]}; ` : "";
   const where = `layer ${layer}, position ${position} ${panel.tokens[position - panel.first]}`;
   return `${where}: ${says}${parts.join(", ")}${ownValue(panel, layer, position)}`;
 }
@@ -39,7 +39,7 @@ function ownValue({ kind, values, first }, layer, position) {
  * @param {{ coloring: Coloring, scale: Scale | null, tints: Map<string, string> }} look
  */
 export function legend(view, panels, { coloring, scale, tints }) {
-  const notes = [make("span", { class: "hx-note" }, "row 0: embedding; bold: already what the top row says")];
+  const notes = [make("span", { class: "hx-note" }, "row 0: embedding; bold: the same token as in the top row")];
   if (view.no_lens) notes.push(make("span", { class: "hx-note hx-why" }, `No logit lens here: ${view.no_lens}`));
   if (panels.length > 2) notes.push(make("span", { class: "hx-note" }, differenceNote(coloring)));
   if (!scale) return [...[...tints].map(([text, color]) => tokenChip(text, color)), ...notes];
@@ -64,7 +64,7 @@ function tokenChip(text, color) {
 /** @param {Coloring} coloring */
 function differenceNote(coloring) {
   if (coloring === "token") {
-    return "difference: distance of the two states over their norm, 0 to 1; = where both say the same";
+    return "difference: distance of the two states relative to their norm, 0 to 1; =: both predict the same token";
   }
   if (coloring === "norm") return "difference: log2 of the ratio, red where the right one is larger";
   return "difference: right minus left, red above 0; matched from the end";

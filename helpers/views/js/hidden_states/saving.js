@@ -8,10 +8,10 @@ import { cut } from "../words.js";
 
 const GAP = 12;
 const TITLE = 26; // height in CSS pixels
-const SHARP = 2; // pixels of a PNG to a CSS pixel
+const SHARP = 2; // pixels of a PNG per CSS pixel
 
 /**
- * All grids in one drawing, with a title over them.
+ * All grids in one drawing, with a title above them.
  *
  * @param {GridPanel[]} panels
  * @param {string} title

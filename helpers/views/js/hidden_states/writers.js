@@ -7,12 +7,12 @@ import { drawing, setAll } from "../svg.js";
 import { signed } from "../words.js";
 import { number } from "./cell.js";
 
-const LEFT = 24; // of the map, for the layers' numbers
+const LEFT = 24; // left of the map, for the layers' numbers
 const TOP = 2;
-const BOX = 13; // width of a head at most, in CSS pixels
+const BOX = 13; // the largest width of a head, in CSS pixels
 const HIGH = 7; // height of a layer
 const GAP = 3; // between the heads and the MLPs
-const ROOM = 320; // for all heads
+const ROOM = 320; // width for all heads
 
 export class WritersMap {
   pick = { layer: 0, column: 0 };
@@ -192,9 +192,9 @@ function bestRows(v, writers, send) {
     return line;
   });
   const sums = [sum("embedding", writers.embedding)];
-  if (writers.put_in) sums.push(sum("put in by hand", writers.put_in));
+  if (writers.put_in) sums.push(sum("added by the changes", writers.put_in));
   if (Math.abs(writers.rest) >= 0.005) sums.push(sum("biases, and what is neither head nor MLP", writers.rest));
-  return [...rows, ...sums, sum("logit, all together", writers.total)];
+  return [...rows, ...sums, sum("logit, in total", writers.total)];
 }
 
 /**

@@ -1,4 +1,4 @@
-// The drawing board: marks on a white square, all places and sizes in fractions of its side.
+// The drawing board: marks on a white square, with all positions and sizes as fractions of its side.
 
 import { contextOf } from "../canvas.js";
 
@@ -7,7 +7,7 @@ const PEN = 0.055; // width of the pen's line
 
 /**
  * @param {HTMLCanvasElement} canvas
- * @param {() => ChatStill["outlines"]} outlines the corners of each shape, around (0, 0) and of size 1
+ * @param {() => ChatStill["outlines"]} outlines the corners of each shape, with centre (0, 0) and size 1
  */
 export function newBoard(canvas, outlines) {
   /** @type {Mark[]} */
@@ -31,7 +31,7 @@ export function newBoard(canvas, outlines) {
 
   return {
     marks,
-    isDirty: true, // whether the model has not been asked about it yet
+    isDirty: true, // true until the model has been asked about it
     draw() {
       context.fillStyle = PAPER;
       context.fillRect(0, 0, side, side);
@@ -46,7 +46,7 @@ export function newBoard(canvas, outlines) {
 }
 
 /**
- * Where a mark's line runs. A single touch of the pen is a short line, so that there is something to see.
+ * The corners of a mark. A single touch of the pen becomes a short line, so that it is visible.
  *
  * @param {Mark} mark
  * @param {ChatStill["outlines"]} outlines

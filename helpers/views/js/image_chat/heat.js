@@ -1,4 +1,4 @@
-// Where a word looked: a grey veil over the picture, which is clear where the most attention is.
+// Where a word looked: a grey veil over the picture that is clear where the attention is largest.
 
 import { frame, sharpContext } from "../canvas.js";
 import { largest, ramp } from "../color.js";
@@ -32,7 +32,7 @@ export class Heat {
 
   /**
    * @param {HTMLCanvasElement} canvas
-   * @param {number} size of the picture, in CSS pixels
+   * @param {number} size the picture's side, in CSS pixels
    * @param {{ view: () => ChatView, still: () => ChatStill, send: Send }} page
    */
   constructor(canvas, size, page) {
@@ -57,7 +57,7 @@ export class Heat {
 
   /**
    * @param {boolean} isShown
-   * @param {string} otherwise what the canvas is when there is no heat
+   * @param {string} otherwise the label of the canvas when there is no heat map
    */
   draw(isShown, otherwise) {
     const context = sharpContext(this.canvas, this.size, this.size);
@@ -120,15 +120,15 @@ export class Heat {
     this.bar.style.background = ramp(colors);
     this.most.textContent = `${percent(top)} of the attention on one patch`;
     const [row, column] = this.spot ?? brightest;
-    const note = this.spot ? "" : " (the most)";
+    const note = this.spot ? "" : " (the largest)";
     this.reading.textContent = `row ${row}, column ${column}: ${percent(heat[row][column])}${note}`;
-    const where = `Most at row ${brightest[0]}, column ${brightest[1]}. Arrow keys read single patches.`;
+    const where = `Largest at row ${brightest[0]}, column ${brightest[1]}. Arrow keys read single patches.`;
     const what = `Attention of “${this.page.view().word}” to ${grid} by ${grid} patches.`;
     this.canvas.setAttribute("aria-label", `${what} ${where}`);
   }
 
   /**
-   * Read the patch at a place, given in fractions of the picture.
+   * Read the patch at a point, given as fractions of the picture.
    *
    * @param {number} x
    * @param {number} y
@@ -139,7 +139,7 @@ export class Heat {
   }
 
   /**
-   * Read the next patch in the way of an arrow key. Returns whether it was one.
+   * Read the next patch in the direction of an arrow key. Returns whether the key was one.
    *
    * @param {KeyboardEvent} event
    */
@@ -165,7 +165,7 @@ function choice(label, look, entries = {}) {
 }
 
 /**
- * All of them, or one.
+ * Fill a box with a choice between the mean of all and each single one.
  *
  * @param {HTMLSelectElement} box
  * @param {number} count
@@ -174,6 +174,6 @@ function choice(label, look, entries = {}) {
  */
 function fillChoice(box, count, chosen, name) {
   const each = [...Array(count).keys()].map((value) => make("option", { value }, name(value)));
-  box.replaceChildren(make("option", { value: "" }, "all, the mean"), ...each);
+  box.replaceChildren(make("option", { value: "" }, "mean of all"), ...each);
   box.value = chosen === null ? "" : String(chosen);
 }

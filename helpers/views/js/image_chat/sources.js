@@ -1,4 +1,4 @@
-// Where the picture comes from: one of those offered, a file, or a drawing.
+// Where the picture comes from: the gallery, a file, or a drawing.
 
 import { button, group, make } from "../page.js";
 
@@ -44,7 +44,8 @@ export function uploadPanel(send, refuse) {
     if (!chosen) return;
     file.value = "";
     if (chosen.size > LARGEST) {
-      refuse(`${chosen.name} has ${Math.round(chosen.size / 1e6)} MB; a page can send up to 8: make it smaller.`);
+      const size = Math.round(chosen.size / 1e6);
+      refuse(`${chosen.name} has ${size} MB, but a page can send at most 8 MB: make it smaller.`);
       return;
     }
     send("upload", { name: chosen.name }, [await chosen.arrayBuffer()]);

@@ -1,4 +1,4 @@
-// The picture that the talk is about: shown, drawn on, or with what a word looked at over it.
+// The picture that the conversation is about: shown, drawn on, or overlaid with where a word looked.
 
 import { pointer } from "../input.js";
 import { button, group, make } from "../page.js";
@@ -7,8 +7,8 @@ import { Heat } from "./heat.js";
 import { galleryPanel, uploadPanel } from "./sources.js";
 import { drawingTools } from "./tools.js";
 
-const SIZE = 300; // of the picture, in CSS pixels
-const PAPER = 384; // pixels of a drawing
+const SIZE = 300; // side of the picture, in CSS pixels
+const PAPER = 384; // side of a drawing, in pixels
 const DRAWING = "your drawing";
 const MODES = { choose: "Choose", upload: "Upload", draw: "Draw" };
 
@@ -69,7 +69,7 @@ export class Stage {
   }
 
   /**
-   * Where on the picture the pointer is, in fractions of its side.
+   * The pointer's position on the picture, as fractions of its side.
    *
    * @param {PointerEvent} event
    * @returns {[number, number]}
@@ -120,7 +120,7 @@ export class Stage {
   }
 
   /**
-   * The drawing that goes with a question: the bytes of a PNG, when the model has not seen it yet.
+   * The drawing that goes with a question: the bytes of a PNG, if the model has not seen it yet.
    *
    * @returns {Promise<ArrayBuffer[]>}
    */

@@ -1,4 +1,4 @@
-// The talk: what was asked and said, and a box to ask in.
+// The conversation: questions and answers, and a box for the next question.
 
 import { onEnter } from "../input.js";
 import { button, group, make } from "../page.js";

@@ -1,20 +1,20 @@
-// What the reader draws with: shapes, a pen, colours, sizes and places.
+// The drawing tools: shapes, a pen, colours, sizes and positions.
 
 import { button, group, make } from "../page.js";
 
 /** @type {Record<string, string>} */
 const SIGNS = { circle: "●", square: "■", triangle: "▲", star: "★", pen: "✎" };
 /** @type {Record<string, number>} */
-const SIZES = { small: 0.1, "middle-sized": 0.15, large: 0.21 };
+const SIZES = { small: 0.1, medium: 0.15, large: 0.21 };
 const HINT = "pen: draw freely, a digit for example";
 
 /**
  * @param {ChatStill} still
  * @param {ReturnType<typeof import("./board.js").newBoard>} board
- * @param {(words: string) => void} changed hears when something was drawn or taken away, and what
+ * @param {(words: string) => void} changed is told what was drawn, or "" when something was removed
  */
 export function drawingTools(still, board, changed) {
-  const tool = { kind: "circle", color: still.palette[0].color, size: "middle-sized" };
+  const tool = { kind: "circle", color: still.palette[0].color, size: "medium" };
   const pick = (/** @type {Partial<typeof tool>} */ change) => {
     Object.assign(tool, change);
     update();
