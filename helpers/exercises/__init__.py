@@ -1,7 +1,7 @@
 """Checks for the exercises: `check("03.2", answer)` says whether the answer is right, or what is wrong with it.
 
 The checks of notebook NN are in `nbNN.py` beside this file. A check is a function of the answer that
-calls `require(condition, "what is off")` and returns the sentence printed for a right answer::
+calls `require(condition, "what is wrong")` and returns the sentence printed for a right answer::
 
     @exercise("03.2", expects=int)
     def _(answer):

@@ -52,7 +52,10 @@ def _(answer: Any) -> str:
     layer, head = answer
     score, best = float(scores[layer, head]), float(scores.max())
     one_back = _attentions()[:, :, rows, rows - 1].mean(-1)
-    require(score != float(one_back.max()) and (layer, head) != divmod(int(one_back.argmax()), 9), "that is one back.")
+    require(
+        score != float(one_back.max()) and (layer, head) != divmod(int(one_back.argmax()), 9),
+        "that head looks one position back.",
+    )
     require(score == best, f"head {layer}.{head} gives {score:.2f} to the position two back; another gives {best:.2f}.")
     return f"Head {layer}.{head}, with {score:.2f}. No head here is specialised in looking two back."
 
@@ -80,7 +83,7 @@ def _(answer: Any) -> str:
 
 
 def _induction(attentions: Tensor, length: int, copies: int, *, after: int = 1, most: int = 99) -> Tensor:
-    """Scores [layer, head]: for each query, the weights of the keys `after` positions behind its `most` latest earlier
+    """Scores [layer, head]: for each query, the weights of the keys `after` positions after its `most` latest earlier
     occurrences, added up; then the mean over the queries."""
     import torch
 

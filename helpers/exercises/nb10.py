@@ -74,7 +74,7 @@ def _(answer: Any) -> str:
         require(
             given == right, f"for {what}, prompts {right} of 6 are still to be asked, in that order; yours: {given}."
         )
-    return "Complete lines count, and a torn one is asked again."
+    return "Complete lines count, and a cut-off one is asked again."
 
 
 @exercise("10.3", expects=Callable)

@@ -152,7 +152,7 @@ class ImageChat(Commands):
             if self.talk.picked is not None:
                 self.pick(*self.talk.picked)
 
-    # The work.
+    # Carrying out a turn.
 
     @property
     def is_answering(self) -> bool:

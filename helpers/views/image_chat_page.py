@@ -92,7 +92,7 @@ def can_pick(model: PreTrainedModel, turn: Turn, word: int) -> bool:
 
 
 def page_of(model: PreTrainedModel, talk: Talk, *, sees: bool, is_answering: bool) -> dict[str, Any]:
-    """A talk as plain values for `image_chat.js`."""
+    """A chat as plain values for `image_chat.js`."""
     heat = talk.heat()
     return {
         "sees": sees,

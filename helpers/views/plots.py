@@ -91,7 +91,7 @@ def candidates(
 
 
 def percent(probability: float | None) -> str:
-    """A probability for people: `12.3%`, or `<0.1%`."""
+    """A readable probability: `12.3%`, or `<0.1%`."""
     return "<0.1%" if 0 < probability < 0.0005 else f"{100 * probability:.1f}%"
 
 

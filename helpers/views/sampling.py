@@ -137,7 +137,7 @@ def sampling_explorer(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> CourseWidget:
-    """Sliders for temperature, top-k and top-p over one step's raw logits, with bars that follow.
+    """Sliders for temperature, top-k and top-p over one step's raw logits, with bars that follow the sliders.
 
     `step` is a `GenerationStep` or logits `[vocab]`. The settings are the initial ones. Without a
     kernel the cell shows a still picture of their effect.

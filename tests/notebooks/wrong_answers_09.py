@@ -12,7 +12,7 @@ def _three_copies(keys, together):
 
 WRONG_ANSWERS = {
     "09.1": [
-        ("answer_1 = found.best('previous_token', 1)[0]", "that is one back"),
+        ("answer_1 = found.best('previous_token', 1)[0]", "that head looks one position back"),
         ("answer_1 = (0, 0)", "another gives"),
         ("answer_1 = (13, 9)", "there is no head (13, 9)"),
         ("answer_1 = 119", "should be a tuple or a list"),

@@ -1,4 +1,4 @@
-// Numbers and labels for people.
+// Readable numbers and labels.
 
 /** @param {number | null} value */
 export function threeDigits(value) {

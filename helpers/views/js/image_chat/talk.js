@@ -14,7 +14,7 @@ export function talkPanel(send, { ask, pick, isBusy }) {
   const stop = button("Stop", () => send("stop"), { class: "hx-stop" });
   const again = button("New conversation", () => send("restart"), { class: "hx-again hx-restart" });
   const notice = make("div", { class: "hx-notice", role: "status" });
-  const ideas = group("hx-bar hx-ideas", "Questions to begin with");
+  const ideas = group("hx-bar hx-ideas", "Questions to start with");
   const writing = make("div", { class: "hx-write" }, typed, askButton, stop);
   const node = make("div", { class: "hx-right" }, log, ideas, writing, make("div", { class: "hx-bar" }, again, notice));
   onEnter(typed, askTyped);
