@@ -78,7 +78,7 @@ def test_norms_of_what_cannot_be_read(random_model, tokenizer):
     with pytest.raises(BadInputError, match="past_key_values"):
         kv_cache_norms((1, 2))
     mixed = Cache(layers=[DynamicSlidingWindowLayer(sliding_window=3), DynamicLayer(), DynamicLayer()])
-    with pytest.raises(BadInputError, match=r"\[2, 5\] positions"):
+    with pytest.raises(BadInputError, match=r"numbers of positions, \[2, 5\]"):
         kv_cache_norms(filled(random_model, tokenizer, mixed))
     packed = filled(random_model, tokenizer)
     packed.layers[1].keys = torch.tensor([])

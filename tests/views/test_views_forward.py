@@ -126,7 +126,7 @@ def test_a_mask_of_one_query_is_a_row():
 
 
 def test_a_mask_of_another_shape_is_refused():
-    with pytest.raises(BadInputError, match=r"\[2, 3\], 3 queries and 3 keys need \[3, 3\]"):
+    with pytest.raises(BadInputError, match=r"\[2, 3\], but 3 queries and 3 keys need \[3, 3\]"):
         plot_mask(torch.ones(2, 3).bool(), ["a", "b", "c"], ["a", "b", "c"])
 
 
@@ -140,7 +140,7 @@ def test_scores_are_written_and_masked_ones_are_grey():
     own = pyplot.subplots()[1]
     assert plot_scores(scores.softmax(-1), ["a", "b"], weights=True, ax=own) is own
     assert own.images[0].get_clim() == (0, 1) and _written(own)[:2] == ["1.00", "0.00"]
-    with pytest.raises(BadInputError, match=r"\[2, 2\], 3 tokens need \[3, 3\]"):
+    with pytest.raises(BadInputError, match=r"\[2, 2\], but 3 tokens need \[3, 3\]"):
         plot_scores(scores, ["a", "b", "c"])
 
 
