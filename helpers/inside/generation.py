@@ -435,7 +435,7 @@ def check_settings(
 
 def _check_length(length: int, max_new_tokens: int, context: int | None) -> None:
     if context is not None and length + max_new_tokens > context:
-        left = f", or ask for max_new_tokens={context - length}" if length < context else ""
+        left = f", or use max_new_tokens={context - length}" if length < context else ""
         raise PromptTooLongError(
             f"The prompt is {length} tokens long and max_new_tokens is {max_new_tokens}: together more than "
             f"the model's context of {context}. Shorten the prompt by {length + max_new_tokens - context} "

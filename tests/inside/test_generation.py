@@ -475,7 +475,7 @@ def test_whole_numbers_will_do_for_settings(tiny_llama, tokenizer):
 
 def test_prompt_and_answer_must_fit_the_context(model, tokenizer):
     context = model.config.max_position_embeddings
-    with pytest.raises(PromptTooLongError, match=r"by 54 tokens, or ask for max_new_tokens=10"):
+    with pytest.raises(PromptTooLongError, match=r"by 54 tokens, or use max_new_tokens=10"):
         generate_steps(model, tokenizer, [40] * (context - 10))
     with pytest.raises(PromptTooLongError, match=r"Shorten the prompt by 1 tokens\.$"):
         generate_steps(model, tokenizer, [40] * context, max_new_tokens=1)
