@@ -215,8 +215,8 @@ def ids_of_model(model: Any, input_ids: Any, tokenizer: Any = None) -> None:
     """Check that the model has an embedding for each of these token ids (a tensor). Raises `BadInputError`.
 
     Given the `tokenizer` that made the ids, also check that the model has an embedding for every ordinary token of the
-    tokenizer. If it has not, the tokenizer belongs to another model, or tokens were added to it. Special tokens may be
-    without an embedding, since no text becomes one: Gemma 3's small text model has none for a picture's placeholder.
+    tokenizer. If not, the tokenizer belongs to another model, or tokens were added to it. Special tokens may lack
+    an embedding, since no text becomes one: Gemma 3's small text model has none for a picture's placeholder.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     highest = int(input_ids.max()) if input_ids.numel() else 0

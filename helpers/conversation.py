@@ -49,7 +49,7 @@ class Conversation:
 
     `tokenizer` is a tokenizer, or a processor for a model that sees. `system` is the system prompt, `messages`
     the history so far (`{"role": ..., "content": ...}`, perhaps with an "image"); the list you pass is not changed.
-    If the tokenizer has a method `parse_reply`, that decides which parts of a reply go into `messages`: GLM-4's puts
+    If the tokenizer has a method `parse_reply`, it decides which parts of a reply go into `messages`: GLM-4's puts
     a tool's name into "metadata". `Reply.text` is always the whole reply.
     `reused` is the number of positions of the last prompt, picture patches included, that came from the KV cache.
 

@@ -58,7 +58,7 @@ class HelpersError(Exception):
     """Base class of every error that `helpers` raises on purpose. Its text is `printable`.
 
     Its message consists of `parts`, strings and `Setting`s, so that a program with other names for the same settings
-    can show those: `worded(spell)` inserts what `spell` returns for each `Setting`.
+    can use its own names: `worded(spell)` inserts what `spell` returns for each `Setting`.
 
     >>> error = HelpersError("For the most likely token use ", Setting("do_sample", False), ".")
     >>> print(error)
@@ -134,7 +134,7 @@ class AccessDeniedError(HelpersError, PermissionError):
 
 
 class ServerNotReachableError(HelpersError, ConnectionError):
-    """The server that is to answer prompts cannot be reached, or does not answer as it should."""
+    """The server that should answer prompts cannot be reached, or does not answer as it should."""
 
 
 class BadImageError(HelpersError, ValueError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-# Beside the package in a checkout, inside it in a built wheel (setup.py).
+# Next to the package in a checkout, inside it in a built wheel (setup.py).
 FILE = (_PACKAGE if (_PACKAGE / "data").is_dir() else _PACKAGE.parent) / "data" / "glossary.json"
 
 

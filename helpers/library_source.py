@@ -107,7 +107,7 @@ def show_source(
     view, broken = _view(function, start, stop, notes)
     if broken:
         raise AnchorNotFoundError(
-            " ".join(broken) + " The library has changed, or the pattern is not exact: look at today's lines with "
+            " ".join(broken) + " The library has changed, or the pattern is not exact: look at the current lines with "
             f"show_source({view.name}) and adapt the pattern."
         )
     return view

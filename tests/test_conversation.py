@@ -349,7 +349,7 @@ def test_a_pictures_file_is_read_when_it_is_asked_about(glm4v, tmp_path):
     talk.ask(SHAPE, image=path, max_new_tokens=2)
     path.unlink()
     assert talk.ask(FOLLOW_UPS[0], max_new_tokens=2).output_ids
-    with pytest.raises(BadImageError, match="is not there"):
+    with pytest.raises(BadImageError, match="does not exist"):
         Conversation(*glm4v).ask(SHAPE, image=path)
     given = [{"role": "user", "image": _noise(), "content": SHAPE}, {"role": "assistant", "content": "是。"}]
     again = Conversation(*glm4v, messages=given)

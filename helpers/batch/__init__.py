@@ -1,7 +1,7 @@
-"""Many prompts in, one answer each out: `python -m helpers.batch`, its files, and the engines that answer.
+"""From many prompts to one answer each: `python -m helpers.batch`, its files, and the engines that answer.
 
-The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
-when it is first asked for.
+The names in `__init__.pyi` are this package's public interface, and the only ones that notebooks use. Each is imported
+when it is first used.
 """
 
 import lazy_loader

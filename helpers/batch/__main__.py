@@ -5,7 +5,7 @@ import signal
 
 
 def _leave(*_: object) -> None:
-    """What Ctrl-C does while Python is still importing: one line, and out, since there is nothing to tidy up."""
+    """What Ctrl-C does while Python is still importing: print one line and exit, as there is nothing to clean up."""
     os.write(2, b"\nStopped.\n")
     os._exit(130)
 
@@ -29,7 +29,7 @@ from helpers.errors import BadInputError, HelpersError, ModelNotFoundError, Sett
 
 SHOWN = 10  # prompts shown before the run, as the walkthrough's script does
 SHOWN_CHARACTERS = 300  # of each
-# What a terminal has for the settings that errors advise; for others it is the option of the same name.
+# The options for the settings that errors recommend; for any other setting it is the option of the same name.
 OPTIONS = {
     Setting("do_sample", False): "--greedy",
     Setting("resume", False): "--no_resume",
@@ -62,13 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_said(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = " Nothing that was answered is lost: the same command goes on from there."
+        kept = " No answer is lost: run the same command again to continue from there."
         print(f"\nStopped.{'' if options is None or options.interactive else kept}", file=sys.stderr)
         return 130
 
 
 def _take_any_character() -> None:
-    """What a terminal or a file cannot hold is written as its escape, and read as a replacement mark."""
+    """Write characters that a terminal or a file cannot show as escapes, and read undecodable ones as U+FFFD."""
     for stream, errors in (
         (sys.stdout, "backslashreplace"),
         (sys.stderr, "backslashreplace"),
@@ -79,12 +79,13 @@ def _take_any_character() -> None:
 
 
 def _said(error: HelpersError) -> str:
-    """An error's kind and words, with options where they advise settings."""
+    """An error's class and message, with options in place of the settings that it recommends."""
     return f"{type(error).__name__}: {error.worded(_as_option)}"
 
 
 def _as_option(setting: Setting) -> str:
-    """
+    """The command-line option for a setting.
+
     >>> _as_option(Setting("resume", False)), _as_option(Setting("dtype", "float32"))
     ('--no_resume', '--dtype float32')
     """
@@ -92,35 +93,37 @@ def _as_option(setting: Setting) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.batch", description="Many prompts in, a JSON file out.")
+    """The parser for the command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.batch", description="Answer a file of prompts and write the answers to a JSON file."
+    )
     add = parser.add_argument
     add("--base_model", default="smollm2-135m", help="a catalog name, a local folder, or the name a server knows")
-    add("--tokenizer_path", help="where the tokenizer is, if not with the model")
-    add("--source", choices=("modelscope", "huggingface"), help="download from this hub what is not here yet")
-    add("--data_file", help="UTF-8, a prompt a line; .tsv: prompt, tab, picture; .jsonl: Input and Image")
-    add("--with_prompt", action="store_true", help="through the chat template, after the system prompt")
+    add("--tokenizer_path", help="the tokenizer's name or folder, if it is not with the model")
+    add("--source", choices=("modelscope", "huggingface"), help="download a model that is not here yet from this hub")
+    add("--data_file", help="UTF-8, one prompt per line; .tsv: prompt, tab, picture; .jsonl: Input and Image")
+    add("--with_prompt", action="store_true", help="apply the chat template, after a system prompt")
     system = parser.add_mutually_exclusive_group()
     system.add_argument("--system_prompt", default=SYSTEM_PROMPT, metavar="TEXT", help="(default: %(default)s)")
     system.add_argument(
-        "--no_system_prompt", action="store_const", const=None, dest="system_prompt", help="for models that take none"
+        "--no_system_prompt", action="store_const", const=None, dest="system_prompt", help="for models that accept none"
     )
-    add("--interactive", action="store_true", help="talk with the model, many turns")
-    add("--predictions_file", default="predictions.json", help="grows as .jsonl, written as .json at the end")
+    add("--interactive", action="store_true", help="chat with the model, over many turns")
+    add("--predictions_file", default="predictions.json", help="grows as .jsonl and becomes .json at the end")
     add("--gpus", help="which GPUs to use, such as 0 or 0,1")
-    add("--only_cpu", action="store_true", help="no GPU")
+    add("--only_cpu", action="store_true", help="use no GPU")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="(default: %(default)s)")
-    add("--load_in_8bit", action="store_true")
-    add("--load_in_4bit", action="store_true")
-    add("--use_flash_attention_2", action="store_true")
-    add("--use_vllm", action="store_true", help="vLLM as the engine, over all the GPUs named")
-    add("--server", metavar="URL", help="an OpenAI-compatible server as the engine, such as http://127.0.0.1:8000/v1")
+    add("--load_in_8bit", action="store_true", help="quantize the weights to 8 bits")
+    add("--load_in_4bit", action="store_true", help="quantize the weights to 4 bits")
+    add("--use_flash_attention_2", action="store_true", help="compute attention with the flash-attn package")
+    add("--use_vllm", action="store_true", help="use vLLM as the engine, on all GPUs given by --gpus")
+    add("--server", metavar="URL", help="use an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
     add("--server_timeout", type=float, default=600.0, help="seconds to wait for one answer (default: %(default)g)")
     add("--ray", type=int, metavar="WORKERS", help="share the prompts among the workers of a Ray cluster")
     add("--batch_size", type=int, default=8, help="prompts at once (default: %(default)s)")
-    add("--no_resume", action="store_true", help="begin anew instead of going on")
-    add("--retry_failed", action="store_true", help="ask those again that failed")
-    add("--greedy", action="store_true", help="always the most likely token")
+    add("--no_resume", action="store_true", help="start over instead of continuing an earlier run")
+    add("--retry_failed", action="store_true", help="ask failed prompts again")
+    add("--greedy", action="store_true", help="always choose the most likely token")
     for field in fields(GenerationSettings):
         if field.name != "do_sample":
             add(f"--{field.name}", type=field.type, default=field.default, help="(default: %(default)s)")
@@ -128,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """`BadInputError` for options that cannot work or contradict each other, before anything is loaded."""
+    """Raise `BadInputError` for options that cannot work or contradict each other, before anything is loaded."""
     from helpers.batch.vllm_engine import gpu_numbers
 
     for name, value in vars(options).items():
@@ -141,7 +144,7 @@ def _check(options: argparse.Namespace) -> None:
     checks.number("--server_timeout", options.server_timeout, least=0.001)
     given = _other_engines(options)
     if len(given) > 1:
-        raise BadInputError(f"{' and '.join(given)}: one engine at a time, please.")
+        raise BadInputError(f"{' and '.join(given)} cannot be combined: choose one engine.")
     loading = ("load_in_8bit", "load_in_4bit", "use_flash_attention_2")
     idle = [f"--{name}" for name in loading if given and getattr(options, name)]
     if idle:
@@ -149,7 +152,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.dtype != "auto" and given and not options.use_vllm:
         raise BadInputError(f"--dtype is for transformers and vLLM: {given[0]} loads the model its own way.")
     if options.load_in_8bit and options.load_in_4bit:
-        raise BadInputError("--load_in_8bit and --load_in_4bit: take one of them.")
+        raise BadInputError("--load_in_8bit and --load_in_4bit cannot be combined: choose one of them.")
     if options.only_cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif options.gpus:  # read when torch is imported
@@ -157,7 +160,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _other_engines(options: argparse.Namespace) -> list[str]:
-    """The options that name an engine in place of transformers."""
+    """The options given that select an engine other than transformers."""
     named = {
         "--use_vllm": options.use_vllm,
         "--server": options.server is not None,
@@ -176,7 +179,7 @@ def _run(options: argparse.Namespace) -> int:
         print(printable(prompt.text + (f"  [{prompt.image}]" if prompt.image else ""), SHOWN_CHARACTERS))
     settings = _settings(options)
     inputs = [] if options.data_file is None else [options.data_file]
-    with Predictions(options.predictions_file, inputs=inputs):  # says what cannot be written before a model is loaded
+    with Predictions(options.predictions_file, inputs=inputs):  # fails early if they cannot be written
         pass
     report = run_batch(
         None,
@@ -232,7 +235,7 @@ def _other_engine(options: argparse.Namespace) -> Any:
 
 
 def _fetched(options: argparse.Namespace) -> str:
-    """The model's name; with --source the folder that it is in, downloaded if it is not here."""
+    """The model's name; with --source, the folder that it is in, downloaded if it is not here."""
     from helpers.models import hubs
 
     return str(hubs.fetch(options.base_model, options.source)) if options.source else options.base_model
@@ -247,19 +250,19 @@ def _tokenizer_for_a_server(options: argparse.Namespace) -> Any:
         if options.tokenizer_path:
             raise
         raise BadInputError(
-            "A server is given ids, so its model's tokenizer has to be here: name its folder with --tokenizer_path. "
+            "A server receives token ids, so its model's tokenizer has to be here: name it with --tokenizer_path. "
             f"({error})"
         ) from None
 
 
 def _tokenizer(options: argparse.Namespace) -> dict[str, Any]:
-    """Which tokenizer `load_tokenizer` and `load_processor` are to take; a local folder needs no hub."""
+    """The tokenizer that `load_tokenizer` and `load_processor` should load; a local folder needs no hub."""
     name = options.tokenizer_path or options.base_model
     return {"name": name, "source": None if Path(name).expanduser().is_dir() else options.source}
 
 
 def _load(options: argparse.Namespace) -> tuple[Any, Any]:
-    """(model, tokenizer), or a processor in the tokenizer's place for a model that sees."""
+    """(model, tokenizer); for a vision-language model, a processor instead of the tokenizer."""
     import torch
 
     from helpers.batch.vllm_engine import gpu_numbers
@@ -268,7 +271,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 
     asked, there = len(gpu_numbers(options.gpus)), torch.cuda.device_count()  # of those that --gpus names
     if asked > there and not options.only_cpu:
-        raise BadInputError(f"--gpus {options.gpus}: of these this machine has {there}. Omit --gpus.")
+        raise BadInputError(f"--gpus {options.gpus}: this machine has only {there} of these. Omit --gpus.")
     try:
         tokenizer = load_processor(**_tokenizer(options))
     except BadInputError:  # it takes text only
@@ -286,20 +289,20 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 class Talks(Protocol):
-    """A conversation: `stream` gives an answer's pieces."""
+    """A conversation: `stream` yields an answer's pieces."""
 
     def stream(self, text: str, image: Any = None) -> Iterable[str]: ...
 
 
 def talk(answerer: Callable[[], Talks], read: Callable[[str], str] | None = None) -> None:
-    """Many turns with a model, until the end of the input, "/exit", or Ctrl-C at a question.
+    """Chat with a model over many turns, until the end of the input, "/exit", or Ctrl-C at a question.
 
-    Ctrl-C while an answer is made ends that answer. "/clear" forgets what was said; "/image path" puts a picture
-    before the next question, "/image" alone puts it away. `answerer()` gives a new conversation: an object whose
-    `stream(text, image)` gives an answer's pieces.
+    Ctrl-C while an answer is being generated ends that answer. "/clear" starts a new conversation; "/image path" adds a
+    picture to the next question, and "/image" alone removes it. `answerer()` returns a new conversation: an object
+    whose `stream(text, image)` yields an answer's pieces.
     """
     conversation, image = answerer(), None
-    print("Ask something. /clear begins anew, /image PATH shows a picture, /image puts it away, /exit ends.")
+    print("Ask something. /clear starts over, /image PATH adds a picture, /image removes it, /exit ends.")
     while True:
         try:
             text = (read or input)("You: ").strip()
@@ -319,19 +322,19 @@ def talk(answerer: Callable[[], Talks], read: Callable[[str], str] | None = None
 
 
 def _turn(conversation: Talks, text: str, image: str | None) -> None:
-    """Print an answer as it is made, or why there is none."""
+    """Print an answer as it is generated, or why there is none."""
     try:
         for piece in conversation.stream(text, image):
             print(printable(piece, max(len(piece), 1)), end="", flush=True)
         print()
     except HelpersError as error:
-        print(_said(error) + (" The picture is put away." if image else ""))
-    except KeyboardInterrupt:  # the answer ends here, the conversation goes on
+        print(_said(error) + (" The picture is removed." if image else ""))
+    except KeyboardInterrupt:  # the answer ends here, but the conversation continues
         print(" …")
 
 
 def _answerer(options: argparse.Namespace) -> Callable[[], Talks]:
-    """A function that begins a conversation with the options' model or engine."""
+    """A function that starts a conversation with the options' model or engine."""
     settings = GenerationSettings(**_settings(options))
     if _other_engines(options):
         engine = _other_engine(options)
@@ -358,7 +361,7 @@ class _WithSettings:
 
 
 class EngineConversation:
-    """Many turns over any engine: it is given the whole history each time."""
+    """A conversation of several turns with any engine, which receives the whole history each time."""
 
     def __init__(self, engine: Any, settings: GenerationSettings, *, system: str | None = SYSTEM_PROMPT) -> None:
         self.engine, self.settings = engine, settings

@@ -1,16 +1,16 @@
-"""What turns prompts into answers: the engine that `run_batch` asks.
+"""What turns prompts into answers: the engine that `run_batch` uses.
 
 An engine is any object with
 
 - `name`: what it is, such as "transformers";
-- `model_name`: which model it runs and how (a run is only resumed with the same one);
-- `identity()`, if it has it: a dict of what else has to be the same when a run is resumed, such as "model_sha256";
+- `model_name`: which model it runs and how (a run is resumed only with the same one);
+- `identity()`, optionally: a dict of what else has to be the same when a run is resumed, such as "model_sha256";
 - `generate(prompts, settings)`: an iterator of `(index, answer)`, where `answer` is the text, or the
-  exception for a prompt that failed. `prompts` is an iterator of `Prompt`: an engine takes from it as many
-  as it wants to have at once (a million-line file is behind it, so never all) and answers in any order,
-  each index once. What concerns the whole run, such as a server that is gone, it raises.
+  exception for a prompt that failed. `prompts` is an iterator of `Prompt`: an engine takes as many from it
+  as it wants to work on at once (never all, since a file of a million lines may be behind it) and answers in
+  any order, each index once. It raises errors that concern the whole run, such as a server that is gone.
 
-`TransformersEngine` is the one that learners read; others have a file of their own.
+`TransformersEngine` is the one for learners to read; each of the others has a file of its own.
 """
 
 import contextlib
@@ -45,12 +45,12 @@ TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"  # of 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a run. `index` is its place in the input, `text` what stood there.
+    """One prompt of a run. `index` is its position in the input, `text` the text there.
 
-    `messages` are what a chat model is to be asked; None means that the text is taken as it is. `image` is
-    a picture's path or None (it is in the last message as well). `input_ids` are given where a prompt was
-    tokenized beforehand. `problem` says why a prompt cannot be asked at all, such as a line that is not JSON:
-    `run_batch` records it, and no engine sees it.
+    `messages` is the chat to answer; None means that the text is taken as it is. `image` is a picture's
+    path or None (it is in the last message as well). `input_ids` are set if the prompt was tokenized
+    beforehand. `problem` says why a prompt cannot be asked at all, such as a line that is not JSON:
+    `run_batch` records it, and no engine receives the prompt.
 
     >>> Prompt(0, "Hello").messages is None
     True
@@ -66,13 +66,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How answers are made; the defaults are those of the Llama-3 walkthrough's script.
+    """How answers are generated; the defaults are those of the Llama-3 walkthrough's script.
 
     >>> GenerationSettings(do_sample=False).in_use()
     {'max_new_tokens': 400, 'do_sample': False, 'repetition_penalty': 1.1}
 
-    With `do_sample=False` temperature, top_k and top_p have no part in it. Raises `BadInputError` for a value
-    that cannot work.
+    With `do_sample=False`, temperature, top_k and top_p have no effect. Raises `BadInputError` for a value that
+    cannot work.
     """
 
     max_new_tokens: int = 400
@@ -89,7 +89,7 @@ class GenerationSettings:
         check_settings(**neutral | self.in_use())
 
     def in_use(self) -> dict[str, Any]:
-        """A dict of those that have a part in it: the names that `generate_steps` and `generate` know."""
+        """A dict of the settings that have an effect, under the names that `generate_steps` and `generate` use."""
         return {k: v for k, v in asdict(self).items() if self.do_sample or k not in ("temperature", "top_k", "top_p")}
 
 
@@ -98,12 +98,12 @@ def prompt_token_ids(
 ) -> list[int]:
     """The ids (list of int) of a `Prompt`: its own, its messages through the chat template, or its text.
 
-    Special tokens are there once, and text never becomes one (`helpers.text.prompts`). `tokenizer` may be a
-    processor. Raises `PromptTooLongError` when ids and `max_new_tokens` are more than `context`, and
-    `BadInputError`.
+    Special tokens are added once, and text never becomes one (`helpers.text.prompts`). `tokenizer` may be a
+    processor. Raises `PromptTooLongError` if the ids and `max_new_tokens` together exceed `context` positions,
+    and `BadInputError` for a prompt that cannot be encoded.
     """
     plain = text_tokenizer(tokenizer)
-    # What is too long is said below, with its numbers: the tokenizer need not warn as well.
+    # A prompt that is too long is reported below, with numbers, so the tokenizer need not warn as well.
     getattr(plain, "deprecation_warnings", {})[TOO_LONG_WARNING] = True
     if prompt.input_ids is not None:
         ids = list(prompt.input_ids)
@@ -130,14 +130,14 @@ def _check_length(ids: Sequence[int], context: int | None, max_new_tokens: int) 
 
 
 def in_windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` consecutive items (the last may be shorter), taken from the iterator as they are needed."""
+    """Lists of `size` consecutive items (the last may be shorter), taken from the iterator only when needed."""
     items = iter(items)
     while window := list(islice(items, size)):
         yield window
 
 
 def as_prompt(index: int, given: Any, tokenizer: Any = None) -> Prompt:
-    """A `Prompt` of what a reader gives: a text, a `RenderedChat`, ids, messages, or a `Prompt`.
+    """A `Prompt` made from what a reader gives: a text, a `RenderedChat`, ids, messages, or a `Prompt`.
 
     Raises `BadInputError` for anything else.
     """
@@ -157,13 +157,13 @@ def as_prompt(index: int, given: Any, tokenizer: Any = None) -> Prompt:
 class TransformersEngine:
     """`model.generate`, in batches that are sorted by length and padded on the left.
 
-    `tokenizer` is a tokenizer, or a processor for a model that sees. `batch_size` prompts run at once;
-    `window` batches are read ahead and sorted, so that prompts of like length meet and little is padded.
-    A prompt that fails within a batch is tried again alone, and so are its neighbours.
+    `tokenizer` is a tokenizer, or a processor for a vision-language model. `batch_size` prompts run at once;
+    `window` batches are read ahead and sorted, so that prompts of similar length share a batch and little is padded.
+    If a batch fails, each of its prompts is tried again alone.
 
-    Should a batch not fit in memory, it is asked again in halves, and so are all that follow; a sentence on stderr
-    says so. All settings come from here and none from the model's generation_config. Raises `BadInputError` for
-    arguments that cannot work, and `DamagedFilesError` once weights turn out to be no numbers.
+    If a batch does not fit in memory, it and all later ones run in halves; a sentence on stderr says so. All settings
+    come from here and none from the model's generation_config. Raises `BadInputError` for arguments that cannot work,
+    and `DamagedFilesError` if weights turn out to be NaN or infinite.
 
     >>> TransformersEngine(model, tokenizer, batch_size=2).name
     'transformers'
@@ -180,7 +180,7 @@ class TransformersEngine:
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def identity(self) -> dict[str, str]:
-        """A SHA-256 of the model and of the tokenizer, by what they hold (see `helpers.batch.identity`)."""
+        """A SHA-256 of the content of the model and of the tokenizer (see `helpers.batch.identity`)."""
         return {"model_sha256": model_sha256(self.model), "tokenizer_sha256": tokenizer_sha256(self.tokenizer)}
 
     def generate(
@@ -219,7 +219,9 @@ class TransformersEngine:
                     yield part[0][0].index, error
                     continue
                 self.batch_size, left = len(part) // 2, part + left
-                say(f"A batch of {len(part)} prompts does not fit in memory: going on with {self.batch_size} at once.")
+                say(
+                    f"A batch of {len(part)} prompts does not fit in memory: continuing with {self.batch_size} at once."
+                )
             except Exception as error:
                 if len(part) > 1:
                     for one in part:
@@ -245,7 +247,7 @@ class TransformersEngine:
             for row in rows:
                 _check_length(row, self.context, settings.max_new_tokens)
         input_ids, attention_mask = left_padded(rows)
-        for name in TOKEN_TYPES & seen.keys():  # as long as the ids, and 0 at each row's first, which pads it
+        for name in TOKEN_TYPES & seen.keys():  # padded like the ids, with each row's first value, which is 0
             seen[name] = left_padded(seen[name])[0]
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask} | seen
         inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
@@ -264,7 +266,7 @@ class TransformersEngine:
         return [answer_text(self.tokenizer, answer, self.terminators) for answer in answers]
 
     def _cache_bytes(self, batch: int, length: int) -> int:
-        """What the KV cache of a batch takes, for the message when memory ends; 0 where that cannot be told."""
+        """The bytes of a batch's KV cache, for the message when memory runs out; 0 if that cannot be computed."""
         with contextlib.suppress(Exception):
             return kv_cache_bytes(self.model.config, length, batch=batch, dtype=self.model.dtype)
         return 0
@@ -281,7 +283,7 @@ class TransformersEngine:
 
 @contextlib.contextmanager
 def _no_settings_of_its_own(model: Any) -> Iterator[None]:
-    """Inside, the model's generation_config is empty: `generate` fills from there whatever it is not given."""
+    """Empty the model's generation_config within the block, since `generate` takes missing settings from there."""
     from transformers import GenerationConfig
 
     its_own = model.generation_config
@@ -293,7 +295,7 @@ def _no_settings_of_its_own(model: Any) -> Iterator[None]:
 
 
 def _refuse_no_numbers(input_ids: Any, scores: Any) -> Any:
-    """A logits processor that changes nothing: `NotANumberError` for scores that are no numbers."""
+    """A logits processor that changes nothing, but raises `NotANumberError` for NaN or infinite scores."""
     from helpers.inside.generation import check_scores
 
     check_scores(scores)
@@ -301,12 +303,12 @@ def _refuse_no_numbers(input_ids: Any, scores: Any) -> Any:
 
 
 def _check_weights(model: Any) -> None:
-    """`DamagedFilesError` if weights are no numbers, which no other prompt and no other setting can mend."""
+    """Raise `DamagedFilesError` if weights are NaN or infinite, which no other prompt or setting can fix."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not parameter.isfinite().all():
             raise DamagedFilesError(
                 f"The weights of {model.name_or_path or type(model).__name__} are not all numbers: {name} holds NaN or "
-                "infinite values, so no answer of this model means anything. Get its files again, or load it in "
+                "infinite values, so this model's answers are meaningless. Get its files again, or load it in "
                 "another dtype, with ",
                 Setting("dtype", "float32"),
                 ".",
@@ -314,7 +316,7 @@ def _check_weights(model: Any) -> None:
 
 
 def _numbers_of(model: Any) -> str:
-    """The kind of numbers of a model's weights: "float32", "4bit"."""
+    """The number format of a model's weights, such as "float32" or "4bit"."""
     for bits in ("4bit", "8bit"):
         if getattr(model, f"is_loaded_in_{bits}", False):
             return bits
@@ -322,9 +324,9 @@ def _numbers_of(model: Any) -> str:
 
 
 def batches_by_length(encoded: Iterable[Encoded], batch_size: int) -> Iterator[list[Encoded]]:
-    """Batches of `[(Prompt, ids), …]`, prompts of like length together, those with a picture apart.
+    """Batches of `[(Prompt, ids), …]`: prompts of similar length together, and those with a picture separately.
 
-    The longest come first: what does not fit in memory shows at once.
+    The longest come first, so that a batch that does not fit in memory shows up at once.
 
     >>> encoded = [(Prompt(index, ""), [0] * length) for index, length in enumerate([3, 9, 4])]
     >>> [[len(ids) for _, ids in batch] for batch in batches_by_length(encoded, 2)]
@@ -338,9 +340,9 @@ def batches_by_length(encoded: Iterable[Encoded], batch_size: int) -> Iterator[l
 def left_padded(ids: Sequence[Sequence[int]]) -> tuple[Any, Any]:
     """`input_ids [batch, length]` and `attention_mask [batch, length]` of several lists of ids.
 
-    On the left, so that each row's last position is its last token. A row is padded with its own first id:
-    the mask hides it from attention, and a repetition penalty, which looks at `input_ids` and knows no mask,
-    then meets no token that the prompt does not have.
+    Padding is on the left, so that each row's last position is its last token. A row is padded with its own first
+    id: the mask hides the padding from attention, and a repetition penalty, which looks at `input_ids` and ignores
+    the mask, then sees no token that the prompt does not have.
 
     >>> left_padded([[7, 8, 9], [5]])[0].tolist()
     [[7, 8, 9], [5, 5, 5]]
@@ -355,7 +357,7 @@ def left_padded(ids: Sequence[Sequence[int]]) -> tuple[Any, Any]:
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int], terminators: Sequence[int]) -> str:
-    """The text of an answer's ids (list of int): what comes before the first terminator."""
+    """The text of an answer's ids (list of int) before the first terminator."""
     end = next((place for place, token_id in enumerate(ids) if token_id in terminators), len(ids))
     tokenizer = text_tokenizer(tokenizer)
     return tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()

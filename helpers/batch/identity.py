@@ -1,7 +1,7 @@
-"""What makes a model and a tokenizer the same ones: what they hold, and not what they are called.
+"""Identify a model and a tokenizer by their content and not by their names.
 
-A training run leaves `a/checkpoint-1000` and `b/checkpoint-1000`, and a folder's weights are replaced by newer ones:
-answers of one must not be taken for answers of the other. So `run_batch` records a SHA-256 of each.
+Two training runs both leave a `checkpoint-1000`, and a folder's weights can be replaced by newer ones: the answers of
+one model must not be mistaken for those of another. So `run_batch` records a SHA-256 of model and tokenizer.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ from typing import Any
 from helpers.models import store
 from helpers.text.encoding import text_tokenizer
 
-# Of a config: where it was loaded from and how it is computed, which change no answer.
+# Settings of a config that change no answer: where it was loaded from, and how it is computed.
 NOT_COUNTED = ("_name_or_path", "name_or_path", "transformers_version", "_attn_implementation", "attn_implementation")
-RULES = ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder")  # of a tokenizer.json
-WORDS_AT_ONCE = 2**20  # of eight bytes
-SEED = 20_24  # of the numbers that weights are multiplied with
+RULES = ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder")  # in a tokenizer.json
+WORDS_AT_ONCE = 2**20  # words of eight bytes
+SEED = 20_24  # for the numbers that weights are multiplied by
 
 
 def model_sha256(model: Any) -> str:
-    """A SHA-256 of a model: its class, its config, and every weight and buffer as it is in memory now.
+    """A SHA-256 (in hexadecimal) of a model: its class, its config, and every weight and buffer as it is in memory now.
 
-    A quantized model is known by its folder's files, since its kernels may arrange packed weights anew when they are
-    first used.
+    A quantized model is identified by its folder's files, since its kernels may rearrange the packed weights when they
+    first run.
     """
     config = {name: value for name, value in model.config.to_diff_dict().items() if name not in NOT_COUNTED}
     digest = hashlib.sha256(_as_text([type(model).__name__, config]))
@@ -44,14 +44,14 @@ def model_sha256(model: Any) -> str:
 
 
 def _checksums(tensor: Any) -> list[int]:
-    """Numbers that any change of a tensor's bytes changes: sums of its words, each times an odd number of its own,
-    computed where the tensor is (exact whole numbers, so they are the same on every device)."""
+    """Numbers that any change in a tensor's bytes changes: sums of its words, each multiplied by its own odd number.
+    They are computed where the tensor is, as exact integers, so they are the same on every device."""
     import torch
 
     raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     if raw.device.type not in ("cpu", "cuda"):
         raw = raw.cpu()
-    if raw.data_ptr() % 8 or raw.storage_offset() % 8:  # words begin at whole words
+    if raw.data_ptr() % 8 or raw.storage_offset() % 8:  # so that the words are aligned
         raw = raw.clone()
     factors = _odd_numbers(raw.device)
     whole = raw.numel() // 8 * 8
@@ -70,8 +70,8 @@ def _odd_numbers(device: Any) -> Any:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """A SHA-256 of what a tokenizer (or a processor's) makes of a text and of a chat: its vocabulary and rules, its
-    special tokens and its chat template."""
+    """A SHA-256 (in hexadecimal) of everything that decides how a tokenizer (or a processor's) encodes texts and chats:
+    its vocabulary and rules, its special tokens and its chat template."""
     tokenizer = text_tokenizer(tokenizer)
     parts = [
         type(tokenizer).__name__,
@@ -92,9 +92,9 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 
 
 def folder_sha256(folder: Path, *, weights: bool = True) -> str:
-    """A SHA-256 of the files of a model's folder; without `weights`, of the small ones alone.
+    """A SHA-256 (in hexadecimal) of the files in a model's folder; with `weights=False`, of the small ones alone.
 
-    What the folder's manifest says of a file that has not changed since is taken from there.
+    For a file that has not changed since the folder's manifest was written, the manifest's checksum is used.
     """
     digest = hashlib.sha256()
     known = _known_files(folder)
@@ -106,7 +106,7 @@ def folder_sha256(folder: Path, *, weights: bool = True) -> str:
 
 
 def _known_files(folder: Path) -> dict[str, str]:
-    """Name -> SHA-256 of the files that are as the manifest has them."""
+    """Name -> SHA-256 of the files that match the manifest."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         manifest = store.read_manifest(folder)
         changed = store.damaged_files(folder, manifest)

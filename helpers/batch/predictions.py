@@ -1,11 +1,11 @@
-"""The files of a run: `p.jsonl` grows by one line an answer, `p.json` is written when all are there.
+"""The files of a run: `p.jsonl` grows by one line per answer, `p.json` is written when all answers are there.
 
-Nothing that was answered is lost by stopping, however it happens: a line is handed to the operating system
-whole, as soon as there is an answer, and a line that was cut off is taken away when the run goes on. Beside
-them `p.run.json` says what the run was asked to do, so that another job does not go on with its answers.
+No answer is lost when a run stops, however it stops: a complete line is handed to the operating system as soon as
+there is an answer, and an incomplete line is removed when the run is resumed. `p.run.json` next to them says what the
+run was asked to do, so that another job does not continue with its answers.
 
-Nothing that somebody else wrote is lost either: a file is removed or replaced only if all that it holds are answers
-as this module writes them. What is damaged is set aside under a name of its own.
+Nothing that somebody else wrote is lost either: a file is removed or replaced only if it holds nothing but answers
+written by this module. A damaged file is set aside under another name.
 """
 
 import errno
@@ -26,26 +26,26 @@ from helpers.errors import BadInputError, DamagedFilesError, DiskFullError, Help
 
 NOT_YET = -1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LONGEST_LINE = 2**28  # bytes of a line of p.jsonl
+LONGEST_LINE = 2**28  # bytes in a line of p.jsonl
 BEGIN_ANEW = Setting("resume", False)
-# What each file begins with, so that one that was cut off is known as well.
+# How each file begins, so that one that was cut off is recognized as well.
 LINE_BEGINS, RECORD_BEGINS = b'{"index": ', b'{\n "prompts": '
 
 
 class Predictions:
-    """The files of one run over `total` prompts. `inputs` are files that the run reads, and so may not write.
+    """The files of one run over `total` prompts. `inputs` are files that the run reads, and so must not write.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> with Predictions(folder / "p.json") as predictions:  # nobody else writes them now
+    >>> with Predictions(folder / "p.json") as predictions:  # nobody else can write them now
     ...     predictions.open(1, {"prompts": 1, "prompts_sha256": "", "engine": "x", "model": "y"}, resume=True)
     ...     predictions.add(0, "Hello", "Hi!")  # one line in p.jsonl
     ...     predictions.finish()  # p.json
     >>> json.loads((folder / "p.json").read_text())
     [{'Input': 'Hello', 'Output': 'Hi!'}]
 
-    Holds eight bytes a prompt in memory: where its line begins. Raises `BadInputError` for a name that cannot be
-    written, or that would take the place of one of the inputs.
+    It keeps eight bytes per prompt in memory: the offset of its line. Raises `BadInputError` for a name that cannot be
+    written, or that would replace one of the inputs.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Predictions:
         self.json = checks.file_path("predictions_file", predictions_file)
         if self.json.suffix.lower() == ".jsonl" or not self.json.name or _kind(self.json) == "folder":
             raise BadInputError(
-                f"predictions_file is the .json file to be written at the end, such as p.json, not {self.json}: "
-                "the .jsonl file beside it gets its name from that."
+                f"predictions_file must be the .json file to write at the end, such as p.json, not {self.json}: "
+                "the .jsonl file next to it is named after it."
             )
         stem = self.json.stem if self.json.suffix == ".json" else self.json.name
         self.jsonl = self.json.with_name(f"{stem}.jsonl")
@@ -76,7 +76,7 @@ class Predictions:
             self.json.parent.mkdir(parents=True, exist_ok=True)
             if self._lock_file.exists() and self._lock_file.stat().st_size:
                 raise BadInputError(
-                    f"{self._lock_file} is there already and holds something, so it is no lock of this program: "
+                    f"{self._lock_file} already exists and is not empty, so it is not a lock of this program: "
                     "choose another predictions_file, or move that file away."
                 )
             self._lock = FileLock(self._lock_file, timeout=0)
@@ -96,13 +96,13 @@ class Predictions:
         self._lock.release()
 
     def open(self, total: int, record: Mapping[str, Any], *, resume: bool) -> None:
-        """Go on with what is there, or begin: afterwards `is_done(index)` says what is answered.
+        """Continue an earlier run, or start a new one: afterwards `is_done(index)` says what is answered.
 
         `record` is what the run is asked to do: its "prompts", "prompts_sha256", "engine" and "model", and whatever
-        else has to be the same when it is resumed. With a "model_sha256" in it, the model's name does not count.
+        else has to be the same when it is resumed. If it has a "model_sha256", the model's name does not count.
 
-        Raises `BadInputError` when what is there belongs to another job or to somebody else, `DamagedFilesError` when
-        the record or a line in the middle is broken, `DiskFullError`.
+        Raises `BadInputError` if existing files belong to another job or to somebody else, `DamagedFilesError` if the
+        record or a line in the middle is damaged, and `DiskFullError`.
         """
         self.places = array("q", [NOT_YET]) * total  # index -> where its line begins
         self.failed: set[int] = set()
@@ -120,17 +120,17 @@ class Predictions:
             self._raise_unwritable(error)
 
     def is_done(self, index: int) -> bool:
-        """Whether a prompt has an answer, or an error in place of one."""
+        """Whether a prompt has an answer, or an error instead of one."""
         return self.places[index] != NOT_YET
 
     def forget_failed(self) -> None:
-        """Failed prompts count as not done: they are asked again, and their new lines take the old ones' place."""
+        """Count failed prompts as not done: they are asked again, and their new lines replace the old ones."""
         for index in self.failed:
             self.places[index] = NOT_YET
         self.failed = set()
 
     def add(self, index: int, text: str, answer: str | BaseException) -> None:
-        """One line for one prompt: `answer` is a text, or the exception it failed with. Raises `DiskFullError`."""
+        """Write a prompt's line: `answer` is a text, or the exception it failed with. Raises `DiskFullError`."""
         line = {"index": index, "Input": text, "Output": answer}
         if isinstance(answer, BaseException):
             line |= {"Output": None, "error": error_text(answer)}
@@ -142,7 +142,7 @@ class Predictions:
     def finish(self) -> None:
         """Write `p.json`, the list of {"Input", "Output"} in the prompts' order: all of it or nothing.
 
-        A prompt that failed has null as its Output; why is in `p.jsonl`. Raises `DiskFullError`, and
+        The Output of a prompt that failed is null; the reason is in `p.jsonl`. Raises `DiskFullError`, and
         `DamagedFilesError` if somebody has changed `p.jsonl` in the meantime.
         """
         part = _part_of(self.json)
@@ -169,21 +169,21 @@ class Predictions:
             raise error
         if error.errno in FULL:
             raise DiskFullError(
-                f"The disk is full: {self.json.parent / self.jsonl.name} cannot grow. Nothing that was answered is "
-                "lost: make room and run the same again, it goes on from there."
+                f"The disk is full: {self.json.parent / self.jsonl.name} cannot grow. No answer is lost: free some "
+                "space and run the same job again to continue from there."
             ) from None
         file = next((place for place in self.json.parents if os.path.isfile(place)), None)
         if file is not None:
-            why = f"{file} is a file, and a folder is needed there"
+            why = f"{file} is a file, but a folder is needed there"
         elif not os.path.isdir(self.json.parent):
-            why = f"the folder {self.json.parent} cannot be made"
+            why = f"the folder {self.json.parent} cannot be created"
         else:
             why = error.strerror or str(error)
-        raise BadInputError(f"{self.json} cannot be written: {why}. Choose another place.") from None
+        raise BadInputError(f"{self.json} cannot be written: {why}. Choose another folder.") from None
 
     def _make_room(self) -> None:
-        """Before a run begins anew: what this program wrote goes, what is damaged is set aside, and files of somebody
-        else are a `BadInputError` with which nothing has changed."""
+        """Before a run starts over: remove what this program wrote and set damaged files aside. If there are files of
+        somebody else, raise `BadInputError` and change nothing."""
         is_ours = {self.record: _is_record, self.jsonl: self._is_journal, self.json: _holds_predictions}
         found = [file for file in is_ours if os.path.lexists(file)]
         foreign = [file for file in found if not is_ours[file](file)]
@@ -196,7 +196,7 @@ class Predictions:
                 file.unlink(missing_ok=True)
 
     def _is_journal(self, file: Path) -> bool:
-        """Whether a file is a `p.jsonl` without damage: of as many prompts as the record says, if there is one."""
+        """Whether a file is an undamaged `p.jsonl`, with as many prompts as the record says, if there is one."""
         total = _read_record(self.record)["prompts"] if _is_record(self.record) else None
         return _holds_lines(file, total)
 
@@ -207,10 +207,10 @@ class Predictions:
                     raise _belongs_to_somebody(file)
                 if os.path.lexists(file):
                     raise BadInputError(
-                        f"{file} is there already, and nothing says what it answers ({self.record.name} is missing): "
-                        "choose another predictions_file, or ",
+                        f"{file} already exists, and nothing says what it answers ({self.record.name} is missing): "
+                        "choose another predictions_file, or use ",
                         BEGIN_ANEW,
-                        " to write over it.",
+                        " to overwrite it.",
                     )
             self._write_record(record)
             return
@@ -219,9 +219,9 @@ class Predictions:
         except (OSError, ValueError, RecursionError) as error:
             raise DamagedFilesError(
                 f"{self.record}, which says what {self.jsonl.name} answers, is damaged ({_reason(error)}). Choose "
-                "another predictions_file, or begin anew (",
+                "another predictions_file, or start over (",
                 BEGIN_ANEW,
-                ") and it is set aside.",
+                "), which sets it aside.",
             ) from None
         changed = next((name for name in [*record, *before] if _changed(name, before, record)), None)
         if changed is not None:
@@ -244,7 +244,7 @@ class Predictions:
             raise
 
     def _read_lines(self) -> int:
-        """Fill in what is done; a last line that was cut off is taken away. Returns where the next line begins."""
+        """Read which prompts are done, and remove a last line that was cut off. Returns the next line's offset."""
         end, complete = 0, True
         with open(self.jsonl, "rb") as stream:
             for number, raw in enumerate(_lines(stream), start=1):
@@ -257,28 +257,28 @@ class Predictions:
                         complete = True
                         break
                     raise DamagedFilesError(
-                        f"Line {number} of {self.jsonl} is damaged ({_reason(error)}): take it away, and its prompt is "
-                        "asked again; or begin anew (",
+                        f"Line {number} of {self.jsonl} is damaged ({_reason(error)}): remove it, and its prompt is "
+                        "asked again; or start over (",
                         BEGIN_ANEW,
-                        "), and the file is set aside.",
+                        "), which sets the file aside.",
                     ) from None
                 self.places[line["index"]] = end
                 (self.failed.add if "error" in line else self.failed.discard)(line["index"])
                 end += len(raw)
         os.ftruncate(self._stream, end)
-        if not complete:  # all of a line but its end
+        if not complete:  # a complete line that lacks only its line end
             self._put(b"\n", end)
             end += 1
         return end
 
     def _take_away(self, tail: bytes) -> None:
-        """The end of the file, which is no whole line. What this module did not begin to write is kept elsewhere."""
+        """Drop the end of the file, which is not a complete line. If this module did not write it, keep a copy."""
         if LINE_BEGINS.startswith(tail[: len(LINE_BEGINS)]) or not tail.strip(b"\0"):
             return
         kept = _free_name(self.jsonl)
         with open(kept, "xb") as stream:
             stream.write(tail)
-        say(f"The end of {self.jsonl} is no answer: it is set aside as {kept.name}, and its prompt is asked again.")
+        say(f"The end of {self.jsonl} is not an answer: it is set aside as {kept.name}, and its prompt is asked again.")
 
     def _write_line(self, line: bytes) -> None:
         try:
@@ -295,7 +295,7 @@ class Predictions:
             data = data[os.write(self._stream, data) :]
 
     def _line_at(self, start: int) -> dict[str, Any]:
-        """The line that begins at a place."""
+        """The line that begins at an offset."""
         os.lseek(self._stream, max(start, 0), os.SEEK_SET)
         line = b""
         while b"\n" not in line and (piece := os.read(self._stream, 4096)):
@@ -304,20 +304,20 @@ class Predictions:
             return _read_line(line.partition(b"\n")[0], len(self.places))
         except (ValueError, RecursionError) as error:
             raise DamagedFilesError(
-                f"{self.jsonl} has been changed by somebody else while the run went on ({_reason(error)}): "
-                f"{self.json.name} is not written. Run the same again to see which line it is."
+                f"{self.jsonl} was changed by somebody else during the run ({_reason(error)}): "
+                f"{self.json.name} is not written. Run the same job again to see which line it is."
             ) from None
 
 
 def say(text: str) -> None:
-    """One line on stderr, above the progress bar if there is one."""
+    """Print one line on stderr, above the progress bar if there is one."""
     from tqdm import tqdm
 
     tqdm.write(printable(text), file=sys.stderr)
 
 
 def as_line(fields: Mapping[str, Any]) -> bytes:
-    """A dict as one line of JSON, UTF-8. Half a character (a lone surrogate) stays as its escape.
+    """A dict as one line of JSON in UTF-8. Half a character (a lone surrogate) is written as an escape.
 
     >>> as_line({"Input": "你好"}).decode()
     '{"Input": "你好"}'
@@ -326,7 +326,7 @@ def as_line(fields: Mapping[str, Any]) -> bytes:
 
 
 def error_text(error: BaseException) -> str:
-    """An exception as one line that is safe to show: its kind and its message.
+    """An exception as one line that is safe to show: its class and its message.
 
     >>> error_text(ValueError("two\\nlines"))
     'ValueError: two lines'
@@ -335,8 +335,7 @@ def error_text(error: BaseException) -> str:
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Whether two paths mean one file: through links and `..`, and in another letter case, since some systems do not
-    tell capitals apart.
+    """Whether two paths may name the same file: links and `..` are followed, and case is ignored, as some systems do.
 
     >>> is_same_file("data/../p.txt", "P.txt")
     True
@@ -355,15 +354,15 @@ def _plain_name(path: str | os.PathLike[str]) -> str:
 
 def _check_inputs(file: Path, asked: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     if any(is_same_file(file, read) for read in inputs):
-        whose = "" if file == asked else f", which {asked} would bring along,"
+        whose = "" if file == asked else f", which belongs to {asked},"
         raise BadInputError(
-            f"{file}{whose} is the file that the prompts are read from, and answers are never written over prompts: "
+            f"{file}{whose} is the file that the prompts are read from, and answers never overwrite prompts: "
             "choose another predictions_file."
         )
 
 
 def _kind(file: Path) -> str | None:
-    """What a name itself is: "link", "folder", "file", "device" for anything else, None for nothing there."""
+    """What a name itself is: "link", "folder", "file", "device" for anything else, None if nothing is there."""
     try:
         mode = file.lstat().st_mode
     except (OSError, ValueError):
@@ -373,20 +372,20 @@ def _kind(file: Path) -> str | None:
 
 
 def _check_kind(file: Path) -> None:
-    """`BadInputError` for a link, which stands for a file elsewhere, and for a device, a pipe or a socket."""
+    """Raise `BadInputError` for a link, which points to a file elsewhere, and for a device, a pipe or a socket."""
     kind = _kind(file)
     if kind == "link":
         raise BadInputError(f"{file} is a link to {os.readlink(file)}: give the file's own name as predictions_file.")
     if kind == "device":
         raise BadInputError(
-            f"{file} is a device or a pipe, and answers are kept in a file: choose another predictions_file, such as "
+            f"{file} is a device or a pipe, but answers are kept in a file: choose another predictions_file, such as "
             "p.json."
         )
 
 
 def _belongs_to_somebody(file: Path) -> BadInputError:
     return BadInputError(
-        f"{file} is there already, and nothing says what it answers: this program did not write it. Choose another "
+        f"{file} already exists, and nothing says what it answers: this program did not write it. Choose another "
         "predictions_file, or move that file away."
     )
 
@@ -396,7 +395,7 @@ def _part_of(file: Path) -> Path:
 
 
 def _new_file(file: Path, is_ours: Any) -> BinaryIO:
-    """A new file to write. What a killed run left under its name goes; anything else is set aside."""
+    """A new file to write. If a killed run left one of that name, it is removed; anything else is set aside."""
     if os.path.lexists(file):
         if is_ours(file):
             file.unlink()
@@ -417,7 +416,7 @@ def _free_name(file: Path) -> Path:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file with their ends; a longer one than there can be comes in pieces."""
+    """The lines of a file with their line ends; one longer than `LONGEST_LINE` comes in pieces."""
     while raw := stream.readline(LONGEST_LINE):
         yield raw
 
@@ -426,26 +425,26 @@ def _read_line(raw: bytes, total: int | None = None) -> dict[str, Any]:
     """A line of `p.jsonl` as a dict; `ValueError` or `RecursionError` says what is wrong with it."""
     line = json.loads(raw)
     if not isinstance(line, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not a JSON object")
     missing = next((name for name in ("index", "Input", "Output") if name not in line), None)
     if missing is not None:
-        raise ValueError(f"{missing!r}")
+        raise ValueError(f"it has no {missing!r}")
     index = line["index"]
     if isinstance(index, bool) or not isinstance(index, int) or index < 0 or (total is not None and index >= total):
         raise ValueError(f"there is no prompt {checks.shown(index)}")
     texts = isinstance(line["Input"], str) and isinstance(line["Output"], str | None)
     if not texts or not isinstance(line.get("error", ""), str) or (line["Output"] is None) != ("error" in line):
-        raise ValueError("its Input, Output or error is no text")
+        raise ValueError("its Input, Output or error is not a string")
     return line
 
 
 def _read_record(file: Path) -> dict[str, Any]:
-    """What `p.run.json` says. Raises OSError, ValueError or RecursionError for one that this module did not write."""
+    """The content of `p.run.json`. Raises OSError, ValueError or RecursionError if this module did not write it."""
     if file.stat().st_size > LONGEST_LINE:
         raise ValueError("it is too large")
     record = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(record, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not a JSON object")
     if not isinstance(record.get("prompts"), int) or not isinstance(record.get("prompts_sha256"), str):
         raise ValueError("it does not say which prompts")
     return record
@@ -459,7 +458,7 @@ def _is_record(file: Path) -> bool:
 
 
 def _holds_lines(file: Path, total: int | None = None) -> bool:
-    """Whether all lines of a file are answers as `p.jsonl` has them; the last one may be cut off."""
+    """Whether all lines of a file are answers in the form of `p.jsonl`; the last one may be cut off."""
     try:
         with open(file, "rb") as stream:
             for raw in _lines(stream):
@@ -474,7 +473,7 @@ def _holds_lines(file: Path, total: int | None = None) -> bool:
 
 
 def _holds_predictions(file: Path) -> bool:
-    """Whether a file is a `p.json` as `finish` writes it, or the beginning of one: a line for each answer."""
+    """Whether a file is a `p.json` as `finish` writes it, or the beginning of one, with one line per answer."""
     try:
         with open(file, "rb") as stream:
             begun = stream.readline(LONGEST_LINE)
@@ -498,7 +497,7 @@ def _is_prediction(raw: bytes) -> bool:
 
 
 def _is_earlier(old: Path, new: Path) -> bool:
-    """Whether a `p.json` has nothing that the new one lacks: where they differ, it had no answer."""
+    """Whether the old `p.json` has no answer that the new one lacks: wherever they differ, it has null."""
     try:
         with open(old, "rb") as olds, open(new, "rb") as news:
             for was, now in itertools.zip_longest(_lines(olds), _lines(news), fillvalue=b""):
@@ -523,7 +522,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _changed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two records disagree. A model is what it holds, if that is known, and not what it is called."""
+    """Whether two records disagree. If a model's SHA-256 is known, that counts, and not its name."""
     if name == "model" and "model_sha256" in now:
         return False
     return before.get(name) != now.get(name)
@@ -533,8 +532,8 @@ def _what_changed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) 
     if name == "prompts_sha256":
         return "other prompts: the data file has changed"
     if name == "model_sha256":
-        was = "what it was is not recorded" if name not in before else f"it was {_short(before.get('model'))}"
-        return f"another model, or with other weights ({was}, now it is {_short(now.get('model'))})"
+        was = "which one is not recorded" if name not in before else f"it was {_short(before.get('model'))}"
+        return f"another model or other weights ({was}, now it is {_short(now.get('model'))})"
     if name == "tokenizer_sha256":
         return "another tokenizer or chat template"
     return f"{name} = {_short(before.get(name))}, now it is {_short(now.get(name))}"

@@ -1,7 +1,7 @@
 """Many machines: the workers of a Ray cluster share the prompts, each with a model of its own.
 
-Ray Data hands out blocks of prompts and hands those of a worker that died to another. Answers come back here,
-where each index counts once, so `run_batch` writes one file as ever, and goes on from it if this process dies.
+Ray Data distributes blocks of prompts, and passes those of a worker that died to another. Answers come back here,
+where each index counts once, so `run_batch` writes one file as always, and resumes from it if this process dies.
 """
 
 import gc
@@ -23,22 +23,22 @@ from helpers.errors import BadInputError, HelpersError
 from helpers.models import locate
 
 # A block whose worker dies goes to another one; if that dies as well, or the machine is gone, its prompts are asked
-# again one by one, twice. So a prompt that kills whoever gets it does not take its neighbours along.
+# again one by one, twice. So a prompt that kills its worker does not make its neighbours fail.
 ALONE = (1, 1)
 
 
 class RayEngine:
     """The engine (see `helpers.batch.engines`) that spreads prompts over a Ray cluster.
 
-    name: a catalog name or a folder; on several machines it is a folder that all of them see. workers: how many
-    models run at once. batch_size: how many prompts a worker is given at a time, and how many at most are computed
-    again when it dies. address: the cluster's, such as "10.0.0.1:6379"; None takes the environment variable
+    name: a catalog name or a folder; with several machines, a folder that all of them can read. workers: how many
+    models run at once. batch_size: how many prompts a worker receives at a time, and at most how many are computed
+    again if it dies. address: that of the cluster, such as "10.0.0.1:6379"; None uses the environment variable
     RAY_ADDRESS, or else starts a cluster on this machine. make_engine: a function without arguments that
-    gives each worker its engine; None takes `TransformersEngine`. window: how many prompts are here at once.
+    returns each worker's engine; None means `TransformersEngine`. window: how many prompts are held here at once.
 
-    Each worker gets an equal share of the cluster's cores, and a GPU if there is one for each.
+    Each worker gets the same number of the cluster's cores, and a GPU if there are enough for all.
 
-    Raises `BadInputError` where Ray is not installed or the cluster has too few cores, and what
+    Raises `BadInputError` if Ray is not installed or the cluster has too few cores, and what
     `helpers.models.model_folder` raises.
     """
 
@@ -79,7 +79,7 @@ class RayEngine:
     def generate(
         self, prompts: Iterable[Prompt], settings: GenerationSettings
     ) -> Iterator[tuple[int, str | BaseException]]:
-        """An iterator of (index, text or exception), a block at a time, as blocks are done."""
+        """An iterator of (index, text or exception), block by block, as the blocks are done."""
         for window in in_windows(prompts, self.window):
             unanswered = {prompt.index: prompt for prompt in window}
             for size in (self.batch_size, *ALONE):
@@ -92,7 +92,7 @@ class RayEngine:
     def _asked(
         self, unanswered: dict[int, Prompt], settings: GenerationSettings, size: int
     ) -> Iterator[tuple[int, str | BaseException]]:
-        """Ask all of them once; takes those that were answered away from `unanswered`."""
+        """Ask all of them once; remove those that were answered from `unanswered`."""
         for row in _rows(self._answered(unanswered.values(), settings, size)):
             if row["concerns_all"]:
                 raise _as_error(row)
@@ -100,14 +100,14 @@ class RayEngine:
                 yield row["index"], row["text"] if row["error"] is None else _as_error(row)
 
     def _answered(self, prompts: Iterable[Prompt], settings: GenerationSettings, size: int) -> Any:
-        """The Ray dataset of the answers to some prompts, in blocks of `size`. Like lengths share a block."""
+        """The Ray dataset of the answers to some prompts, in blocks of `size`. Similar lengths share a block."""
         import ray
 
         by_length = sorted(prompts, key=lambda prompt: -len(prompt.text))
         rows = [{"index": prompt.index, "prompt": pickle.dumps(prompt)} for prompt in by_length]
         dataset = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / size))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # max_task_retries may get another name; the default is to try for ever
+            warnings.simplefilter("ignore")  # max_task_retries may be renamed; the default is to retry forever
             dataset = dataset.map_batches(
                 _Worker,
                 fn_constructor_args=(self.make_engine, settings),
@@ -116,14 +116,14 @@ class RayEngine:
                 max_task_retries=1,
                 **self.share,
             )
-        dataset.context.max_errored_blocks = -1  # a block given up is known by its missing answers
-        dataset.context.max_consecutive_actor_init_deaths = 4 * self.workers  # no memory for the model, say
+        dataset.context.max_errored_blocks = -1  # a block that was given up shows by its missing answers
+        dataset.context.max_consecutive_actor_init_deaths = 4 * self.workers  # for example, no memory for the model
         dataset.context.enable_progress_bars = False  # run_batch has one
         return dataset
 
 
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    """The rows as they are done; Ray's own errors as one of ours."""
+    """The rows as they are done; Ray's own errors become one of ours."""
     import ray
 
     try:
@@ -131,7 +131,8 @@ def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise HelpersError(
-            f"The Ray cluster cannot go on: {reason} What is done is kept: the same command goes on from there."
+            f"The Ray cluster cannot continue: {reason} What is done is kept: run the same command again to continue "
+            "from there."
         ) from error
 
 
@@ -183,14 +184,14 @@ def _as_row(index: int, answer: str | BaseException, *, concerns_all: bool = Fal
 
 
 def _as_error(row: dict[str, Any]) -> HelpersError:
-    """The error of a worker, of its own kind if it is one of ours."""
+    """The error of a worker, of its own class if that is one of ours."""
     kind = getattr(errors, row["kind"], None)
     ours = isinstance(kind, type) and issubclass(kind, HelpersError)
     return kind(row["error"]) if ours else HelpersError(f"{row['kind']}: {row['error']}")
 
 
 def _connect(address: str | None, workers: int) -> None:
-    """Join a cluster, or start one on this machine. Reports nothing to anybody, and is quiet."""
+    """Join a cluster, or start one on this machine, quietly and without usage reports."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
@@ -213,12 +214,12 @@ def _connect(address: str | None, workers: int) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise errors.ServerNotReachableError(
-            f"There is no Ray cluster at {address}: {reason} See that `ray start --head` runs there."
+            f"There is no Ray cluster at {address}: {reason} Check that `ray start --head` runs there."
         ) from None
 
 
 def _share(workers: int) -> dict[str, int]:
-    """What each worker is given: the most cores with which all of them find room, and a GPU if there are enough."""
+    """What each worker gets: as many cores as possible while all of them still fit, and a GPU if there are enough."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -227,4 +228,4 @@ def _share(workers: int) -> dict[str, int]:
     for share in range(max(cores, default=0), 0, -1):
         if sum(count // share for count in cores) >= workers:
             return {"num_cpus": share} | ({"num_gpus": 1} if gpus >= workers else {})
-    raise BadInputError(f"{workers} workers need a core each, and this Ray cluster has {sum(cores)}: take fewer.")
+    raise BadInputError(f"{workers} workers need a core each, but this Ray cluster has {sum(cores)}: use fewer.")

@@ -1,11 +1,11 @@
-"""Many prompts in, one JSON line each out: `run_batch`, and `python -m helpers.batch` for a terminal.
+"""From many prompts to one JSON line each: `run_batch`, and `python -m helpers.batch` for a terminal.
 
-The Llama-3 walkthrough's inference script, with its options under their names:
+This is the Llama-3 walkthrough's inference script, with the same option names:
 
     python -m helpers.batch --base_model smollm2-135m --data_file prompts.txt --with_prompt \\
         --predictions_file predictions.json
 
-`run_batch` knows nothing of models: an engine answers (`engines`), and `predictions` keeps the files.
+`run_batch` knows nothing about models: an engine answers (`engines`), and `predictions` keeps the files.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from helpers.errors import BadInputError, HelpersError
 
 SYSTEM_PROMPT = "You are a helpful assistant. 你是一个乐于助人的助手。"
 SAMPLE_PROMPTS = ("为什么要减少污染，保护环境？", "你有什么建议？")
-LONGEST_LINE = 2**24  # bytes of a line of a data file: some millions of words
-HEAD = 2**16  # bytes at a file's beginning that tell UTF-8 from other encodings
-# What a text file begins with that is not UTF-8; the longer marks first, since one begins with another.
+LONGEST_LINE = 2**24  # bytes in a line of a data file: some millions of words
+HEAD = 2**16  # bytes at the start of a file that tell UTF-8 from other encodings
+# How text files that are not UTF-8 begin; the longer marks come first, since one of them begins with a shorter one.
 BYTE_ORDER_MARKS = {
     b"\xff\xfe\x00\x00": "UTF-32",
     b"\x00\x00\xfe\xff": "UTF-32",
@@ -40,7 +40,7 @@ BYTE_ORDER_MARKS = {
 
 
 def system_messages(system: str | None) -> list[dict[str, Any]]:
-    """The system prompt as the first message; none where there is none, or it is empty.
+    """The system prompt as the first message; an empty list if there is none, or it is empty.
 
     >>> system_messages("Be brief."), system_messages(None)
     ([{'role': 'system', 'content': 'Be brief.'}], [])
@@ -50,8 +50,8 @@ def system_messages(system: str | None) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What a run did: of `total` prompts it answered `answered` now, `kept` were there from before, and `failed`
-    of all have an error in place of an answer. `seconds` is the time this run took, the model's loading apart."""
+    """What a run did: of `total` prompts, `answered` were answered now and `kept` came from an earlier run; `failed`
+    of the total have an error instead of an answer. `seconds` is the time this run took, without loading the model."""
 
     predictions_file: Path
     total: int
@@ -65,13 +65,13 @@ class PromptFile:
     """The prompts of a file, read line by line each time they are needed.
 
     - `name.tsv`: the prompt, a tab, and the path of a picture (or nothing).
-    - `name.jsonl`: `{"Input": "…", "Image": "…"}` a line; "Image" may be left out, and "Input" may have line ends.
-    - any other name: a prompt a line.
+    - `name.jsonl`: `{"Input": "…", "Image": "…"}` per line; "Image" may be omitted, "Input" may contain line breaks.
+    - any other name: one prompt per line.
 
-    A picture's path counts from the file's folder. With `with_prompt` a prompt goes through the chat template,
-    after `system` (None for no system prompt); without, it is text to be continued, except that a prompt with a
-    picture always goes through the template, which is where the picture's place is. A blank line is a prompt that
-    is not asked: it keeps its place. The file is UTF-8.
+    A picture's path is relative to the file's folder. With `with_prompt`, a prompt goes through the chat template,
+    after `system` (None for no system prompt). Without it, a prompt is text to be continued, except that a prompt with
+    a picture always goes through the template, which has the picture's placeholder. A blank line counts as a prompt
+    but is not asked. The file must be UTF-8.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "prompts.txt"
@@ -79,7 +79,7 @@ class PromptFile:
     >>> [prompt.text for prompt in PromptFile(path)]
     ['Hello', '你好']
 
-    Raises `BadInputError` when the file cannot be read, is no file that can be read twice, or is in another encoding.
+    Raises `BadInputError` if the file cannot be read, cannot be read twice (a pipe), or has another encoding.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class PromptFile:
         self.path = checks.file_path("The data file's name", path)
         self.with_prompt, self.system = checks.flag("with_prompt", with_prompt), system
         try:
-            if not stat.S_ISREG(self.path.stat().st_mode):  # asked before it is opened: a pipe would wait for a writer
+            if not stat.S_ISREG(self.path.stat().st_mode):  # checked before opening it: a pipe would wait for a writer
                 raise BadInputError(
-                    f"The data file {path} is a folder, a pipe or a device, and not a file that can be read twice, as "
-                    "prompts are: write them into a file first."
+                    f"The data file {path} is a folder, a pipe or a device, but prompts are read twice: write them to "
+                    "a file first."
                 )
             with open(self.path, "rb") as stream:
                 _check_encoding(path, stream.read(HEAD))
@@ -109,7 +109,7 @@ class PromptFile:
                         raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
                     line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
                     if "\0" in line:
-                        raise ValueError("it holds a null character, which is no text")
+                        raise ValueError("it contains a null character, so it is not text")
                     text, image = read(line)
                 except (ValueError, RecursionError) as error:
                     shown = raw[:LONGEST_LINE].decode("utf-8", "replace").strip()
@@ -120,7 +120,7 @@ class PromptFile:
     def _prompt(self, index: int, text: str, image: str | None) -> Prompt:
         if not text.strip() or not (self.with_prompt or image):
             return Prompt(index, text)
-        if image and not _is_address(image):  # whole, since workers may run in another folder
+        if image and not _is_address(image):  # absolute, since workers may run in another folder
             image = str(self.path.absolute().parent / image)
         system = system_messages(self.system) if self.with_prompt else []
         user = {"role": "user", "content": text} | ({"image": image} if image else {})
@@ -128,12 +128,12 @@ class PromptFile:
 
 
 def _is_address(image: str) -> bool:
-    """Whether it is an address such as "https:…" or "data:…" and not a path."""
+    """Whether it is a URL such as "https:…" or "data:…" and not a path."""
     return re.match(r"\w\w+:", image) is not None
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """A file's lines with their ends; of one that is too long, more bytes than are allowed, and the rest is skipped."""
+    """A file's lines with their line ends; of one that is too long, `LONGEST_LINE` + 1 bytes, skipping the rest."""
     while raw := stream.readline(LONGEST_LINE + 1):
         rest = raw
         while not rest.endswith(b"\n") and (rest := stream.readline(LONGEST_LINE)):
@@ -142,13 +142,13 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _check_encoding(path: str | os.PathLike[str], head: bytes) -> None:
-    """`BadInputError` for a file that is not UTF-8, by its first bytes."""
+    """Raise `BadInputError` for a file that is not UTF-8, judging by its first bytes."""
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
     if encoding is None and b"\0" in head:
-        encoding = "UTF-16 or no text at all (it holds null bytes)"
+        encoding = "UTF-16 or not text at all (it contains null bytes)"
     if encoding:
         raise BadInputError(
-            f"The data file {path} is not UTF-8, but {encoding}, as `>` of PowerShell writes it: save it as UTF-8 "
+            f"The data file {path} is not UTF-8, but {encoding}, as PowerShell's `>` writes it: save it as UTF-8 "
             "(in PowerShell: Set-Content -Encoding utf8)."
         )
 
@@ -197,13 +197,13 @@ def run_batch(
 ) -> BatchReport:
     """Answer `prompts` and write `predictions_file` (`p.json`); returns a `BatchReport`.
 
-    `prompts` is a list of what a prompt can be (text as it is, a `RenderedChat`, ids, a list of messages) or a
-    `PromptFile`. Each answer is a line of `p.jsonl` as soon as it is there, with the keys index, Input, Output
-    (null if it failed) and, if it failed, error; they come in any order. At the end `p.json` is a list of
+    `prompts` is a `PromptFile` or a list whose items are prompts of any form (a text, a `RenderedChat`, ids, a list of
+    messages). Each answer becomes a line of `p.jsonl` as soon as it is there, with the keys index, Input, Output
+    (null if the prompt failed) and, if it failed, error; the lines are in any order. At the end, `p.json` is a list of
     {"Input", "Output"} in the prompts' order.
 
     >>> import tempfile
-    >>> class Parrot:  # an engine: who answers in place of a model
+    >>> class Parrot:  # an engine: it answers instead of a model
     ...     name, model_name = "parrot", "none"
     ...
     ...     def generate(self, prompts, settings):
@@ -214,18 +214,19 @@ def run_batch(
     >>> report.answered, json.loads(file.read_text(encoding="utf-8"))[1]
     (2, {'Input': '你好', 'Output': '好你'})
 
-    - `resume`: go on where a run of the same prompts, settings, model and tokenizer was stopped; False begins anew.
-      A model and a tokenizer are the same if they hold the same, whatever they are called and wherever they are.
-      `retry_failed` asks those again that failed.
-    - `batch_size`: how many prompts the model is asked at once. If that many do not fit in memory, half as many are.
-    - `engine`: who answers, in place of `TransformersEngine(model, tokenizer)`; `model` is None then.
-    - `generation`: what `GenerationSettings` takes (temperature 0.2, top_k 40, top_p 0.9, repetition_penalty 1.1
-      and 400 new tokens if not given); `do_sample=False` is greedy.
+    - `resume`: continue where a run of the same prompts, settings, model and tokenizer stopped; False starts over.
+      Models and tokenizers are compared by their content, not by their names or folders. `retry_failed` asks failed
+      prompts again.
+    - `batch_size`: the number of prompts that run at once. If they do not fit in memory, half as many do.
+    - `engine`: what answers instead of `TransformersEngine(model, tokenizer)`; then `model` is None.
+    - `generation`: the settings of `GenerationSettings` (by default temperature 0.2, top_k 40, top_p 0.9,
+      repetition_penalty 1.1 and 400 new tokens); `do_sample=False` is greedy.
 
-    A prompt that fails is recorded and the others go on. Files are only replaced if this function wrote them, and the
-    prompts' own file never is. Raises `BadInputError` for arguments that cannot work, when other prompts, settings or
-    another model are resumed, and when another run is writing the same files; `DamagedFilesError` when the answers
-    that are there are damaged; `DiskFullError`; and what the engine raises for the run as a whole.
+    A prompt that fails is recorded, and the others continue. Files are replaced only if this function wrote them, and
+    the prompts' own file never is. Raises `BadInputError` for arguments that cannot work, when a run with other
+    prompts, other settings or another model would be resumed, and when another run is writing the same files;
+    `DamagedFilesError` when existing answers are damaged; `DiskFullError`; and what the engine raises for the run as a
+    whole.
     """
     started = time.perf_counter()
     settings = _settings(generation)
@@ -247,10 +248,10 @@ def run_batch(
 
 
 def _checked(engine: Any) -> Any:
-    """An engine, or `BadInputError`."""
+    """The engine, or `BadInputError` if it is none."""
     if not all(hasattr(engine, name) for name in ("name", "model_name", "generate")):
         raise BadInputError(
-            f"engine is an engine of helpers.batch, such as ServerEngine(…), or None, not {checks.shown(engine)}."
+            f"engine must be an engine of helpers.batch, like ServerEngine(…), or None, not {checks.shown(engine)}."
         )
     return engine
 
@@ -259,18 +260,18 @@ def _settings(generation: dict[str, Any]) -> GenerationSettings:
     known = GenerationSettings.__dataclass_fields__
     unknown = next((name for name in generation if name not in known), None)
     if unknown is not None:
-        raise BadInputError(f"There is no setting {unknown!r}; there are {', '.join(known)}.")
+        raise BadInputError(f"There is no setting {unknown!r}; the settings are {', '.join(known)}.")
     return GenerationSettings(**generation)
 
 
 class _Numbered:
-    """Prompts as `Prompt`s numbered from 0, as often as they are asked for."""
+    """Prompts as `Prompt`s numbered from 0, which can be iterated any number of times."""
 
     def __init__(self, prompts: Iterable[Any], tokenizer: Any) -> None:
         is_kind = isinstance(prompts, str | bytes | dict | type)  # PromptFile itself is not one of them
         if is_kind or not hasattr(prompts, "__iter__") or iter(prompts) is prompts:
             raise BadInputError(
-                f"prompts is a list or a PromptFile, not a {type(prompts).__name__}: they are read twice, to know "
+                f"prompts must be a list or a PromptFile, not a {type(prompts).__name__}: they are read twice, to know "
                 "how many there are and whether they are the same when a run is resumed."
             )
         self.prompts, self.tokenizer = prompts, tokenizer
@@ -281,20 +282,22 @@ class _Numbered:
             yield as_prompt(index, given, self.tokenizer)
 
     def count_and_fingerprint(self, progress: bool) -> tuple[int, str]:
-        """How many there are, and a SHA-256 of everything that is asked."""
+        """The number of prompts, and a SHA-256 of everything that is asked."""
         from tqdm import tqdm
 
         digest, total = hashlib.sha256(), 0
         for prompt in tqdm(self, desc="Reading the prompts", unit="", delay=1, leave=False, disable=not progress):
             if prompt.index != total:
-                raise BadInputError(f"Prompts are numbered 0, 1, 2, …: number {total} says that it is {prompt.index}.")
+                raise BadInputError(
+                    f"Prompts must have the indexes 0, 1, 2, …, but number {total} has the index {prompt.index}."
+                )
             digest.update(_content(prompt).encode("utf-8", "backslashreplace"))
             total += 1
         return total, digest.hexdigest()
 
 
 def _content(prompt: Prompt) -> str:
-    """What makes a prompt the same one: a picture counts by its name and what it shows, so the folder may move."""
+    """What identifies a prompt; a picture counts by its name and content, so that the folder may move."""
     said = []
     for message in prompt.messages or []:
         more = sorted((str(key), value) for key, value in message.items() if key not in ("role", "content", "image"))
@@ -305,11 +308,12 @@ def _content(prompt: Prompt) -> str:
 
 
 def _picture_mark(picture: Any) -> Any:
-    """A picture's name, with a SHA-256 of the file if there is one; of an open picture, a SHA-256 of what it shows."""
+    """A picture's name, with a SHA-256 of its file if that exists; for an open picture, its size and a SHA-256 of its
+    pixels."""
     if isinstance(picture, str | os.PathLike):
         if _is_address(os.fspath(picture)):
             return picture
-        with contextlib.suppress(OSError, ValueError):  # not there, or no path: when it is asked, that is its answer
+        with contextlib.suppress(OSError, ValueError):  # asking the prompt will report a missing file or a bad path
             if stat.S_ISREG(os.stat(picture).st_mode):
                 with open(picture, "rb") as stream:
                     return Path(picture).name, hashlib.file_digest(stream, "sha256").hexdigest()
@@ -329,7 +333,7 @@ def _answer_all(
 ) -> None:
     from tqdm import tqdm
 
-    asked: dict[int, str] = {}  # index -> text, of those that the engine has taken and not yet answered
+    asked: dict[int, str] = {}  # index -> text, for those that the engine has taken but not yet answered
     unasked: deque[Prompt] = deque()  # blank lines and lines that cannot be read
 
     def to_ask() -> Iterator[Prompt]:
@@ -344,7 +348,7 @@ def _answer_all(
             asked[prompt.index] = prompt.text
             yield prompt
 
-    # smoothing=0: the time left comes from the mean speed, since answers arrive a batch at a time.
+    # smoothing=0: the remaining time is based on the mean speed, since answers arrive one batch at a time.
     with tqdm(total=total, initial=kept, unit=" prompts", smoothing=0, disable=not progress) as bar:
 
         def record(index: int, text: str, answer: str | BaseException) -> None:
@@ -360,18 +364,18 @@ def _answer_all(
 
         for index, answer in engine.generate(to_ask(), settings):
             if index not in asked:
-                raise HelpersError(f"The engine {engine.name} answered prompt {index}, which it was not asked.")
+                raise HelpersError(f"The engine {engine.name} answered prompt {index}, which it was not given.")
             record(index, asked.pop(index), answer)
             record_unasked()
         record_unasked()
     if asked:
-        raise HelpersError(f"The engine {engine.name} left {len(asked)} prompts unanswered: run the same again.")
+        raise HelpersError(f"The engine {engine.name} left {len(asked)} prompts unanswered: run the same job again.")
     if not all(map(predictions.is_done, range(total))):
         raise _changed_meanwhile(total)
 
 
 def _changed_meanwhile(total: int) -> HelpersError:
     return HelpersError(
-        f"The prompts have changed while the run went on: there were {total}, and now there are more or fewer. What is "
-        "answered is kept, but belongs to the earlier prompts."
+        f"The prompts changed during the run: there were {total}, and now there are more or fewer. The answers so far "
+        "are kept, but belong to the earlier prompts."
     )

@@ -1,12 +1,12 @@
 """Any OpenAI-compatible server as the engine: vLLM's, llama.cpp's, one on another machine.
 
-Prompts go to its completions endpoint as token ids, so what `render_chat` made is what the model gets: no
-server applies a template of its own, adds a second beginning-of-text, or reads control tokens out of what a
-user typed. What fails for a moment is tried again; what is done when a server dies has been handed on.
+Prompts go to its completions endpoint as token ids, so the model gets exactly what `render_chat` made: no
+server applies a template of its own, adds a second begin-of-text, or reads control tokens out of what a
+user typed. Temporary failures are retried, and answers that are done before a server dies have been passed on.
 
-A server is somebody else's program. Each try has a time limit that counts from its start to its last byte, each reply
-has a size limit, and a longer wait than a minute is left to the reader. (openai's client sends chats as text by
-default, waits without being stoppable, and limits neither time nor size, so `httpx` is asked directly.)
+A server is somebody else's program. Each attempt has a time limit from its start to its last byte, each reply
+has a size limit, and waits of more than a minute are left to the reader. (openai's client sends chats as text by
+default, cannot be stopped while it waits, and limits neither time nor size, so `httpx` is used directly.)
 """
 
 import asyncio
@@ -36,30 +36,30 @@ from helpers.text.stopping import terminator_ids
 T = TypeVar("T")
 KEY_VARIABLE = "OPENAI_API_KEY"
 MOMENTARY = (408, 429, 500, 502, 503, 504)
-LONGEST_PAUSE = 60.0  # seconds between two tries; when a server asks for more, the run ends there
-MODELS_WITHIN, MODELS_TRIES = 10.0, 2  # seconds for the list of models, and how often it is asked for
+LONGEST_PAUSE = 60.0  # seconds between two attempts; if a server asks for more, the run ends there
+MODELS_WITHIN, MODELS_TRIES = 10.0, 2  # seconds for the list of models, and how often it is requested
 LARGEST_REPLY = 2**24  # bytes
-QUIET = 10.0  # seconds between two sentences about waiting
-SAID_AFTER = 1.0  # seconds until a slow list of models is said
-GRACE = 1.0  # seconds for what is still running once the server is known to be gone
-SHOWN_CHARACTERS = 300  # of what a server says
+QUIET = 10.0  # seconds between two messages about waiting
+SAID_AFTER = 1.0  # seconds before a message about a slow list of models
+GRACE = 1.0  # seconds for requests that are still running once the server is known to be gone
+SHOWN_CHARACTERS = 300  # of a server's own message
 
 
 class ServerEngine:
-    """The engine (see `helpers.batch.engines`) that asks a server.
+    """The engine (see `helpers.batch.engines`) that sends prompts to a server.
 
-    url: where the API begins, such as "http://127.0.0.1:8000/v1"; a user name and password in it are sent and never
-    shown. tokenizer: the model's, since prompts become ids here. model: its name there (a folder's last part is
-    enough), None for the only one served. at_once: how many prompts are asked at a time; the server batches them.
-    timeout: seconds for one answer, from its first byte to its last. tries and pause: how often a prompt is asked
-    when the server is busy or cannot be reached, and the seconds before the second time, doubled each time, unless
-    the server says when to come back. api_key: None takes the environment variable OPENAI_API_KEY, if there is one.
+    url: the API's base URL, such as "http://127.0.0.1:8000/v1"; a user name and password in it are sent but never
+    shown. tokenizer: the model's, since prompts become ids here. model: its name there (the last part of a folder's
+    path is enough), None for the only one served. at_once: how many prompts are sent at a time; the server batches
+    them. timeout: seconds for one attempt at an answer, from its start to the last byte. tries and pause: how often a
+    prompt is sent if the server is busy or cannot be reached, and the seconds before the second attempt, doubled each
+    time, unless the server says when to come back. api_key: None uses the environment variable OPENAI_API_KEY, if set.
 
-    top_k and repetition_penalty are no part of OpenAI's API: they are sent when they are in use, and a server
+    top_k and repetition_penalty are not part of OpenAI's API: they are sent when they are in use, and a server
     that does not know them may refuse or ignore them.
 
-    Raises `ServerNotReachableError` when no such server answers, `BadInputError` for a model that it does not
-    serve, a key that it does not take, and arguments that cannot work.
+    Raises `ServerNotReachableError` if no such server answers, `BadInputError` for a model that it does not
+    serve, a key that it does not accept, and arguments that cannot work.
     """
 
     name = "server"
@@ -92,7 +92,7 @@ class ServerEngine:
         self.is_vllm = card.get("owned_by") == "vllm"
 
     def identity(self) -> dict[str, str]:
-        """What the server says of its model that names its files or sizes; and the tokenizer used here."""
+        """A SHA-256 of what the server says about its model's files and sizes, and one of the tokenizer used here."""
         said = json.dumps([self._card.get(name) for name in ("id", "root", "meta")], sort_keys=True)
         return {
             "model_sha256": hashlib.sha256(said.encode()).hexdigest(),
@@ -104,7 +104,7 @@ class ServerEngine:
     ) -> Iterator[tuple[int, str | BaseException]]:
         """An iterator of (index, text or exception), as they are done.
 
-        When the server is gone, those that were done come first, then `ServerNotReachableError`.
+        If the server is gone, it first yields what was done and then raises `ServerNotReachableError`.
         """
         prompts, done = iter(prompts), queue.SimpleQueue()
         running, failure = 0, None
@@ -135,7 +135,7 @@ class ServerEngine:
     def _next(
         self, done: queue.SimpleQueue, running: int, failure: HelpersError | None
     ) -> tuple[int, concurrent.futures.Future[str]] | None:
-        """The next answer; None when the server is gone and nothing comes any more. Says so when it takes long."""
+        """The next answer; None if the server is gone and no more will come. Prints a line if it takes long."""
         began, patience = time.monotonic(), QUIET
         while True:
             try:
@@ -145,8 +145,8 @@ class ServerEngine:
                     return None
             patience *= 2
             say(
-                f"Still waiting for {running} answers of {self.url}: none for {time.monotonic() - began:.0f} s. Each "
-                f"try may take {self.timeout:g} s. Ctrl-C stops, and nothing that is done is lost."
+                f"Still waiting for {running} answers from {self.url}: none for {time.monotonic() - began:.0f} s. Each "
+                f"attempt may take {self.timeout:g} s. Ctrl-C stops, and nothing that is done is lost."
             )
 
     def _ids(self, prompt: Prompt, settings: GenerationSettings) -> list[int]:
@@ -155,7 +155,7 @@ class ServerEngine:
         return prompt_token_ids(self.tokenizer, prompt, context=self.context, max_new_tokens=settings.max_new_tokens)
 
     def _body(self, ids: list[int], settings: GenerationSettings) -> dict[str, Any]:
-        """The request: OpenAI's own fields, others when they are in use or when the server is known to be vLLM."""
+        """The request: OpenAI's own fields, and others if they are in use or the server is known to be vLLM."""
         body = {"model": self.model_name, "prompt": ids, "max_tokens": settings.max_new_tokens, "temperature": 0}
         if settings.do_sample:
             body |= {"temperature": settings.temperature, "top_p": settings.top_p}
@@ -163,7 +163,7 @@ class ServerEngine:
             body["top_k"] = settings.top_k
         if settings.repetition_penalty != 1 or self.is_vllm:
             body["repetition_penalty"] = settings.repetition_penalty
-        if self.is_vllm:  # the server's defaults are those of a model's generation_config: leave none to it
+        if self.is_vllm:  # its defaults come from the model's generation_config: leave nothing to them
             body |= {"stop_token_ids": self.terminators, "return_token_ids": True}
         return body
 
@@ -179,7 +179,7 @@ class ServerEngine:
             raise _ConcernsAll(_not_openai(f"POST {self.url}/completions", reply)) from None
 
     def _served(self) -> list[dict[str, Any]]:
-        """The cards of the models that the server has."""
+        """The cards of the models that the server serves."""
         with _Asking(self._client_settings()) as asking:
             asked = asking.start(self._ask(asking.client, "/models", None))
             if not concurrent.futures.wait([asked], timeout=SAID_AFTER).done:
@@ -198,10 +198,10 @@ class ServerEngine:
         return cards
 
     def _client_settings(self) -> dict[str, Any]:
-        """What `httpx.AsyncClient` is made with. Redirections are not followed: a key must not go elsewhere."""
+        """The arguments of `httpx.AsyncClient`. Redirects are not followed: a key must not go elsewhere."""
         import httpx
 
-        headers = {"Accept-Encoding": "identity"}  # a small reply must not unfold into a large one
+        headers = {"Accept-Encoding": "identity"}  # a small reply must not unpack into a large one
         if self._key and not self._login:
             headers["Authorization"] = f"Bearer {self._key}"
         return {
@@ -217,7 +217,7 @@ class ServerEngine:
         return self.timeout if body is not None else min(self.timeout, MODELS_WITHIN)
 
     async def _ask(self, client: Any, path: str, body: dict[str, Any] | None) -> "_Reply":
-        """The reply, with status 200. Waits and asks again where that may help."""
+        """The reply, with status 200. Waits and tries again if that may help."""
         tries = self.tries if body is not None else min(self.tries, MODELS_TRIES)
         for attempt in range(1, tries + 1):
             reply, trouble = await self._try(client, path, body)
@@ -230,7 +230,7 @@ class ServerEngine:
             pause = self._pause(attempt, reply)
             trouble = trouble or f"is busy ({reply.status}: {_said(reply)})"
             self._say_now_and_then(
-                f"The server at {self.url} {trouble}. Asking again in {pause:.2g} s, try {attempt + 1} of {tries}."
+                f"The server at {self.url} {trouble}. Trying again in {pause:.2g} s, attempt {attempt + 1} of {tries}."
             )
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
@@ -251,7 +251,7 @@ class ServerEngine:
                             raise _ConcernsAll(
                                 ServerNotReachableError(
                                     f"{self.url}{path} sent more than {LARGEST_REPLY // 2**20} MB in one reply, which "
-                                    "no answer is. See that it is the server you mean."
+                                    "cannot be an answer. Check that it is the right server."
                                 )
                             )
                     return _Reply(reply.status_code, dict(reply.headers), bytes(content), self.url + path), ""
@@ -260,7 +260,7 @@ class ServerEngine:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             return None, f"cannot be reached ({_first_line(error)})"
         except httpx.TransportError as error:
-            return None, f"broke off ({_first_line(error)})"
+            return None, f"broke the connection ({_first_line(error)})"
 
     def _say_now_and_then(self, text: str) -> None:
         if time.monotonic() - self._said_at > QUIET:
@@ -268,13 +268,14 @@ class ServerEngine:
             say(text)
 
     def _pause(self, attempt: int, reply: "_Reply | None") -> float:
-        """Seconds to wait: what the server asks for in Retry-After, or twice as long each time, a little scattered."""
+        """Seconds to wait: what the server asks for in Retry-After, or twice as long each time with some jitter."""
         asked = None if reply is None else _retry_after(reply.headers.get("retry-after", ""))
         if asked is not None and asked > LONGEST_PAUSE:
             raise _ConcernsAll(
                 ServerNotReachableError(
-                    f"The server at {self.url} is busy ({reply.status}: {_said(reply)}) and asks to come back in "
-                    f"{min(asked, 1e9):,.0f} s. What is done is kept: run the same again then, it goes on from there."
+                    f"The server at {self.url} is busy ({reply.status}: {_said(reply)}) and asks you to come back in "
+                    f"{min(asked, 1e9):,.0f} s. What is done is kept: run the same job again then to continue from "
+                    "there."
                 )
             )
         if asked is None:
@@ -282,20 +283,20 @@ class ServerEngine:
         return min(asked, LONGEST_PAUSE)
 
     def _refusal(self, reply: "_Reply", tries: int) -> Exception:
-        """What a status other than 200 means: for this prompt alone, or for all."""
+        """The error for a status other than 200, which concerns this prompt alone or the whole run."""
         status, said = reply.status, _said(reply)
         if status in (401, 403):
             return _ConcernsAll(
                 BadInputError(
                     f"The server at {self.url} refuses the key ({status}: {said}). "
-                    f"Set {KEY_VARIABLE} to one that it takes."
+                    f"Set {KEY_VARIABLE} to one that it accepts."
                 )
             )
         if 300 <= status < 400:
             return _ConcernsAll(
                 ServerNotReachableError(
-                    f"The server at {self.url} sends on to {_shortened(reply.headers.get('location', 'nowhere'))} "
-                    f"({status}), which is not followed: give the server's own address."
+                    f"The server at {self.url} redirects to {_shortened(reply.headers.get('location', 'nowhere'))} "
+                    f"({status}), which is not followed: use the server's own address."
                 )
             )
         if status in (404, 405):
@@ -308,8 +309,8 @@ class ServerEngine:
         if status in MOMENTARY and status != 500:
             return _ConcernsAll(
                 ServerNotReachableError(
-                    f"The server at {self.url} has been busy for {tries} tries ({status}: {said}). What is "
-                    "done is kept: run the same again later, it goes on from there."
+                    f"The server at {self.url} was busy at each of {tries} attempts ({status}: {said}). What is "
+                    "done is kept: run the same job again later to continue from there."
                 )
             )
         return HelpersError(f"The server refused this prompt ({status}: {said}).")
@@ -317,14 +318,14 @@ class ServerEngine:
     def _unreachable(self, trouble: str, attempts: int) -> ServerNotReachableError:
         times = f", {attempts} times" if attempts > 1 else ""
         return ServerNotReachableError(
-            f"The server at {self.url} {trouble}{times}. See that it runs and that the address is right; what is done "
-            "is kept, and the same command goes on from there."
+            f"The server at {self.url} {trouble}{times}. Check that it runs and that the address is right. What is "
+            "done is kept: run the same job again to continue from there."
         )
 
 
 @dataclass(frozen=True)
 class _Reply:
-    """A reply that has come in whole; the names of its headers are in small letters."""
+    """A complete reply; the names of its headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -340,8 +341,8 @@ class _Reply:
 
 
 class _Asking:
-    """An event loop in a thread of its own, with an `httpx.AsyncClient`: whoever leaves the block cancels what is
-    still being asked, whatever state it is in."""
+    """An event loop in a thread of its own, with an `httpx.AsyncClient`: leaving the block cancels all requests that
+    are still running, whatever state they are in."""
 
     def __init__(self, client_settings: dict[str, Any]) -> None:
         self._client_settings = client_settings
@@ -392,7 +393,7 @@ class _ConcernsAll(Exception):
 
 
 def _address(url: str) -> tuple[str, tuple[str, str] | None]:
-    """(the URL without a slash at its end and without a login, the login); `/v1` is added where it has no path."""
+    """(the URL without a trailing slash and without a login, the login); `/v1` is added if it has no path."""
     try:
         parts = urlsplit(url if isinstance(url, str) and url.isprintable() else "")
         server, login = parts.netloc.rpartition("@")[2], None
@@ -400,29 +401,29 @@ def _address(url: str) -> tuple[str, tuple[str, str] | None]:
             raise ValueError
         if "@" in parts.netloc:
             login = unquote(parts.username or ""), unquote(parts.password or "")
-        _ = parts.port  # a ValueError for one that is no port
+        _ = parts.port  # a ValueError for an invalid port
     except ValueError:
         shown = checks.shown(url if not isinstance(url, str) else url.partition("?")[0].rpartition("@")[2])
-        raise BadInputError(f'A server is a URL such as "http://127.0.0.1:8000/v1", not {shown}.') from None
+        raise BadInputError(f'A server must be a URL such as "http://127.0.0.1:8000/v1", not {shown}.') from None
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{server}{path or '/v1'}", login
 
 
 def _checked_key(api_key: str | None) -> str | None:
-    """The key to send: the one given, or the environment's. No message shows one."""
+    """The key to send: the one given, or the environment's. No message ever shows it."""
     key = (checks.text("api_key", api_key) if api_key else os.environ.get(KEY_VARIABLE, "")).strip()
     if not key.isascii() or not key.isprintable():
-        raise BadInputError(f"The key ({KEY_VARIABLE}) holds characters that no key has: copy it again.")
+        raise BadInputError(f"The key ({KEY_VARIABLE}) contains characters that no key has: copy it again.")
     return key or None
 
 
 def _pick_model(url: str, cards: list[dict[str, Any]], model: str | None) -> dict[str, Any]:
-    """The card of the model asked for: by its name, or by the last part of a name that is a path."""
+    """The card of the requested model, found by its name, or by the last part of a name that is a path."""
     names = ", ".join(card["id"] for card in cards) or "none"
     if model is None:
         if len(cards) == 1:
             return cards[0]
-        raise BadInputError(f"The server at {url} serves {len(cards)} models: say which one ({names}).")
+        raise BadInputError(f"The server at {url} serves {len(cards)} models: name one of them ({names}).")
     same = [card for card in cards if card["id"] == model]
     alike = [card for card in cards if PurePosixPath(card["id"]).name == PurePosixPath(model).name]
     if same or len(alike) == 1:
@@ -433,12 +434,12 @@ def _pick_model(url: str, cards: list[dict[str, Any]], model: str | None) -> dic
 def _as_ids(ids: Any, vocabulary: int) -> list[int]:
     """Token ids that a server sent. Raises ValueError for anything else."""
     if not isinstance(ids, list) or not all(isinstance(i, int) and 0 <= i < vocabulary for i in ids):
-        raise ValueError("no ids of this vocabulary")
+        raise ValueError("these are not ids of this vocabulary")
     return ids
 
 
 def _retry_after(text: str) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date; None for neither."""
+    """The seconds that a Retry-After header asks for, given as a number or a date; None for anything else."""
     if text.strip().isdecimal():
         return float(text)
     try:
@@ -448,7 +449,7 @@ def _retry_after(text: str) -> float | None:
 
 
 def _said(reply: _Reply) -> str:
-    """What a refusing server says, in one line."""
+    """The message of a server that refuses, on one line."""
     try:
         value = reply.json()
         error = value.get("error", value)
@@ -470,6 +471,6 @@ def _shortened(text: str) -> str:
 
 def _not_openai(what: str, reply: _Reply) -> ServerNotReachableError:
     return ServerNotReachableError(
-        f"{what} gave no answer of an OpenAI-compatible server, but: {_shortened(reply.text)!r}. Check the URL; it "
-        "usually ends in /v1."
+        f"{what} did not answer like an OpenAI-compatible server, but with {_shortened(reply.text)!r}. Check the URL; "
+        "it usually ends in /v1."
     )

@@ -1,4 +1,4 @@
-"""What batches bring and take: prompts per second, and memory at its peak."""
+"""What batches gain and cost: prompts per second, and peak memory."""
 
 import ctypes
 import gc
@@ -15,7 +15,7 @@ from helpers.batch.engines import GenerationSettings, Prompt, TransformersEngine
 
 @dataclass(frozen=True)
 class BatchMeasure:
-    """One batch size: prompts per second, the memory it took beyond what was in use before, in bytes, and the
+    """One batch size: prompts per second, the peak memory beyond what was in use before, in bytes, and the
     answers, in the prompts' order."""
 
     batch_size: int
@@ -27,11 +27,11 @@ class BatchMeasure:
 def measure_batch_sizes(
     model: Any, tokenizer: Any, prompts: Iterable[Any], sizes: Sequence[int], *, rounds: int = 3, **generation: Any
 ) -> list[BatchMeasure]:
-    """A `BatchMeasure` for each of `sizes`, the same prompts and settings each time, after one to warm up.
+    """A `BatchMeasure` for each of `sizes`, with the same prompts and settings each time, after one prompt to warm up.
 
-    All sizes take turns, `rounds` times, and the fastest time of each counts: what else the machine does makes a
-    time longer, never shorter. The memory is the most of all rounds. `prompts` and `generation` are those of
-    `run_batch`. Raises what a prompt that fails fails with.
+    All sizes take turns, `rounds` times, and the fastest time of each counts: other work on the machine makes a
+    time longer, never shorter. The memory is the highest of all rounds. `prompts` and `generation` are those of
+    `run_batch`. If a prompt fails, its error is raised.
 
     >>> one, two = measure_batch_sizes(model, tokenizer, ["The sky is", "Hello"], (1, 2), rounds=1, max_new_tokens=2)
     >>> two.batch_size, one.answers == two.answers
@@ -59,7 +59,7 @@ def measure_batch_sizes(
 def _measure(
     engine: TransformersEngine, prompts: Sequence[Prompt], settings: GenerationSettings
 ) -> tuple[float, int, list[str]]:
-    """(seconds, peak of memory in bytes, answers in the prompts' order) of one run."""
+    """(seconds, peak memory in bytes, answers in the prompts' order) of one run."""
     with peak_memory(engine.model.device) as peak:
         started = time.perf_counter()
         answers = dict(engine.generate(iter(prompts), settings))
@@ -79,14 +79,14 @@ class _Peak:
 
 @contextmanager
 def peak_memory(device: Any = "cpu", *, every: float = 0.02) -> Iterator["_Peak"]:
-    """Watch the memory in use: `peak.bytes` is how far it rose above what it was at the start.
+    """Watch the memory in use: `peak.bytes` is how many bytes it rose above its level at the start.
 
     >>> with peak_memory() as peak:
     ...     values = bytearray(1000)
     >>> peak.bytes >= 0
     True
 
-    On a GPU PyTorch counts; else the process is looked at every `every` seconds.
+    On a GPU, PyTorch keeps count; otherwise the process's memory is read every `every` seconds.
     """
     peak = _Peak()
     if str(device).startswith("cuda"):
@@ -101,7 +101,7 @@ def peak_memory(device: Any = "cpu", *, every: float = 0.02) -> Iterator["_Peak"
 
     process, done = psutil.Process(), threading.Event()
     gc.collect()
-    with suppress(OSError, AttributeError):  # glibc keeps what was freed before, and would fill that first
+    with suppress(OSError, AttributeError):  # otherwise new data would first fill freed memory that glibc has kept
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = process.memory_info().rss
 

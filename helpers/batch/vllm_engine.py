@@ -1,8 +1,8 @@
 """vLLM inside this process: continuous batching, paged KV cache, one model over several GPUs.
 
-vLLM holds `transformers` below the course's own version, so it lives in an environment of its own, which
-`make engines` builds for machines without a GPU. Every prompt goes in as the ids that `render_chat` gives,
-and answers are cut and decoded as those of the other engines: no engine applies a template of its own.
+vLLM requires an older `transformers` than the course, so it has an environment of its own, which
+`make engines` builds for machines without a GPU. Every prompt goes in as the ids that `render_chat` returns,
+and answers are cut and decoded like those of the other engines: no engine applies a template of its own.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from helpers.text.stopping import terminator_ids
 
 
 class VllmEngine:
-    """The engine (see `helpers.batch.engines`) that asks a vLLM of this process.
+    """The engine (see `helpers.batch.engines`) that runs vLLM in this process.
 
-    name: a catalog name or a folder. gpus: which GPUs share the model, such as "0,1"; None takes one, or the
-    CPU where there is none. dtype: "auto" is float32 on a CPU and bfloat16 on a GPU, as in `load_model`.
+    name: a catalog name or a folder. gpus: which GPUs share the model, such as "0,1"; None uses one, or the
+    CPU if there is none. dtype: "auto" is float32 on a CPU and bfloat16 on a GPU, as in `load_model`.
     context: how many positions prompt and answer may take, None for all that the model has. at_once: how
-    many prompts run together; a new one joins as soon as another is done. tokenizer: where the tokenizer is,
-    if not beside the model. cache_gb: room for the KV cache in GB, on a CPU.
+    many prompts run together; a new one joins as soon as another is done. tokenizer: its name or folder, if it
+    is not with the model. cache_gb: memory for the KV cache in GB, on a CPU.
 
-    Raises `BadInputError` where vLLM is not installed, `DoesNotFitError` when the model is too large, and what
-    `helpers.models.model_folder` raises. After `vllm.LLM.generate`.
+    Raises `BadInputError` if vLLM is not installed, `DoesNotFitError` if the model is too large, and what
+    `helpers.models.model_folder` raises. Modelled on `vllm.LLM.generate`.
     """
 
     name = "vllm"
@@ -96,15 +96,15 @@ class VllmEngine:
                 except Exception as error:
                     running.clear()
                     raise HelpersError(
-                        f"vLLM broke off: {_last_line(error)} What is done is kept, and the same command goes on "
-                        "from there."
+                        f"vLLM stopped: {_last_line(error)} What is done is kept: run the same command again to "
+                        "continue from there."
                     ) from error
                 for output in outputs:
                     if output.finished:
                         ids = list(output.outputs[0].token_ids)
                         yield running.pop(output.request_id), answer_text(self.tokenizer, ids, self.terminators)
         finally:
-            if running:  # whoever asked has stopped listening
+            if running:  # the caller has stopped listening
                 engine.abort_request(list(running))
 
     def _ids(self, prompt: Prompt, settings: GenerationSettings) -> list[int]:
@@ -119,7 +119,7 @@ def gpu_numbers(gpus: Any) -> list[int]:
     >>> gpu_numbers("0,2")
     [0, 2]
 
-    Raises `BadInputError` for what is no list of different numbers.
+    Raises `BadInputError` for anything but a list of different numbers.
     """
     if gpus is None or gpus == "":
         return []
@@ -129,12 +129,12 @@ def gpu_numbers(gpus: Any) -> list[int]:
     except (TypeError, ValueError):
         numbers = [-1]
     if min(numbers, default=-1) < 0 or len(set(numbers)) != len(numbers):
-        raise BadInputError(f'gpus are numbers of GPUs, such as "0" or "0,1", not {gpus!r}.')
+        raise BadInputError(f'gpus must be numbers of GPUs, such as "0" or "0,1", not {gpus!r}.')
     return numbers
 
 
 def sampling_parameters(settings: GenerationSettings, terminators: list[int]) -> Any:
-    """vLLM's `SamplingParams` for `GenerationSettings`: temperature 0 is vLLM's name for the likeliest token."""
+    """vLLM's `SamplingParams` for `GenerationSettings`: with temperature 0, vLLM takes the most likely token."""
     from vllm import SamplingParams
 
     sampling = {"temperature": 0.0}
@@ -157,7 +157,7 @@ def _generation_config(folder: Any) -> Any:
 
 
 def _start(folder: Any, gpus: list[int], dtype: str, context: int | None, at_once: int, cache_gb: float) -> Any:
-    """A `vllm.LLM` for the folder; what it says while it starts goes away unless it fails."""
+    """A `vllm.LLM` for the folder. Raises `DoesNotFitError` or `BadInputError` if vLLM cannot run the model."""
     for variable, value in _environment(gpus, cache_gb).items():
         os.environ.setdefault(variable, value)
     if gpus:
@@ -167,13 +167,13 @@ def _start(folder: Any, gpus: list[int], dtype: str, context: int | None, at_onc
 
     device = "cpu" if current_platform.is_cpu() else "cuda"
     if gpus and device == "cpu":
-        raise BadInputError(f"gpus {','.join(map(str, gpus))}: this vLLM is one for CPUs. Omit --gpus.")
-    if dtype == "auto" and device == "cuda":  # asked of vLLM's platform: CUDA must not begin in this process
+        raise BadInputError(f"gpus {','.join(map(str, gpus))}: this vLLM is built for CPUs. Omit --gpus.")
+    if dtype == "auto" and device == "cuda":  # vLLM's platform knows; CUDA must not be initialized in this process
         dtype = "bfloat16" if current_platform.has_device_capability(80) else "float16"
     dtype = pick_dtype(dtype, "cpu")
     longest = getattr(load_config(folder).get_text_config(), "max_position_embeddings", None)
     if context is not None and (checks.whole_number("context", context) < 2 or (longest and context > longest)):
-        raise BadInputError(f"context is from 2 to the model's {longest} positions, not {context!r}.")
+        raise BadInputError(f"context must be from 2 to the model's {longest} positions, not {context!r}.")
     try:
         return LLM(
             str(folder),
@@ -190,19 +190,19 @@ def _start(folder: Any, gpus: list[int], dtype: str, context: int | None, at_onc
         reason = _last_line(error)
         if "memory" in reason.lower():
             raise DoesNotFitError(
-                f"vLLM cannot hold {Path(folder).name} here: {reason} Give it a smaller context, or more GPUs."
+                f"{Path(folder).name} does not fit here with vLLM: {reason} Use a smaller context, or more GPUs."
             ) from error
         raise BadInputError(f"vLLM cannot run {Path(folder).name}: {reason}") from error
 
 
 def _last_line(error: Exception) -> str:
-    """What an error says in the end, which is where vLLM names the reason; not pydantic's link after it."""
+    """The last line of an error, which is where vLLM gives the reason; pydantic's link after it is skipped."""
     lines = [line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line and line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
 def _environment(gpus: list[int], cache_gb: float) -> dict[str, str]:
-    """What vLLM reads while it is imported: be quiet, report to nobody, one process where one is enough."""
+    """The variables that vLLM reads on import: no log, no usage reports, and one process where one is enough."""
     return {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

@@ -65,7 +65,7 @@ def modelscope_list(endpoint: str, repo: str) -> dict[str, Any]:
 
 
 def modelscope_download(endpoint: str, repo: str, revision: str, folder: str, names: list[str]) -> dict[str, Any]:
-    """Download the named files with what `modelscope.snapshot_download` is, imported here without torch."""
+    """Download the named files with the function behind `modelscope.snapshot_download`, imported without torch."""
     from modelscope_hub.compat.snapshot_download import snapshot_download
 
     snapshot_download(repo, revision=revision, local_dir=folder, allow_patterns=names, endpoint=endpoint, max_workers=4)

@@ -355,7 +355,7 @@ def _run_client(source: str, action: str, task: Any, seconds: float, progress: A
         "HF_HUB_DISABLE_XET": "1",  # plain HTTP resumes by Range
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_OFFLINE": "0",  # `refuse_offline` has refused already, if the reader wants that
+        "HF_HUB_OFFLINE": "0",  # `refuse_offline` has already checked this
         "TRANSFORMERS_OFFLINE": "0",
         "PYTHONUTF8": "1",
     }

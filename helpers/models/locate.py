@@ -82,9 +82,9 @@ def check_source(name: str | Path, source: str | None) -> None:
     folder = file_path("name", name)
     one_of("source", source, (None, *SOURCES))
     if source == "wheel" and name not in RECIPES:
-        raise ModelNotFoundError(f"{name} does not come from a wheel. Omit source to get it from where it is.")
+        raise ModelNotFoundError(f"{name} does not come from a wheel. Omit source, and it is found where it is.")
     if source == "folder" and (name in RECIPES or not _is_folder(folder)):
-        raise ModelNotFoundError(f"{name} does not come from a folder. Omit source to get it from where it is.")
+        raise ModelNotFoundError(f"{name} does not come from a folder. Omit source, and it is found where it is.")
 
 
 def find_files(name: str | Path, source: str | None, *, weights: bool, announce: str | None = None) -> Path:

@@ -58,7 +58,7 @@ class MemoryPlan:
 
 
 def pick_device(device: Any = "auto") -> str:
-    """The device as a string: "auto" takes CUDA, else MPS, else CPU; "cuda:2" the third GPU.
+    """The device as a string: "auto" means CUDA if available, else MPS, else the CPU; "cuda:2" is the third GPU.
 
     Raises `BadInputError` for a device that this machine does not have.
 
@@ -327,7 +327,7 @@ def _cure(smaller: list[tuple[str, str | None]], least: int) -> tuple[str | Sett
         dtype, quantization = smaller[0]
         packed = (", ", Setting("quantization", quantization)) if quantization else ()
         return "It would fit with ", Setting("dtype", dtype), *packed, "."
-    return (f"Even in 4 bits it needs {least / 1e9:.1f} GB. Take a smaller model.",)
+    return (f"Even in 4 bits it needs {least / 1e9:.1f} GB. Use a smaller model.",)
 
 
 def _pick_devices(device: Any, device_map: Any) -> list[str]:

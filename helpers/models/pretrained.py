@@ -186,7 +186,7 @@ def _check_tokenizer_settings(folder: Path) -> None:
 
 
 def _check_tokenizer_file(file: Path) -> None:
-    """Check that neither a token nor the processing of a text before it takes forever. Raises `DamagedFilesError`."""
+    """Check that no token and no normalization step makes tokenizing take forever. Raises `DamagedFilesError`."""
     described = read_settings(file, most_bytes=MOST_TOKENIZER_BYTES) if file.is_file() else {}
     model = described.get("model")
     pieces = model.get("vocab") if isinstance(model, dict) else None
@@ -206,7 +206,7 @@ def _check_tokenizer_file(file: Path) -> None:
 
 
 def _growth(part: Any) -> int:
-    """At most how many times as long a part of a tokenizer can make a text."""
+    """The largest factor by which a part of a tokenizer can lengthen a text."""
     if isinstance(part, list):
         return math.prod(map(_growth, part))
     if not isinstance(part, dict):

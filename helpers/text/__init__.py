@@ -1,7 +1,7 @@
 """What goes into a model: prompts and chats, tokens, byte-pair encoding by hand, and pictures.
 
-The names in `__init__.pyi` are this package's public face, and the only ones that notebooks use. Each is imported
-when it is first asked for.
+The names in `__init__.pyi` are this package's public interface, and the only ones that notebooks use. Each is imported
+when it is first used.
 """
 
 import lazy_loader

@@ -1,8 +1,8 @@
-"""Byte-level BPE, small enough to read: train merges on a text, apply them, arrive at the library's ids.
+"""Byte-level BPE, small enough to read: train merges on a text, apply them, and get the library's ids.
 
-A text becomes *pieces* (words, numbers, runs of white space), a piece becomes its UTF-8 bytes, and
-neighbouring tokens are merged, the pair of the lowest rank first, until no pair has a rank. A *token*
-is a `bytes` object here, a *pair* a tuple of two of them.
+A text is split into *pieces* (words, numbers, runs of white space), each piece becomes its UTF-8 bytes,
+and neighbouring tokens are merged, the pair with the lowest rank first, until no pair has a rank. Here a
+*token* is a `bytes` object and a *pair* a tuple of two of them.
 
 The algorithm is that of Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with
 Subword Units" (2016), on bytes as in GPT-2 (Radford et al., 2019). `tokenizers`, the library behind
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MergeStep:
-    """The tokens of a piece after one merge. `made` is the place of the token just made, `rank` the
+    """The tokens of a piece after one merge. `made` is the index of the token just made, `rank` the
     rank of its pair; both are None in the first step, before any merge."""
 
     tokens: tuple[bytes, ...]
@@ -37,17 +37,17 @@ class MergeStep:
 
 
 def single_bytes(piece: bytes) -> list[bytes]:
-    """A piece (`bytes`) as a list of tokens of one byte each: where every tokenization starts."""
+    """A piece (`bytes`) as a list of single-byte tokens, which is where every tokenization starts."""
     return [piece[i : i + 1] for i in range(len(piece))]
 
 
 def count_pairs(sequences: Iterable[Sequence[bytes]]) -> Counter[tuple[bytes, bytes]]:
-    """How often each pair of neighbours occurs in the token lists `sequences`: a `Counter`."""
+    """A `Counter` of how often each pair of neighbouring tokens occurs in the token lists `sequences`."""
     return Counter(pair for tokens in sequences for pair in pairwise(tokens))
 
 
 def merge_pair(tokens: Iterable[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
-    """A new token list in which every occurrence of `pair`, from left to right, is one token."""
+    """A new token list in which every occurrence of `pair`, from left to right, has become one token."""
     merged = []
     for token in tokens:
         if merged and (merged[-1], token) == pair:
@@ -58,16 +58,17 @@ def merge_pair(tokens: Iterable[bytes], pair: tuple[bytes, bytes]) -> list[bytes
 
 
 def train_merges(pieces: Sequence[bytes], count: int) -> list[tuple[bytes, bytes]]:
-    """Learn `count` merges from pieces (list of `bytes`): a list of pairs, the first one learned first.
+    """Learn `count` merges from pieces (list of `bytes`): a list of pairs, in the order they are learned.
 
-    Each turn merges the most frequent pair (of several, the one met first) everywhere. Fewer come back
-    when every piece has become one token. Raises `BadInputError` for a `count` below 1 or no pieces.
+    Each step merges the most frequent pair everywhere (if there are several, the one that occurs first).
+    It returns fewer if every piece has become one token. Raises `BadInputError` for a `count` below 1 or no
+    pieces.
 
     >>> train_merges([b"low", b"lower", b"slow"], 2)
     [(b'l', b'o'), (b'lo', b'w')]
     """
     if count < 1 or not pieces:
-        raise BadInputError(f"Training needs pieces and at least 1 merge; this is {len(pieces)} pieces, count={count}.")
+        raise BadInputError(f"Training needs pieces and at least 1 merge, not {len(pieces)} pieces and count={count}.")
     sequences = [single_bytes(piece) for piece in pieces]
     merges = []
     while len(merges) < count and (pairs := count_pairs(sequences)):
@@ -80,8 +81,8 @@ def train_merges(pieces: Sequence[bytes], count: int) -> list[tuple[bytes, bytes
 def merge_steps(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None]) -> list[MergeStep]:
     """How a piece (`bytes`) becomes tokens, merge by merge: a list of `MergeStep`.
 
-    `rank` is a function of a pair: its rank, or None for a pair that is never merged. Each step merges
-    one pair, that of the lowest rank (of several, the leftmost). The last step holds the final tokens.
+    `rank` is a function that returns a pair's rank, or None for a pair that is never merged. Each step
+    merges one pair: the leftmost of those with the lowest rank. The last step holds the final tokens.
 
     >>> [step.tokens for step in merge_steps(b"aab", {(b"a", b"a"): 0, (b"aa", b"b"): 1}.get)]
     [(b'a', b'a', b'b'), (b'aa', b'b'), (b'aab',)]
@@ -99,7 +100,7 @@ def merge_steps(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None])
 
 
 def apply_merges(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None]) -> list[bytes]:
-    """The tokens (list of `bytes`) that a piece ends as: the last of `merge_steps`.
+    """The final tokens (list of `bytes`) of a piece: those of the last of its `merge_steps`.
 
     >>> apply_merges(b"aab", {(b"a", b"a"): 0, (b"aa", b"b"): 1}.get)
     [b'aab']
@@ -108,7 +109,7 @@ def apply_merges(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None]
 
 
 def split_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[bytes]:
-    """The pieces (list of `bytes`) that the tokenizer cuts a text into; no merge crosses a cut.
+    """The pieces (list of `bytes`) that the tokenizer splits a text into; no merge crosses from one to the next.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
 
@@ -120,7 +121,7 @@ def split_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[bytes]:
 
 
 def read_merges(tokenizer: PreTrainedTokenizerBase) -> list[tuple[bytes, bytes]]:
-    """A tokenizer's merges as pairs of `bytes`, the lowest rank first.
+    """A tokenizer's merges as pairs of `bytes`, in the order of their ranks.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
 
@@ -132,7 +133,7 @@ def read_merges(tokenizer: PreTrainedTokenizerBase) -> list[tuple[bytes, bytes]]
 
 
 def byte_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[bytes, int]:
-    """A dict from the bytes of a token to its id, control tokens left out.
+    """A dict from the bytes of each token to its id, without the control tokens.
 
     Raises `BadInputError` for a tokenizer that is not a byte-level BPE.
 
@@ -148,11 +149,11 @@ def _byte_level_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     kind = type(getattr(backend, "model", tokenizer)).__name__
     if kind != "BPE" or "ByteLevel" not in str(backend.pre_tokenizer):
-        raise BadInputError(f"This needs a byte-level BPE tokenizer, such as load_tokenizer() gives; this is a {kind}.")
+        raise BadInputError(f"This needs a byte-level BPE tokenizer, such as that of load_tokenizer(), not a {kind}.")
     return backend
 
 
 def _spelled_bytes(letters: str) -> bytes:
-    """The bytes that a tokenizer's file spells with one printable letter each."""
+    """The bytes that a tokenizer's file spells with one printable character each."""
     alphabet = byte_alphabet()
     return bytes(alphabet[letter] for letter in letters)

@@ -1,9 +1,9 @@
-"""Texts become ids, and nothing that a user wrote becomes a control token.
+"""Turn texts into ids, so that nothing a user wrote becomes a control token.
 
-A tokenizer looks for its added tokens (`<|im_end|>`, `<tool_call>`) in any text it is given. `encode` gives the ids
-that the tokenizer gives, and looks at each control token among them: one that the template put there is right. Where a
-user's text made one, the text is encoded again by a *disarmed* copy of the tokenizer, in which added tokens go by other
-names that nobody can guess. There only those of the template, spelled by these names, are found.
+A tokenizer looks for its added tokens (`<|im_end|>`, `<tool_call>`) in any text it is given. `encode` takes the ids
+that the tokenizer gives and checks each control token among them: one that the template put there is correct. If a
+user's text produced one, the text is encoded again by a *disarmed* copy of the tokenizer, in which the added tokens
+have other names that nobody can guess. It finds only the template's control tokens, which are spelled with these names.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from helpers.text.marked import TEMPLATE, Marked, is_users
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPACES = " \t\r\n\v\f\u00a0\u2581"  # an added token of these alone (a run of spaces) controls nothing
+SPACES = " \t\r\n\v\f\u00a0\u2581"  # an added token that consists only of these (a run of spaces) controls nothing
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text's ids, and for each the characters `[start, stop)` it stands for; `controls` are the indexes of those
-    that are control tokens. A token that the tokenizer added by itself (begin of text) stands for no character."""
+    """A text's ids, and for each the characters `[start, stop)` it stands for; `controls` are the indexes of the
+    control tokens. A token that the tokenizer added by itself (begin-of-text) stands for no character."""
 
     ids: list[int]
     spans: list[tuple[int, int]]
@@ -37,7 +37,7 @@ class Encoded:
 
 
 def text_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer itself, of a tokenizer or of a processor that has one.
+    """The tokenizer: what is given, or the tokenizer of a processor.
 
     Raises `BadInputError` for anything else.
 
@@ -49,17 +49,17 @@ def text_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """id -> text of every token that a text must not become: the added ones, those of white space alone excepted."""
+    """id -> text of every token that a user's text must not become: all added tokens except those of white space."""
     added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
     special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=False))
     return {token_id: text for token_id, text in (special | added).items() if text.strip(SPACES)}
 
 
 def text_ids(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:
-    """The ids of a text that is all data: a control string in it stays text.
+    """The ids (list of int) of a text that is all data: a control string in it stays text.
 
     With `add_special_tokens` the tokenizer adds what it always adds, such as a begin-of-text token. Raises
-    `BadInputError` for a text that the tokenizer cannot take.
+    `BadInputError` for a text that the tokenizer cannot encode.
 
     >>> from helpers import load_tokenizer
     >>> tokenizer = load_tokenizer("smollm2-135m")
@@ -76,12 +76,12 @@ def encode(
     add_special_tokens: bool = False,
     written: Iterable[str] = (),
 ) -> Encoded:
-    """The ids of a text of the template's and users' (see `Marked`): those that the tokenizer gives for all of it,
-    except that users' characters never become a control token.
+    """The ids of a text that the template and users wrote (see `Marked`): those that the tokenizer gives for all of
+    it, except that users' characters never become a control token.
 
-    `written` are all texts that users wrote: where the template made a text in a way that hides which characters
-    are whose, a control string that is in none of them is the template's. Raises `BadInputError` for a text that the
-    tokenizer cannot take, and for a user's control string that it cannot take as text.
+    `written` are all texts that users wrote. If the template made a text in a way that hides who wrote which
+    characters, a control string that is in none of these texts counts as the template's. Raises `BadInputError` for a
+    text that the tokenizer cannot encode, and for a user's control string that it cannot encode as text.
     """
     tokenizer = text_tokenizer(tokenizer)
     checks.text("The text", text)
@@ -89,7 +89,7 @@ def encode(
     owners, plain = (
         text.owners(),
         text.plain(),
-    )  # a piece of a plain text is cut off at once, however many owners it has
+    )  # slicing a plain text is fast, however many owners it has
     ids, spans = _call(tokenizer, plain, add_special_tokens)
     found = [index for index, token_id in enumerate(ids) if token_id in controls and spans[index][0] < spans[index][1]]
     wrong = [i for i in found if _is_forged(plain, owners, spans[i], controls[ids[i]], ids[i], tokenizer, written)]
@@ -102,10 +102,10 @@ def encode(
 def _is_forged(
     text: str, owners: Sequence[int], span: tuple[int, int], content: str, token_id: int, tokenizer: Any, written: Any
 ) -> bool:
-    """Whether a control token at `span` was made of users' characters."""
+    """Whether a control token at `span` was made from users' characters."""
     start, stop = span
     while start < stop and text[start] in SPACES and not content.startswith(text[start]):
-        start += 1  # white space that the token took in on its left …
+        start += 1  # white space that the token includes on its left …
     while start < stop and text[stop - 1] in SPACES and not content.endswith(text[stop - 1]):
         stop -= 1  # … and right
     if token_id == tokenizer.unk_token_id and text[start:stop] != content:
@@ -119,7 +119,7 @@ def _is_forged(
 def _own_controls(text: str, owners: Sequence[int], controls: Any, written: Any) -> list[tuple[int, int, int]]:
     """(start, stop, id) of the control tokens that the template itself put into the text."""
     trusted = [owner == TEMPLATE for owner in owners]
-    for content in controls.values():  # what went through an unknown operation, and no user wrote
+    for content in controls.values():  # those that went through an unknown operation, but no user wrote
         if not any(content in one for one in written):
             for at in _occurrences(text, content):
                 if not any(is_users(owner) for owner in owners[at : at + len(content)]):
@@ -140,7 +140,7 @@ def _occurrences(text: str, part: str) -> Iterable[int]:
 def _encode_disarmed(tokenizer, text, own, controls, add_special_tokens):
     """(ids, spans, indexes of control tokens): only the control tokens `own` [(start, stop, id)] are found."""
     names = _disarmed(tokenizer)
-    pieces, places, at = [], [], 0  # places: for each character of the new text, its place in the old one
+    pieces, places, at = [], [], 0  # places: for each character of the new text, its index in the old one
     for start, stop, token_id in own:
         pieces += [text[at:start], names.of[token_id]]
         places += [*range(at, start), *([start] * (len(names.of[token_id]) - 1)), stop - 1]
@@ -164,7 +164,7 @@ def _encode_disarmed(tokenizer, text, own, controls, add_special_tokens):
 
 @dataclass(frozen=True)
 class _Disarmed:
-    """A copy of a tokenizer's backend in which added tokens have names that are in no text: `of` id -> name."""
+    """A copy of a tokenizer's backend in which added tokens have names that occur in no text; `of` maps id to name."""
 
     backend: Any
     of: dict[int, str]
@@ -185,7 +185,7 @@ def _disarmed(tokenizer: Any) -> _Disarmed:
 def _made_disarmed(tokenizer: Any, controls: Any) -> _Disarmed:
     from tokenizers import Tokenizer
 
-    nonce = secrets.token_hex(8)  # a name that a text could hold would be an opening for it
+    nonce = secrets.token_hex(8)  # random, since a text that held the name could make a control token
     names = {token_id: f"\U00100000{nonce}{token_id}\U00100001" for token_id in controls}
     renamed = {content: names[token_id] for token_id, content in controls.items()}
     described = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -202,11 +202,11 @@ def _made_disarmed(tokenizer: Any, controls: Any) -> _Disarmed:
 
 
 def _renamed_vocabulary(vocabulary, renamed, names):
-    """The vocabulary with the control tokens' new names, all of them in it, so that each keeps its id."""
+    """The vocabulary with the control tokens under their new names, each with the id it had."""
     if isinstance(vocabulary, dict):  # BPE, WordPiece, WordLevel
         kept = {token: token_id for token, token_id in vocabulary.items() if token not in renamed}
         return kept | {name: token_id for token_id, name in names.items()}
-    pieces = [[renamed.get(piece, piece), score] for piece, score in vocabulary]  # Unigram: a piece's place is its id
+    pieces = [[renamed.get(piece, piece), score] for piece, score in vocabulary]  # Unigram: a piece's index is its id
     for token_id, name in sorted(names.items()):
         while len(pieces) <= token_id:
             pieces.append([f"\U00100000{secrets.token_hex(8)}\U00100001", 0.0])
@@ -224,7 +224,7 @@ def _call(tokenizer: Any, text: str, add_special_tokens: bool) -> tuple[list[int
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise BadInputError(
             f"A {type(tokenizer).__name__} does not say which characters a token stands for (it has no "
-            "tokenizer.json), which is needed to keep what is typed apart from control tokens."
+            "tokenizer.json), and without that a user's text cannot be kept apart from control tokens."
         )
     with _one_sentence(text):
         encoded = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
@@ -238,7 +238,7 @@ def _backend_call(backend: Any, text: str, add_special_tokens: bool) -> tuple[li
 
 
 class _one_sentence:
-    """What goes wrong inside a tokenizer, Rust panics included, as a `BadInputError`."""
+    """Turn whatever goes wrong inside a tokenizer, Rust panics included, into a `BadInputError`."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -251,6 +251,6 @@ class _one_sentence:
         if kind is not None and (issubclass(kind, Exception) or kind.__name__ == "PanicException"):
             said = printable(str(error).strip() or kind.__name__, 200)
             raise BadInputError(
-                f"The tokenizer cannot take this text of {len(self.text):,} characters ({said}): its files may be "
-                "damaged, or of another version."
+                f"The tokenizer cannot encode this text of {len(self.text):,} characters ({said}): its files may be "
+                "damaged, or for another version."
             ) from None

@@ -1,8 +1,8 @@
-"""A text that remembers, character by character, where it came from.
+"""A text that remembers, for each character, where it came from.
 
 A chat template cuts, trims and joins texts before they reach the tokenizer. To tell afterwards which characters are
-the template's own and which a user wrote, the template is given `Marked` texts: they behave as `str` does, and what is
-made of them knows its owners.
+the template's own and which ones a user wrote, the template is given `Marked` texts: they behave like `str`, and every
+text that is made from them knows its owners.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex
 
-TEMPLATE = -1  # owner of what the template itself says
-UNKNOWN = -2  # owner of what went through an operation that this module does not follow
-ROUGHLY = 1_000_000  # added to a message's index: something in this text is the message's, not every character
+TEMPLATE = -1  # the owner of the template's own text
+UNKNOWN = -2  # the owner of text that went through an operation that this module does not track
+ROUGHLY = 1_000_000  # added to a message's index: part of this text is the message's, but not every character
 
 Runs = tuple[tuple[int, int], ...]  # (how many characters, their owner), one after the other
 
 
 def is_users(owner: int) -> bool:
-    """Whether these very characters are a message's: not the template's, and not of mixed or unknown origin."""
+    """Whether exactly these characters are a message's: not the template's, and not of mixed or unknown origin."""
     return 0 <= owner < ROUGHLY
 
 
@@ -34,7 +34,7 @@ class Marked(str):
     >>> text, text.owned_runs()
     ('<|user|>hello', ((8, -1), (5, 0)))
 
-    Operations that are not overridden here give a plain `str`; joined to a `Marked` text it counts as `UNKNOWN`.
+    Operations that are not overridden here give a plain `str`; when joined to a `Marked` text, it counts as `UNKNOWN`.
     """
 
     __slots__ = ("_runs",)
@@ -45,7 +45,7 @@ class Marked(str):
         return _marked(text, ((len(text), owner),) if text else ())
 
     def owned_runs(self) -> Runs:
-        """(number of characters, owner) of each stretch with one owner, in order."""
+        """(number of characters, owner) of each run of characters with the same owner, in order."""
         return self._runs
 
     def owners(self) -> list[int]:
@@ -111,7 +111,7 @@ class Marked(str):
         return self._pieces(str.rsplit(self, sep, maxsplit), sep)
 
     def _pieces(self, pieces: list[str], sep: str | None) -> list[str]:
-        """The plain pieces of a split, found again in this text."""
+        """The plain pieces of a split, located in this text and cut from it with their owners."""
         found: list[str] = []
         at = 0
         for piece in pieces:
@@ -166,27 +166,27 @@ class Marked(str):
         return self._changed(str.title(self))
 
     def _changed(self, text: str) -> Marked:
-        """This text with other letters; where their number changed, owners are only known roughly."""
+        """This text with other letters; if their number has changed, the owners are only roughly known."""
         return _marked(text, self._runs) if len(text) == len(self) else Marked(text, roughly_of((self,)))
 
 
 def joined(texts: Iterable[str]) -> Marked:
-    """Texts one after the other, each with its owners; of a plain `str` the owner is `UNKNOWN`."""
+    """Texts joined one after the other, each with its owners; the owner of a plain `str` is `UNKNOWN`."""
     texts = list(texts)
     runs = _merged(run for text in texts for run in runs_of(text))
     return _marked("".join(texts), runs)
 
 
 def runs_of(text: str) -> Runs:
-    """`Marked.owned_runs` of any text: a plain `str` is one run of `UNKNOWN`."""
+    """`Marked.owned_runs` for any text: a plain `str` is one run of `UNKNOWN`."""
     if isinstance(text, Marked):
         return text.owned_runs()
     return ((len(text), UNKNOWN),) if text else ()
 
 
 def roughly_of(values: Iterable[Any]) -> int:
-    """The owner of what was made of these values in a way that is not followed: the template's where all of them
-    are, a message's (`ROUGHLY`) where something of it went in, and else `UNKNOWN`."""
+    """The owner of what was made from these values in a way that is not tracked: the template if all of them are its
+    own, a message (`ROUGHLY`) if any of them contains part of it, and otherwise `UNKNOWN`."""
     found = {owner for value in values for owner in _owners_in(value)}
     users = sorted(owner for owner in found if owner >= 0)
     if users:
@@ -222,7 +222,7 @@ def _marked(text: str, runs: Runs) -> Marked:
 
 
 def _merged(runs: Iterable[tuple[int, int]]) -> Runs:
-    """Runs without empty ones, neighbours of one owner together."""
+    """The runs without empty ones, and with neighbours of the same owner merged."""
     merged: list[tuple[int, int]] = []
     for length, owner in runs:
         if merged and merged[-1][1] == owner:

@@ -1,4 +1,4 @@
-"""Pictures for models that see: opened safely, and put into prompts as each kind of model wants them."""
+"""Pictures for vision-language models: opened safely, and put into prompts in the way each kind of model needs."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def check_sees(model: PreTrainedModel, processor: Any) -> None:
 def picture_inputs(
     model: PreTrainedModel, processor: Any, rows: Sequence[Sequence[int]], pictures: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """(ids of each row, what `forward` takes besides) for prompts with pictures.
+    """(ids of each row, other inputs of `forward`) for prompts with pictures.
 
-    `rows` are lists of ids in which each picture has its place, `pictures` the list of each row's pictures in
-    reading order (what `open_picture` takes). What comes back depends on the kind of model (helpers.text.sight): for
+    `rows` are lists of ids with a placeholder for each picture, `pictures` the list of each row's pictures in reading
+    order (anything that `open_picture` takes). The other inputs depend on the kind of model (helpers.text.sight): for
     GLM-4V `pixel_values [picture, channel, height, width]`; for GLM-4.1V and Qwen2-VL `pixel_values [patch, numbers]`
     of all pictures, their `image_grid_thw [picture, 3]` (frames, rows and columns of patches), and
-    `mm_token_type_ids`, a list for each row: 1 where a picture is; for others what their processor makes.
+    `mm_token_type_ids`, one list per row with a 1 at each of a picture's tokens; for others what their processor makes.
 
     Raises `BadImageError` for a picture that cannot be read, and `BadInputError` for a model that takes none, or a
-    prompt with more or fewer places than pictures.
+    prompt with more or fewer placeholders than pictures.
 
     >>> from helpers.models.loading import load_model
     >>> from helpers.models.pretrained import load_processor
@@ -64,16 +64,16 @@ def picture_inputs(
 
 
 def as_opened(picture: Any) -> Image.Image:
-    """The picture, opened; one that `open_picture` made is taken as it is."""
+    """The picture, opened; one that `open_picture` has opened is returned as it is."""
     return picture if getattr(picture, "is_opened", False) else open_picture(picture)
 
 
 def open_picture(source: Any, *, name: str | None = None) -> Image.Image:
-    """An upright RGB picture of a file's path or bytes, a data URL, or a PIL image. `name` is what errors call it.
+    """An upright RGB picture from a file's path or bytes, a data URL, or a PIL image. Errors call it `name`.
 
-    A file's orientation mark is obeyed, transparency is dropped, 16-bit grey becomes 8-bit, and of an
-    animation the current frame (of a file: the first) is taken. Only the `FORMATS` are opened, whatever a file is
-    called: for some others (EPS) Pillow starts a program. Raises `BadImageError`.
+    A file's orientation tag is applied, transparency is dropped, 16-bit grey becomes 8-bit, and an animation is
+    represented by its current frame (for a file, the first). Only the `FORMATS` are opened, whatever a file is
+    called, because Pillow starts another program for some others (EPS). Raises `BadImageError`.
 
     >>> open_picture(Image.new("L", (4, 3))).mode
     'RGB'
@@ -91,19 +91,19 @@ def open_picture(source: Any, *, name: str | None = None) -> Image.Image:
     except BadImageError:
         raise
     except FileNotFoundError:
-        raise BadImageError(f"{name} is not there: check the path. (It is not fetched from the internet.)") from None
+        raise BadImageError(f"{name} does not exist: check the path. (Nothing is fetched from the internet.)") from None
     except UnidentifiedImageError:
         raise BadImageError(
-            f"{name} cannot be read: it is not whole, or no picture of a kind known here (PNG, JPEG, GIF, WebP, …)."
+            f"{name} cannot be read: it is incomplete, or not a picture in a known format (PNG, JPEG, GIF, WebP, …)."
         ) from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise BadImageError(
             f"{name} has more than {limit:,} pixels, too many to open safely: make it smaller."
         ) from None
-    except Exception as error:  # decoders raise all sorts of things for files that are cut off or damaged
+    except Exception as error:  # decoders raise all sorts of errors for truncated or damaged files
         said = printable(error, 120)
-        raise BadImageError(f"{name} cannot be read ({said}): is it whole, and a picture?") from None
+        raise BadImageError(f"{name} cannot be read ({said}): is it a complete picture?") from None
 
 
 def _known_formats() -> list[str]:
@@ -118,20 +118,20 @@ def shown_name(name: str) -> str:
 
 
 def _opened_file(source: Any, name: str) -> Any:
-    """What Pillow is to read: an open regular file, or bytes in memory."""
+    """What Pillow will read: the path of a regular file, or bytes in memory."""
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if isinstance(source, str) and source.startswith("data:"):
         head, comma, data = source.partition(",")
         if not comma or not head.endswith(";base64"):
             raise BadImageError(
-                f"{name} is no data URL of a picture: it begins with data:image/png;base64, for example."
+                f"{name} is not a data URL of a picture: one begins with data:image/png;base64, for example."
             )
         return io.BytesIO(base64.b64decode(data, validate=True))
     if not isinstance(source, str | Path):
         raise BadImageError(
-            f"A picture is a PIL image, a file's path or a file's bytes, not a {type(source).__name__}; "
-            "PIL.Image.fromarray makes one of an array."
+            f"A picture must be a PIL image, a file's path or a file's bytes, not a {type(source).__name__}; "
+            "PIL.Image.fromarray makes one from an array."
         )
     kind = os.stat(source).st_mode
     if not stat.S_ISREG(kind):
@@ -141,10 +141,10 @@ def _opened_file(source: Any, name: str) -> Any:
 
 
 def _check_format(picture: Image.Image, name: str) -> None:
-    """That an image which Pillow has opened, but may not have read yet, is of a kind that is opened here."""
+    """Check that an image which Pillow has opened, but may not have read yet, is in one of the `FORMATS`."""
     if picture.format is not None and picture.format not in FORMATS and isinstance(picture, ImageFile.ImageFile):
         raise BadImageError(
-            f"{name} is of the format {picture.format}, which is not opened here: save it as PNG or JPEG first."
+            f"{name} is in the format {picture.format}, which is not opened here: save it as PNG or JPEG first."
         )
 
 
@@ -154,7 +154,7 @@ def _upright_rgb(picture: Any, name: str | None) -> Image.Image:
     if picture.mode == "I" and picture.format == "PPM":  # a PGM of 16 bits, which PIL puts into 32
         picture = Image.fromarray(numpy.asarray(picture).astype(numpy.uint16))
     if picture.mode in ("I", "F"):
-        raise BadImageError(f"{name} has pixels of 32 bits (mode {picture.mode}): save it with 8 or 16 bits first.")
+        raise BadImageError(f"{name} has 32-bit pixels (mode {picture.mode}): save it with 8 or 16 bits first.")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):  # PIL would cut the values off at 255
         picture = Image.fromarray((numpy.asarray(picture) // 257).astype(numpy.uint8))

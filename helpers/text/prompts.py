@@ -1,9 +1,9 @@
-"""Text and messages become token ids, safely.
+"""Turn text and messages into token ids, safely.
 
-A *prompt* is a text (taken as it is, no template), a `RenderedChat`, or ids `[1, length]`.
-What a user typed never becomes a control token: `<|eot_id|>` inside a message stays seven
-characters of text. (Hugging Face's `apply_chat_template` renders to text first and tokenizes
-afterwards, so there it does become one.)
+A *prompt* is a text (taken as it is, without a template), a `RenderedChat`, or ids `[1, length]`.
+What a user typed never becomes a control token: `<|eot_id|>` inside a message stays ten characters
+of text. (Hugging Face's `apply_chat_template` first renders the chat to text and then tokenizes it,
+so there it does become one.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEEPEST = 50  # levels of lists and dicts in a message
 
 @dataclass(frozen=True)
 class Segment:
-    """ids[start:stop] of a `RenderedChat` and where they come from.
+    """The ids [start:stop] of a `RenderedChat`, and where they come from.
 
     `message` is the index in the list of messages, or None for what the template itself adds
     (control tokens, role headers, a default system prompt).
@@ -67,9 +67,9 @@ class RenderedChat:
 
 
 def load_prompts(name: str) -> list[str]:
-    """Prompts of `data/prompts/<name>.txt`, one a line.
+    """The prompts in `data/prompts/<name>.txt`, one per line.
 
-    Raises `BadInputError` naming the files there are when there is none of that name.
+    Raises `BadInputError` if there is no such file; it names those that exist.
 
     >>> len(load_prompts("english")) > 10
     True
@@ -77,7 +77,7 @@ def load_prompts(name: str) -> list[str]:
     files = {path.stem: path for path in sorted(PROMPTS_DIR.glob("*.txt"))}
     if not isinstance(name, str) or name not in files:
         known = ", ".join(files)
-        raise BadInputError(f"There is no prompt file {checks.shown(name)}. There are: {known}.")
+        raise BadInputError(f"There is no prompt file {checks.shown(name)}. Choose one of these: {known}.")
     return [line for line in files[name].read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -88,8 +88,8 @@ def prompt_ids(tokenizer: Any, prompt: Any, *, context: int | None = None) -> to
     begin-of-text token). Control strings in it stay text, and a warning says so, since a chat that was
     rendered to text loses its control tokens this way.
 
-    Raises `BadInputError` for an empty prompt, a batch, ids outside the vocabulary or another
-    type, `PromptTooLongError` when there are more than `context` ids.
+    Raises `BadInputError` for an empty prompt, a batch, ids outside the vocabulary or a value of another
+    type, and `PromptTooLongError` when there are more than `context` ids.
 
     >>> prompt_ids(tokenizer, "The sky is").shape
     torch.Size([1, 3])
@@ -109,11 +109,13 @@ def prompt_ids(tokenizer: Any, prompt: Any, *, context: int | None = None) -> to
         ids = _ids_tensor(prompt)
     elif isinstance(prompt, torch.Tensor) and _holds_ids(prompt):
         if prompt.is_meta:
-            raise BadInputError('These token ids are on the device "meta", so they have no values: make them anew.')
+            raise BadInputError(
+                'These token ids are on the device "meta", so they have no values: create them on a real device.'
+            )
         ids = prompt.long().reshape(1, -1) if prompt.dim() == 1 else prompt.long()
     else:
         raise BadInputError(
-            f"A prompt is a text, what render_chat gave, or token ids; this is a {type(prompt).__name__}."
+            f"A prompt must be a string, what render_chat returns, or token ids, not a {type(prompt).__name__}."
         )
     if ids.shape[0] != 1:
         raise BadInputError(f"One prompt at a time, please: these ids are a batch of {ids.shape[0]}.")
@@ -124,7 +126,7 @@ def prompt_ids(tokenizer: Any, prompt: Any, *, context: int | None = None) -> to
         raise BadInputError(f"Token id {wrong} is not in this vocabulary: ids run from 0 to {len(tokenizer) - 1}.")
     if context is not None and ids.shape[1] > context:
         raise PromptTooLongError(
-            f"The prompt is {ids.shape[1]} tokens long, the model's context is {context}: "
+            f"The prompt is {ids.shape[1]} tokens long, but the model's context is {context}: "
             f"shorten it by {ids.shape[1] - context} tokens."
         )
     return ids
@@ -138,7 +140,7 @@ def _holds_ids(tensor: torch.Tensor) -> bool:
 
 
 def _ids_tensor(ids: Sequence[int]) -> torch.Tensor:
-    """`[1, length]`; ids too large for a tensor are in no vocabulary, and are named as such."""
+    """The ids as a tensor `[1, length]`; an id too large for a tensor is in no vocabulary, and the error says so."""
     import torch
 
     beyond = next((token_id for token_id in ids if abs(token_id) >= 2**63), None)
@@ -148,30 +150,30 @@ def _ids_tensor(ids: Sequence[int]) -> torch.Tensor:
 
 
 def _warn_of_rendered_chat(tokenizer: Any, text: str) -> None:
-    """Warn of a text that looks like a chat template's output: it begins with begin-of-text as a string, or holds
-    several control strings."""
+    """Warn about a text that looks like a chat template's output: it begins with begin-of-text as a string, or
+    contains several control strings."""
     found = [token for token in tokenizer.all_special_tokens if token.strip() and token in text]
     if found and (text.startswith(tokenizer.bos_token or "\0") or sum(map(text.count, found)) > 1):
         warnings.warn(
-            f"This text looks like a rendered chat: it holds {found[0]!r}. A text is taken literally, so those are "
-            "characters here and no control token. For a chat give what render_chat(tokenizer, messages) returns, or "
-            "token ids.",
-            stacklevel=4,  # where a reader called trace, generate_steps or the like
+            f"This text looks like a rendered chat: it contains {found[0]!r}. A text is taken literally, so these are "
+            "characters here and not a control token. For a chat, pass what render_chat(tokenizer, messages) returns, "
+            "or token ids.",
+            stacklevel=4,  # where a reader called trace, generate_steps or a similar function
         )
 
 
 def render_chat(tokenizer: Any, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> RenderedChat:
-    """Messages through the tokenizer's chat template, to a `RenderedChat`.
+    """Apply the tokenizer's chat template to messages; returns a `RenderedChat`.
 
-    `messages` is a list of `{"role": ..., "content": ...}`; what else a message has (a name, tool calls) is given to
-    the template as well. The ids equal those of `tokenizer.apply_chat_template`, with one exception: what a message
-    holds, under any key, stays text. `<|im_end|>` in a content does not become that control token, and `<tool_call>`
-    does not become that added token. The segments say which ids came from which message, also where the template
+    `messages` is a list of `{"role": ..., "content": ...}`; whatever else a message has (a name, tool calls) is passed
+    to the template as well. The ids equal those of `tokenizer.apply_chat_template`, with one exception: what a message
+    contains, under any key, stays text. `<|im_end|>` in a content does not become that control token, and `<tool_call>`
+    does not become that added token. The segments say which ids came from which message, even if the template
     moves, repeats or shortens one.
 
-    A tokenizer that builds its prompt itself (GLM-4's does) is asked to, by its method `encode_chat`. With another
-    processor a message's "image" gets its place before the text; `picture_inputs` of helpers.text makes room for all
-    of it. A tokenizer alone leaves pictures out.
+    A tokenizer that builds its prompt itself (as GLM-4's does) does so with its method `encode_chat`. With any other
+    processor, a message's "image" gets a placeholder before the text, which `picture_inputs` of helpers.text expands.
+    A tokenizer alone leaves pictures out.
 
     >>> from helpers import load_tokenizer
     >>> chat = render_chat(load_tokenizer("llama-3-tokenizer"), [{"role": "user", "content": "hi"}])
@@ -202,7 +204,7 @@ def render_chat(tokenizer: Any, messages: list[dict[str, Any]], *, add_generatio
 def chat_template(tokenizer: Any) -> str:
     """The chat template of a tokenizer or a processor: its only one, or the one named "default".
 
-    Raises `BadInputError` where there is none, and where there are several and none is the default.
+    Raises `BadInputError` if there is none, or if there are several without a default.
     """
     inner = text_tokenizer(tokenizer)
     template = getattr(tokenizer, "chat_template", None) or getattr(inner, "chat_template", None)
@@ -218,12 +220,12 @@ def chat_template(tokenizer: Any) -> str:
             )
         template = template["default"]
     if not isinstance(template, str):
-        raise BadInputError(f"This tokenizer's chat template is no text, but {checks.shown(template)}.")
+        raise BadInputError(f"This tokenizer's chat template must be a string, not {checks.shown(template)}.")
     return template
 
 
 def _for_template(message: dict[str, Any], takes_pictures: bool) -> dict[str, Any]:
-    """A message without its picture's pixels; where pictures can be taken, with a place for it."""
+    """A message without its picture's pixels, but with a placeholder for it if the model takes pictures."""
     given = {key: value for key, value in message.items() if key != "image"}
     if takes_pictures and message.get("image") is not None:
         given["content"] = [{"type": "image"}, {"type": "text", "text": message["content"]}]
@@ -231,7 +233,7 @@ def _for_template(message: dict[str, Any], takes_pictures: bool) -> dict[str, An
 
 
 def _texts_of(value: Any) -> list[str]:
-    """Every text in messages, but the roles."""
+    """Every text in messages, except the roles."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
@@ -244,19 +246,19 @@ def _texts_of(value: Any) -> list[str]:
 def check_messages(messages: Any) -> None:
     """Raise `BadInputError` for the first message that is malformed."""
     if not isinstance(messages, list | tuple) or not messages:
-        raise BadInputError('Messages are a list with at least one {"role": "user", "content": "…"}.')
+        raise BadInputError('Messages must be a list with at least one {"role": "user", "content": "…"}.')
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
-            raise BadInputError(f'Message {index} needs a "role" and a text as "content": {checks.shown(message)}.')
+            raise BadInputError(f'Message {index} needs a "role" and a string as "content": {checks.shown(message)}.')
         if message["role"] not in ROLES:
             raise BadInputError(
-                f"Message {index} has the role {checks.shown(message['role'])}; roles are {', '.join(ROLES)}."
+                f"Message {index} has the role {checks.shown(message['role'])}; the roles are {', '.join(ROLES)}."
             )
         _check_texts(f"Message {index}", {key: value for key, value in message.items() if key != "image"})
 
 
 def _check_texts(name: str, value: Any, depth: int = 0) -> None:
-    """That what a template is given are texts, numbers, lists and dicts of them, not nested without end."""
+    """Check that the texts which a template is given can be encoded, and that nothing is nested too deeply."""
     if depth > DEEPEST:
         raise BadInputError(f"{name} is nested more than {DEEPEST} levels deep: no chat template reads that.")
     if isinstance(value, str):
@@ -271,9 +273,9 @@ def _check_texts(name: str, value: Any, depth: int = 0) -> None:
 
 
 def _owner(owners: list[int | None], spans: list[tuple[int, int]], index: int) -> int | None:
-    """Whose token it is: a message's when any of its characters are, else the template's.
+    """Whose token it is: a message's if any of its characters are, otherwise the template's.
 
-    A token without characters of its own (a space that the tokenizer puts in front of a word) goes with what follows.
+    A token without characters of its own (a space that the tokenizer adds before a word) belongs to what follows.
     """
     start, stop = spans[index]
     inside = owners[start:stop] or owners[start : start + 1]
@@ -281,7 +283,7 @@ def _owner(owners: list[int | None], spans: list[tuple[int, int]], index: int) -
 
 
 def segments_of(owners: Sequence[int | None], messages: Sequence[dict]) -> tuple[Segment, ...]:
-    """Runs of equal owner (a message's index, or None for the template's own), as `Segment`s."""
+    """Runs of ids with the same owner (a message's index, or None for the template's own), as `Segment`s."""
     segments, start = [], 0
     for stop in range(1, len(owners) + 1):
         if stop == len(owners) or owners[stop] != owners[start]:

@@ -1,13 +1,13 @@
-"""How a model sees: one adapter for each kind of vision-language model, chosen by `sight_of`.
+"""How a model takes pictures: one adapter for each kind of vision-language model, chosen by `sight_of`.
 
-A picture has a place in the prompt, a token or three. What the model is given in that place differs from kind to kind:
+A picture has a placeholder in the prompt, one token or three. What the model receives there depends on its kind:
 
-- `Glm4vSight`: GLM-4V from its original checkpoint (helpers.glm). The model itself puts one vector for each patch into
-  the prompt, so the prompt stays as it is, and the patches have a fixed grid.
-- `GridSight`: GLM-4.1V, Qwen2-VL and its successors. The picture's token stands in the prompt once for every vector,
-  and the number of vectors follows from the picture's size.
-- `ProcessorSight`: LLaVA, Idefics3, SmolVLM, InternVL, Gemma 3, Mistral 3 and others: the model's own processor in
-  transformers writes what stands in the picture's place, such as a row's or a tile's name in front of its tokens.
+- `Glm4vSight`: GLM-4V from its original checkpoint (helpers.glm). The model itself inserts one vector per patch, so the
+  prompt stays as it is, and the patches have a fixed grid.
+- `GridSight`: GLM-4.1V, Qwen2-VL and its successors. The prompt contains the picture's token once per vector, and the
+  number of vectors follows from the picture's size.
+- `ProcessorSight`: LLaVA, Idefics3, SmolVLM, InternVL, Gemma 3, Mistral 3 and others. The model's own processor in
+  transformers writes what replaces the placeholder, such as the name of a row or a tile before its tokens.
 - `NoSight`: a model that takes text only, or one whose processor was not given.
 """
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Rows = list[list[int]]
-TOKEN_TYPES = frozenset(["token_type_ids", "mm_token_type_ids"])  # inputs of `forward` that say where pictures are
+TOKEN_TYPES = frozenset(["token_type_ids", "mm_token_type_ids"])  # inputs of `forward` that mark pictures
 
 
 class NoSight:
-    """A model that takes text only, and the base of all kinds.
+    """A model that takes text only, and the base class of all kinds.
 
-    `grid` is how many patches a picture always has along each side, None where that depends on the picture, and
-    `one_picture` whether a conversation can hold only one.
+    `grid` is the number of patches that every picture has along each side, None if that depends on the picture;
+    `one_picture` says whether a conversation can hold only one.
     """
 
     sees = False
@@ -49,40 +49,40 @@ class NoSight:
         """`BadInputError` unless this model takes pictures, with this processor."""
         if getattr(self.model.config, "vision_config", None) is None:
             raise BadInputError(
-                "This model does not see: leave the picture away, or load one that does, such as glm-4v-9b, with its "
+                "This model does not see: omit the picture, or load one that does, such as glm-4v-9b, with its "
                 "processor."
             )
         if getattr(self.processor, "image_processor", None) is None:
             raise BadInputError(
-                "This model sees, but a tokenizer alone takes no pictures: give load_processor(name) in its place."
+                "This model sees, but a tokenizer alone takes no pictures: use load_processor(name) instead."
             )
         needs = getattr(self.processor, "needs", None)
         if needs is not None:
             raise BadInputError(
                 f"Pictures cannot be given to a {type(self.model).__name__} here, since its own processor needs a "
-                f"package that is missing: pip install {needs} and load it again, or leave the picture away."
+                f"package that is missing: pip install {needs} and load it again, or omit the picture."
             )
         raise BadInputError(
             f"Pictures cannot be given to a {type(self.model).__name__} here with a {type(self.processor).__name__}: "
-            "leave the picture away. (The folder may lack its model's own processor.)"
+            "omit the picture. (The folder may lack its model's own processor.)"
         )
 
     def inputs(self, rows: Rows, pictures: list[list[Image]]) -> tuple[Rows, dict[str, Any]]:
-        """(ids of each row, what `forward` takes besides); `pictures` are opened, a list for each row."""
+        """(ids of each row, other inputs of `forward`); `pictures` are opened pictures, one list per row."""
         raise NotImplementedError
 
     def as_seen(self, input_ids: Any, pixel_values: Any = None) -> tuple[Any, Any]:
-        """(ids `[1, position]` as the model sees them, each position's patch number or None)."""
+        """(ids `[1, position]` as the model sees them, the patch number at each position or None)."""
         return input_ids, None
 
     def compared(self, ids: list[int], inputs: dict[str, Any]) -> list[Any]:
-        """What stands at each position the model sees, to compare two prompts with."""
+        """What is at each position that the model sees, for comparing two prompts."""
         return ids
 
     def begins_afresh(self, *, with_picture: bool) -> bool:
-        """Whether a KV cache of an earlier prompt is of no use to the next one."""
-        # The shift of positions after a picture is kept in the model (`rope_deltas`), not in the cache: another
-        # conversation's would be taken for this one's.
+        """Whether the KV cache of an earlier prompt cannot be used for the next one."""
+        # The shift of positions after a picture is kept in the model (`rope_deltas`), not in the cache, so another
+        # conversation's shift could be mistaken for this one's.
         return with_picture or hasattr(getattr(self.model, "model", None), "rope_deltas")
 
 
@@ -114,7 +114,7 @@ class Glm4vSight(NoSight):
         return self.model.expand_inputs(input_ids, pixel_values)
 
     def compared(self, ids, inputs):
-        """At the picture's positions its pixels' digest, so that another picture there is not taken for this one."""
+        """The ids, with a digest of the pixels at a picture's positions, so that another picture there differs."""
         pixel_values = inputs["pixel_values"]
         expanded = self._expanded(torch.tensor([ids], device=pixel_values.device), pixel_values)
         digest = hashlib.sha256(pixel_values.cpu().numpy().tobytes()).hexdigest()
@@ -126,7 +126,7 @@ class Glm4vSight(NoSight):
 
 
 class GridSight(NoSight):
-    """GLM-4.1V, Qwen2-VL and their like: the picture's token, once for each vector of its grid."""
+    """GLM-4.1V, Qwen2-VL and similar models: the picture's token, once for each vector of its grid."""
 
     sees = True
 
@@ -146,7 +146,7 @@ class GridSight(NoSight):
 
 
 class ProcessorSight(NoSight):
-    """A model whose own processor in transformers writes what stands in a picture's place."""
+    """A model whose own processor in transformers writes what replaces a picture's placeholder."""
 
     sees = True
 
@@ -171,16 +171,17 @@ class ProcessorSight(NoSight):
         return rows, tensors | {name: kinds for name in TOKEN_TYPES if name in takes}
 
     def _check_kinds(self, encoded: Any, visible: set[int]) -> None:
-        """That the processor's token types are 1 at a picture and 0 elsewhere, as they are made here for whole rows.
+        """Check that the processor's token types are 1 at a picture and 0 elsewhere, as this class sets them for whole
+        rows.
 
-        PaliGemma's are 0 at all of the prompt, and its processor writes more than the picture: text of its own.
+        PaliGemma's are 0 in the whole prompt, and its processor writes text of its own besides the picture.
         """
         ids = torch.as_tensor(encoded["input_ids"])
         pictures = torch.isin(ids, torch.tensor(sorted(visible))).long()
         if any(not torch.equal(torch.as_tensor(encoded[name]), pictures) for name in TOKEN_TYPES & set(encoded)):
             raise BadInputError(
-                f"How a {type(self.model).__name__} reads a picture within a chat is not known here: leave the picture "
-                "away, or give what its processor makes of a prompt to trace (input_ids, pixel_values, token_type_ids)."
+                f"How a {type(self.model).__name__} reads a picture within a chat is not known here: omit the picture, "
+                "or pass what its processor makes of a prompt to trace (input_ids, pixel_values, token_type_ids)."
             )
 
     def _encoded(self, texts: list[str], pictures: list[list[Image]], **settings: Any) -> Any:
@@ -189,12 +190,12 @@ class ProcessorSight(NoSight):
         except Exception as error:  # a processor that lacks a setting, a package or a token
             raise BadInputError(
                 f"The {type(self.processor).__name__} of this model cannot prepare a picture "
-                f"({printable(error, 200)}): leave the picture away."
+                f"({printable(error, 200)}): omit the picture."
             ) from None
 
     def _expanded_row(self, row: list[int], place: int, expansions: list[list[int]]) -> list[int]:
-        """The row with each place replaced. Where an expansion begins or ends with plain text (Gemma 3's with empty
-        lines), the text around it is tokenized with it, as it would be in one piece."""
+        """The row with each placeholder replaced. If an expansion begins or ends with plain text (Gemma 3's has empty
+        lines there), the surrounding text is tokenized together with it, as it would be in one piece."""
         ids, *others = _split(row, place)
         for expansion, part in zip(expansions, others, strict=True):
             lead, controls, trail = self._plain_ends(list(expansion))
@@ -227,7 +228,7 @@ class ProcessorSight(NoSight):
 
 
 def sight_of(model: PreTrainedModel, processor: Any = None) -> NoSight:
-    """The adapter for a model's kind. `processor` is what it is used with; None where only the model matters.
+    """The adapter for a model's kind. `processor` is the one it is used with; None if only the model matters.
 
     >>> from helpers import load_model, load_processor
     >>> sight_of(load_model("tiny-glm4v"), load_processor("tiny-glm4v")).grid
@@ -250,13 +251,14 @@ def _check_places(rows: Sequence[Sequence[int]], pictures: Sequence[Sequence[Any
     for row, of_row in zip(rows, pictures, strict=True):
         if list(row).count(place) != len(of_row):
             raise BadInputError(
-                f"The prompt has {list(row).count(place)} places for {len(of_row)} pictures: this model's chat "
-                "template gives each picture one, so ask through it (messages, not a plain text)."
+                f"The number of pictures is {len(of_row)}, but that of placeholders in the prompt is "
+                f"{list(row).count(place)}: this model's chat template writes one for each picture, so use it (pass "
+                "messages, not plain text)."
             )
 
 
 def _split(row: list[int], place: int) -> list[list[int]]:
-    """The ids between the places."""
+    """The ids before, between and after the placeholders."""
     parts: list[list[int]] = [[]]
     for token_id in row:
         if token_id == place:

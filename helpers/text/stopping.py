@@ -14,10 +14,10 @@ PROBE = [{"role": "user", "content": "question"}, {"role": "assistant", "content
 
 
 def terminator_ids(tokenizer: Any, model: Any = None) -> list[int]:
-    """The ids that end an answer, sorted: the model's, the tokenizer's, and those that end a turn in its chats.
+    """The ids that end an answer, sorted: the model's, the tokenizer's, and the one that ends a turn in its chats.
 
-    A model's own list is often too short: Llama-3's first release named only `<|end_of_text|>`, and its chats ran past
-    `<|eot_id|>`; a model tuned for chats may still have the list of the one it was made from. `model` may be None.
+    A model's own list is often too short: Llama-3's first release named only `<|end_of_text|>`, so its chats ran past
+    `<|eot_id|>`, and a chat model may still have the list of its base model. `model` may be None.
 
     >>> from helpers import load_tokenizer
     >>> tokenizer = load_tokenizer("llama-3-tokenizer")
@@ -35,7 +35,7 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     """The control token that the chat template writes right after an assistant's text, if it writes one."""
     inner = text_tokenizer(tokenizer)
     if hasattr(tokenizer, "encode_chat"):
-        return None  # its prompts are not made by a template, and its model names all terminators
+        return None  # no template makes its prompts, and its model names all terminators
     try:
         template = chat_template(tokenizer)
         text = render_template(template, PROBE, inner.special_tokens_map, add_generation_prompt=False)

@@ -1,7 +1,7 @@
-"""A chat template, run by rules: the same text as in transformers, known origins, limited time and size.
+"""Run a chat template safely: the same text as in transformers, with known origins and limited time and size.
 
 Chat templates are small programs that come with a model, from strangers. transformers runs them in Jinja's sandbox,
-which keeps them away from files and from Python's insides, but lets them loop for hours or build ten gigabytes of
+which keeps them away from files and from Python's internals, but lets them loop for hours or build ten gigabytes of
 text. Here every operation is counted. And since each text knows where it came from (`Marked`), the result says which
 characters are the template's own and which are a message's.
 """
@@ -30,13 +30,13 @@ from helpers.errors import BadInputError, Setting, printable
 from helpers.text.marked import TEMPLATE, Marked, joined, roughly_of
 
 SECONDS = 1.0  # of this thread's processor time for one rendering; templates take milliseconds
-CHARACTERS = 10_000_000  # of one text that a template makes
-ALL_CHARACTERS = 250_000_000  # of all texts together that it makes on its way
+CHARACTERS = 10_000_000  # in one text that a template makes
+ALL_CHARACTERS = 250_000_000  # in all texts together that it makes on the way
 OPERATIONS = 2_000_000
-LARGEST_NUMBER = 100_000  # that may be given to a function or filter: a width, an indent, a count
-BITS = 4096  # of a number that a template computes
-SOURCE = 200_000  # characters of a template; the longest of a published model has some 30,000
-SAID = 300  # characters of what a template says when it refuses
+LARGEST_NUMBER = 100_000  # that may be passed to a function or filter: a width, an indent, a count
+BITS = 4096  # in a number that a template computes
+SOURCE = 200_000  # characters in a template; the longest of a published model has about 30,000
+SAID = 300  # characters of a template's own message when it refuses
 LEFT_OUT = ("urlize", "xmlattr", "striptags")  # filters for web pages that can be made to take very long
 WIDE = re.compile(r"\d{6}")  # a width in a format string, such as "%999999d"
 
@@ -47,7 +47,7 @@ class TooMuch(TemplateError):
 
 @dataclass
 class _Meter:
-    """What one rendering has used so far."""
+    """How much one rendering has used so far."""
 
     largest: int = CHARACTERS
     operations: int = 0
@@ -59,10 +59,10 @@ class _Meter:
         self.operations += 1
         seconds = time.thread_time() - self.started if self.operations % 64 == 0 else 0
         if self.operations > OPERATIONS or seconds > SECONDS:
-            raise TooMuch("it does not come to an end")
+            raise TooMuch("it does not end")
 
     def take(self, characters: int) -> None:
-        """Count a text that is to be made; raises `TooMuch`."""
+        """Count a text of so many characters before it is made; raises `TooMuch`."""
         self.characters += characters
         if characters > self.largest or self.characters > ALL_CHARACTERS + self.largest:
             raise TooMuch(f"it makes a text of more than {self.largest:,} characters")
@@ -76,8 +76,8 @@ def render_template(
 ) -> Marked:
     """What a chat template makes of messages: the text of `apply_chat_template(tokenize=False)`, as a `Marked` text.
 
-    Whatever the messages hold, under any key, is owned by the message's index; only their roles count as the
-    template's own. `variables` are what the template may use besides, such as `bos_token`; they are its own as well.
+    Whatever a message contains, under any key, is owned by the message's index; only the roles count as the
+    template's own. `variables` are what else the template may use, such as `bos_token`; they are its own as well.
 
     >>> template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% endfor %}"
     >>> text = render_template(template, [{"role": "user", "content": " hi "}], {}, add_generation_prompt=False)
@@ -85,10 +85,10 @@ def render_template(
     ('<|user|>hi', ((8, -1), (2, 0)))
 
     Raises `BadInputError` for a template that cannot be read, that refuses the messages, or that takes too long or
-    makes too much. After `render_jinja_template` of transformers.
+    makes too much text. Modelled on `render_jinja_template` of transformers.
     """
     if len(template) > SOURCE:
-        raise BadInputError(f"This model's chat template has {len(template):,} characters: that is no chat template.")
+        raise BadInputError(f"This model's chat template has {len(template):,} characters, far too many to be one.")
     given = {
         "messages": [_owned_message(message, index) for index, message in enumerate(messages)],
         "tools": None,
@@ -107,7 +107,7 @@ def render_template(
         return joined(pieces)
     except TooMuch as error:
         raise BadInputError(
-            f"This model's chat template was stopped, since {error}: it is damaged or hostile. Take the model from "
+            f"This model's chat template was stopped because {error}: it is damaged or hostile. Get the model from "
             "its publisher, or write the prompt as plain text."
         ) from None
     except Exception as error:  # a template is a program: it can fail in any way
@@ -122,10 +122,10 @@ def render_template(
 
 
 def _advice(messages: list[dict]) -> tuple[object, ...]:
-    """What may help where a template refuses: many take no system prompt (Gemma's does not)."""
+    """What may help if a template refuses: many accept no system prompt (Gemma's does not)."""
     if not any(message.get("role") == "system" for message in messages):
         return ()
-    return " Where it takes no system prompt, leave that out (", Setting("system", None), ")."
+    return " If it accepts no system prompt, omit that (", Setting("system", None), ")."
 
 
 def _owned_message(message: Mapping[str, Any], index: int) -> dict:
@@ -137,7 +137,7 @@ def _owned_message(message: Mapping[str, Any], index: int) -> dict:
 
 
 def _owned(value: Any, owner: int) -> Any:
-    """A value with an owner for every text in it, keys of dicts too."""
+    """A value with an owner for every text in it, including the keys of dicts."""
     if isinstance(value, str):
         return Marked(value, owner)
     if isinstance(value, dict):
@@ -164,7 +164,7 @@ def _compiled(template: str) -> Any:
 
 
 class _OwnTexts(CodeGenerator):
-    """Compiles a template so that its own texts are marked as such, and loops and macros count their turns."""
+    """Compiles a template so that its own texts are marked as such, and every pass of a loop or macro is counted."""
 
     def visit_Const(self, node, frame):
         if isinstance(node.value, str):
@@ -214,7 +214,7 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def adopt(self, other: ImmutableSandboxedEnvironment) -> None:
-        """Take over another environment's filters, tests and globals, counted."""
+        """Adopt another environment's filters, tests and globals, with its filters counted."""
         filters = {name: self._counting(name, function) for name, function in other.filters.items()}
         self.filters.update({name: function for name, function in filters.items() if name not in LEFT_OUT})
         for name in LEFT_OUT:
@@ -228,17 +228,17 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
     @staticmethod
     @lru_cache(maxsize=4096)
     def own(text: str) -> Marked:
-        """A text of the template's own."""
+        """One of the template's own texts."""
         return Marked(text, TEMPLATE)
 
     @staticmethod
     def tick() -> str:
-        """Count a turn of a loop."""
+        """Count one pass of a loop or macro."""
         _METER.get().tick()
         return ""
 
     def as_text(self, value: Any) -> str:
-        """What a value is printed as."""
+        """A value as it is printed."""
         self.tick()
         if isinstance(value, str):
             return value
@@ -295,11 +295,11 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
         self.tick()
         for value in given:
             if isinstance(value, int) and abs(value) > LARGEST_NUMBER and name not in ("int", "float", "abs", "string"):
-                raise TooMuch(f"it asks {name or 'a function'} for {_shown(value)} at once")
+                raise TooMuch(f"it passes {_shown(value)} to {name or 'a function'}")
         _METER.get().take(_size_of_call(name, given))
 
     def _checked(self, result: Any, given: list) -> Any:
-        """The result with owners, where it is a text without."""
+        """The result, with owners if it is a text without any."""
         if isinstance(result, str):
             _METER.get().take(len(result))
             if type(result) is str:
@@ -308,18 +308,18 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _as_lists(values: Iterable[Any]) -> list:
-    """Values in which what `map` and `select` give is a list, so that it can be measured."""
+    """The values, with what `map` and `select` return turned into a list, so that its size is known."""
     return [list(value) if isinstance(value, GeneratorType) else value for value in values]
 
 
 def _is_context(value: Any) -> bool:
-    """Whether it is what Jinja passes to filters of its own accord."""
+    """Whether it is something that Jinja itself passes to filters."""
     return isinstance(value, Context | nodes.EvalContext | ImmutableSandboxedEnvironment)
 
 
 @pass_environment
 def _join(environment, value, d="", attribute=None):
-    """Jinja's `join` that keeps owners; `attribute` as there."""
+    """Jinja's `join`, keeping owners; `attribute` works as there."""
     if attribute is not None:
         value = map(make_attrgetter(environment, attribute), value)
     texts = [item if isinstance(item, str) else Marked(str(item), roughly_of([item])) for item in value]
@@ -329,10 +329,10 @@ def _join(environment, value, d="", attribute=None):
 
 @pass_environment
 def _sum(environment, iterable, attribute=None, start=0):
-    """Jinja's `sum`, of numbers: lists would be copied once for every item."""
+    """Jinja's `sum`, for numbers only: summing lists would copy them once per item."""
     values = list(iterable if attribute is None else map(make_attrgetter(environment, attribute), iterable))
     if not all(isinstance(value, int | float) for value in [*values, start]):
-        raise TemplateError("sum adds numbers here")
+        raise TemplateError("sum adds only numbers here")
     return sum(values, start)
 
 
@@ -360,7 +360,7 @@ def _size_of_result(operator: str, left: Any, right: Any) -> int:
 
 
 def _size_of_call(name: str, given: list) -> int:
-    """How many characters a method or filter goes through or makes."""
+    """How many characters a method or filter reads or makes."""
     size = _size(given)
     if name == "replace" and len(given) > 2 and all(isinstance(value, str) for value in given[:3]):
         text, old, new = given[:3]
@@ -379,13 +379,13 @@ def _length(value: Any) -> int:
 
 
 def _size(value: Any) -> int:
-    """The characters and items of a value with all that is in it, counted until they are too many: a list that
-    holds a list a thousand times, and so on a few times over, is short to write and endless to print."""
+    """The number of characters and items in a value, at every level, counted until there are too many: a list that
+    holds a list a thousand times, nested a few levels deep, is short to write and endless to print."""
     total, waiting = 0, [value]
     largest = _METER.get().largest
     while waiting and total <= largest:
         value = waiting.pop()
-        total += 16  # what a short item is printed with
+        total += 16  # about what a short item takes when printed
         if isinstance(value, str | bytes):
             total += len(value)
         elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Token ids as something to look at: their bytes, and a label for each that shows every character."""
+"""Token ids made readable: their bytes, and a label for each that shows every character."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a token of one byte, as SentencePi
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One token: its place, id, raw bytes, and the text to show for it.
+    """One token: its position, id, raw bytes, and the text to show for it.
 
-    `label` is readable on its own: a token that is only part of a character shows as that
-    character and its part, such as `你 1/2`, never as a replacement mark.
+    `label` is readable on its own: a token that is only part of a character is shown as that
+    character and the part's number, such as `你 1/2`, never as a replacement character.
 
     >>> row = token_table(tokenizer, [28120])[0]
     >>> row.token_id, row.raw, row.special
@@ -45,7 +45,7 @@ class TokenRow:
 def token_table(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Tensor) -> list[TokenRow]:
     """A `TokenRow` for each id of `ids` (list of int, or tensor `[length]` or `[1, length]`).
 
-    Raises `BadInputError` for what are no token ids.
+    Raises `BadInputError` for anything that is not token ids.
 
     >>> from helpers import load_tokenizer
     >>> [row.label for row in token_table(load_tokenizer("smollm2-135m"), [28120, 905, 2])]
@@ -68,16 +68,16 @@ def _as_ids(ids: Any) -> list[int]:
     whole = isinstance(values, Iterable) and not isinstance(values, str | bytes | dict)
     values = [i.item() if getattr(i, "ndim", None) == 0 else i for i in values] if whole else [None]  # tensor(7) is 7
     if not all(isinstance(i, Integral) and not isinstance(i, bool) and 0 <= int(i) < 2**31 for i in values):
-        raise BadInputError(f"Token ids are whole numbers, as a tokenizer gives them, not {checks.shown(ids)}.")
+        raise BadInputError(f"Token ids must be whole numbers, as a tokenizer returns them, not {checks.shown(ids)}.")
     return [int(i) for i in values]
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int, added: Mapping[int, Any] | None = None) -> bytes:
-    """The raw bytes of one token. `added`: the tokenizer's `added_tokens_decoder`, which is slow to ask for.
+    """The raw bytes of one token. `added` is the tokenizer's `added_tokens_decoder`, which is slow to look up.
 
-    A byte-level tokenizer (GPT-2's kind, which Llama-3, SmolLM2, Qwen and GLM-4 have) spells bytes by `byte_alphabet`.
+    A byte-level tokenizer (GPT-2's kind, used by Llama-3, SmolLM2, Qwen and GLM-4) spells bytes with `byte_alphabet`.
     SentencePiece's kind (Llama-2, Mistral, Gemma) writes text, with `▁` for a space and `<0xE4>` for a single byte;
-    WordPiece's (BERT) writes `##` in front of what goes on within a word.
+    WordPiece's (BERT) writes `##` before a token that continues a word.
 
     >>> from helpers import load_tokenizer
     >>> token_bytes(load_tokenizer("smollm2-135m"), 905)
@@ -104,9 +104,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int, added: Mappin
 
 @cache
 def byte_alphabet() -> dict[str, int]:
-    """character -> byte: how byte-level tokenizers spell bytes, each with one printable character (`Ġ` is a space).
+    """character -> byte: how byte-level tokenizers spell bytes, each as one printable character (`Ġ` is a space).
 
-    It is `bytes_to_unicode` of `transformers`, the other way round.
+    It is the inverse of `bytes_to_unicode` in `transformers`.
 
     >>> byte_alphabet()["Ġ"], byte_alphabet()["a"]
     (32, 97)
@@ -117,9 +117,9 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def visible(text: str) -> str:
-    """What prints as nothing, made visible: `·` for a space, `⏎` for a newline, `⇥` for a tab, and the
-    code point of other white space, control and format characters, such as `<U+200B>`, and of what
-    no XML can hold.
+    """The text with its invisible characters made visible: `·` for a space, `⏎` for a newline, `⇥` for a
+    tab, and the code point, such as `<U+200B>`, of other white space, control and format characters, and
+    of characters that XML does not allow.
 
     >>> visible("a b\\n")
     'a·b⏎'
@@ -131,7 +131,7 @@ def visible(text: str) -> str:
 
 
 def byte_labels(raws: Sequence[bytes], special: Sequence[bool]) -> list[str]:
-    """Labels for consecutive tokens, given their bytes; a character spread over several is shown in each.
+    """Labels for consecutive tokens, given their bytes; a character spread over several tokens is shown in each.
 
     >>> byte_labels(["你".encode()[:2], "你".encode()[2:]], [False, False])
     ['你 1/2', '你 2/2']
@@ -147,7 +147,7 @@ def byte_labels(raws: Sequence[bytes], special: Sequence[bool]) -> list[str]:
     while at < total:
         token = owner[at]
         if at == starts[token] and not special[token] and (text := _as_text(raws[token])) is not None:
-            parts[token].append(visible(text))  # whole characters, as nearly always
+            parts[token].append(visible(text))  # whole characters, the usual case
             at += len(raws[token])
             continue
         character = None if special[owner[at]] else _character_at(whole, at)

@@ -1,4 +1,4 @@
-"""A reply's tokens as words."""
+"""Group a reply's tokens into words."""
 
 import codecs
 from typing import Any
@@ -7,10 +7,10 @@ from helpers.text.tokens import token_bytes
 
 
 def words_of(tokenizer: Any, output_ids: list[int]) -> list[tuple[str, list[int]]]:
-    """A reply's ids as words: a list of `(text, indexes of its tokens)`; all texts joined are the reply.
+    """A reply's ids as words: a list of `(text, indexes of its tokens)`; the texts joined are the reply.
 
-    Tokens that share a character stay together, and so do Latin letters and digits in a row; of scripts
-    that do not write spaces, such as Chinese, a word is what the tokens make of it.
+    Tokens that share a character stay together, and so do letters and digits that follow each other. In
+    scripts without spaces between words, such as Chinese, the tokens decide what counts as a word.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     words: list[tuple[str, list[int]]] = []
@@ -30,5 +30,5 @@ def words_of(tokenizer: Any, output_ids: list[int]) -> list[tuple[str, list[int]
 
 
 def _is_spelled(character: str) -> bool:
-    """Whether words are written with it letter by letter."""
+    """Whether it joins its neighbours into a word: a letter or digit, but no East Asian one except Hangul."""
     return character.isalnum() and (character < "\u2e80" or "\uac00" <= character <= "\ud7a3")

@@ -286,7 +286,7 @@ def test_where_memory_ends_the_batch_is_halved_and_the_run_goes_on(
     assert room.sizes == sizes
     said = capsys.readouterr().err.splitlines()
     assert len(said) == halvings
-    assert all("does not fit in memory: going on with" in line for line in said)
+    assert all("does not fit in memory: continuing with" in line for line in said)
 
 
 def test_a_prompt_that_does_not_fit_alone_fails_alone_and_says_so(new_tiny, monkeypatch):
@@ -498,7 +498,7 @@ def test_glm41_says_what_is_too_long_with_its_picture(glm41, monkeypatch):
 def test_glm41_wants_a_picture_asked_for_through_its_template(glm41):
     prompt = Prompt(0, "What is this?", image=str(FOLDER / VISION / "images" / "rgb_wide.png"))
     ((_, answer),) = TransformersEngine(*glm41).generate([prompt], GREEDY)
-    assert isinstance(answer, BadInputError) and "0 places for 1 pictures" in str(answer)
+    assert isinstance(answer, BadInputError) and "of placeholders in the prompt is 0" in str(answer)
     two = _looking(1, "?", "rgb_wide.png")
     two.messages.insert(0, two.messages[0])  # a place too many here does not take the other prompt's picture
     both = dict(TransformersEngine(*glm41).generate([prompt, two], GREEDY))

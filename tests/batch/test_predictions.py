@@ -88,7 +88,7 @@ def test_a_run_from_python_does_not_write_over_its_prompts_either(tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"Input": "a"}\n', encoding="utf-8")
     for resume in (True, False):
-        with pytest.raises(BadInputError, match="never written over prompts"):
+        with pytest.raises(BadInputError, match="never overwrite prompts"):
             run(tmp_path / "prompts.json", PromptFile(file), resume=resume)
     assert file.read_text(encoding="utf-8") == '{"Input": "a"}\n'
 
@@ -122,7 +122,7 @@ def test_a_file_of_somebody_else_stays_and_the_advice_works(tmp_path, name, text
 def test_answers_without_a_record_are_refused_and_the_advice_works(tmp_path):
     run(tmp_path / "p.json")
     (tmp_path / "p.run.json").unlink()
-    with pytest.raises(BadInputError, match=r"nothing says what it answers .*or resume=False to write over it"):
+    with pytest.raises(BadInputError, match=r"nothing says what it answers .*or use resume=False to overwrite it"):
         run(tmp_path / "p.json")
     assert run(tmp_path / "p.json", ["c"], resume=False).answered == 1
     assert answers(tmp_path / "p.json") == ["C"]
@@ -180,7 +180,7 @@ def test_devices_pipes_and_links_are_no_places_for_answers(tmp_path, monkeypatch
 
 def test_a_lock_that_holds_something_is_no_lock(tmp_path):
     (tmp_path / ".p.json.lock").write_text("mine")
-    with pytest.raises(BadInputError, match="no lock of this program"):
+    with pytest.raises(BadInputError, match="not a lock of this program"):
         run(tmp_path / "p.json")
     assert (tmp_path / ".p.json.lock").read_text() == "mine"
 
@@ -297,7 +297,7 @@ def test_answers_changed_while_the_run_goes_on_are_said(tmp_path):
             yield from super().generate(prompts, settings)
             (tmp_path / "p.jsonl").write_text("nonsense")
 
-    with pytest.raises(DamagedFilesError, match="changed by somebody else while the run went on"):
+    with pytest.raises(DamagedFilesError, match="changed by somebody else during the run"):
         run_batch(None, None, ["a"], tmp_path / "p.json", engine=Meddled(), progress=False)
     assert not list(tmp_path.glob(".*.part"))
 
@@ -312,7 +312,7 @@ def test_prompts_that_change_while_the_run_goes_on_are_said(tmp_path):
                 yield from super().generate(prompts, settings)
 
         data = PromptFile(tmp_path / "d.txt")
-        with pytest.raises(HelpersError, match="prompts have changed while the run went on: there were 3"):
+        with pytest.raises(HelpersError, match="prompts changed during the run: there were 3"):
             run_batch(None, None, data, tmp_path / "p.json", engine=Meddled(), progress=False, resume=False)
 
 

@@ -47,7 +47,7 @@ def test_where_ray_is_not_installed_one_sentence_says_how_to_get_it(monkeypatch)
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"batch_size": 0}, {"window": 0}])
 def test_settings_that_cannot_work_are_refused(monkeypatch, wrong):
     monkeypatch.setattr(ray_engine, "importlib", _packages("here"))
-    with pytest.raises(BadInputError, match="is a whole number of at least 1"):
+    with pytest.raises(BadInputError, match="must be a whole number of at least 1"):
         RayEngine("smollm2-135m", **wrong)
 
 
@@ -100,7 +100,7 @@ def test_each_worker_gets_as_many_cores_as_all_of_them_can_have(monkeypatch, nod
 
 def test_more_workers_than_cores_are_refused(monkeypatch):
     _cluster(monkeypatch, [{"CPU": 2.0}])
-    with pytest.raises(BadInputError, match="3 workers need a core each, and this Ray cluster has 2"):
+    with pytest.raises(BadInputError, match="3 workers need a core each, but this Ray cluster has 2"):
         ray_engine._share(3)
 
 

@@ -146,7 +146,7 @@ def test_a_null_far_down_fails_its_line_alone(tmp_path):
     (tmp_path / "d.txt").write_bytes(b"fine\n" * 20_000 + b"n\0u\0l\0l\nfine\n")
     prompts = list(PromptFile(tmp_path / "d.txt"))
     assert [p.index for p in prompts if p.problem] == [20_000]
-    assert "Line 20001 of the data file cannot be read: it holds a null character" in prompts[20_000].problem
+    assert "Line 20001 of the data file cannot be read: it contains a null character" in prompts[20_000].problem
     assert prompts[20_001].text == "fine"
 
 
@@ -166,7 +166,7 @@ def test_lines_nested_too_deeply_or_too_long_fail_alone(tmp_path, monkeypatch):
 def test_what_cannot_be_read_twice_is_no_data_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
-    with pytest.raises(BadInputError, match="not a file that can be read twice"):
+    with pytest.raises(BadInputError, match="but prompts are read twice"):
         PromptFile(name)
 
 
@@ -184,7 +184,7 @@ def test_what_are_no_prompts(tmp_path, prompts):
 
 @pytest.mark.parametrize("engine", [5, "vllm", object()])
 def test_what_is_no_engine(tmp_path, engine):
-    with pytest.raises(BadInputError, match="engine is an engine of helpers"):
+    with pytest.raises(BadInputError, match="engine must be an engine of helpers"):
         run(["a"], tmp_path / "p.json", engine=engine)
 
 
@@ -278,7 +278,7 @@ def test_names_without_json_and_folders_that_are_not_there_yet(tmp_path):
 def test_places_that_cannot_be_written_say_why(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path / "notes.txt" / "p.json", tmp_path / "notes.txt" / "deeper" / "p.json"):
-        with pytest.raises(BadInputError, match=r"notes\.txt is a file, and a folder is needed there"):
+        with pytest.raises(BadInputError, match=r"notes\.txt is a file, but a folder is needed there"):
             run(["a"], place)
     (tmp_path / "p.jsonl").mkdir()
     (tmp_path / "p.run.json").write_text("{}")
@@ -288,7 +288,7 @@ def test_places_that_cannot_be_written_say_why(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place where no folder can be made")
 def test_a_folder_that_cannot_be_made_is_named():
-    with pytest.raises(BadInputError, match="the folder /proc/no cannot be made"):
+    with pytest.raises(BadInputError, match="the folder /proc/no cannot be created"):
         run(["a"], "/proc/no/p.json")
 
 
@@ -299,7 +299,7 @@ def test_prompts_that_cannot_be_read_twice(tmp_path, prompts):
 
 
 def test_unknown_and_wrong_settings_are_said_before_anything_is_written(tmp_path):
-    with pytest.raises(BadInputError, match="'max_tokens'; there are max_new_tokens"):
+    with pytest.raises(BadInputError, match="'max_tokens'; the settings are max_new_tokens"):
         run(["a"], tmp_path / "p.json", max_tokens=3)
     with pytest.raises(BadInputError, match="top_p"):
         run(["a"], tmp_path / "p.json", top_p=3)
@@ -518,7 +518,7 @@ def test_no_room_for_the_list_at_the_end(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         run(["a"], tmp_path / "p.json")
         patched.setattr(predictions.os, "replace", full)
-        with pytest.raises(DiskFullError, match="Nothing that was answered is lost"):
+        with pytest.raises(DiskFullError, match="No answer is lost"):
             run(["a"], tmp_path / "p.json")
     assert pairs(tmp_path / "p.json") == [("a", "A")]  # the old one, whole
 
@@ -607,8 +607,8 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path, folder, m
     for options, says in (
         (["--data_file", "nothing.txt"], "nothing.txt"),
         (["--base_model", "no-such-model"], "no-such-model"),
-        (["--load_in_8bit", "--load_in_4bit"], "take one"),
-        (["--use_vllm", "--server", "http://127.0.0.1:1"], "one engine at a time"),
+        (["--load_in_8bit", "--load_in_4bit"], "choose one of them"),
+        (["--use_vllm", "--server", "http://127.0.0.1:1"], "cannot be combined: choose one engine"),
         (["--use_vllm", "--load_in_4bit"], "--load_in_4bit is for transformers"),
         (["--repetition_penalty", "-1"], "repetition_penalty"),
         (["--use_vllm", "--batch_size", "0"], "--batch_size must be a whole number of at least 1, not 0"),
@@ -616,7 +616,7 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path, folder, m
         (["--server", "http://127.0.0.1:1", "--dtype", "bfloat16"], "--dtype is for transformers and vLLM"),
         (["--gpus", "abc"], '"0" or "0,1", not \'abc\''),
         (["--gpus", "0,zz"], "not '0,zz'"),
-        (["--predictions_file", "d.txt/p.json"], "d.txt is a file, and a folder is needed there"),
+        (["--predictions_file", "d.txt/p.json"], "d.txt is a file, but a folder is needed there"),
     ):
         assert main([*command(folder), *options]) == 2
         error = capsys.readouterr().err
@@ -627,9 +627,9 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path, folder, m
     ("options", "says", "python"),
     [
         (["--temperature", "0"], "every time use --greedy", "do_sample"),
-        (["--use_flash_attention_2"], "Take sdpa (omit --use_flash_attention_2): it computes the same", 'dtype="'),
+        (["--use_flash_attention_2"], "Use sdpa (omit --use_flash_attention_2): it computes the same", 'dtype="'),
         (["--base_model", "ZhipuAI/glm-4-9b-chat"], "pass --source modelscope (ZhipuAI/glm-4-9b-chat)", 'source="'),
-        (["--predictions_file", "old.json"], "or --no_resume to write over it", "resume=False"),
+        (["--predictions_file", "old.json"], "or use --no_resume to overwrite it", "resume=False"),
     ],
 )
 def test_advice_names_options_and_no_arguments(tmp_path, folder, monkeypatch, capsys, options, says, python):
@@ -649,7 +649,7 @@ def test_gpus_that_are_not_there_are_said_before_the_model_is_loaded(tmp_path, f
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr("helpers.models.loading.load_model", None)  # calling it would fail
     assert main(["--base_model", str(folder), "--gpus", "0,1"]) == 2
-    assert "--gpus 0,1: of these this machine has 1. Omit --gpus." in capsys.readouterr().err
+    assert "--gpus 0,1: this machine has only 1 of these. Omit --gpus." in capsys.readouterr().err
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
@@ -739,7 +739,7 @@ def test_stopping_the_command_line_says_how_to_go_on(tmp_path, folder, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("helpers.batch.__main__.run_batch", stopped)
     assert main(command(folder)) == 130
-    assert "goes on from there" in capsys.readouterr().err
+    assert "to continue from there" in capsys.readouterr().err
     monkeypatch.setattr("helpers.models.loading.load_model", stopped)
     assert main(command(folder, "--interactive")) == 130
     assert capsys.readouterr().err == "\nStopped.\n"
@@ -825,8 +825,8 @@ def test_a_picture_for_a_model_that_takes_text_only_is_one_sentence(folder, caps
     monkeypatch.setattr("builtins.input", typed(f"/image {tmp_path / 'cat.png'}", "What is this?", "Who are you?"))
     assert main(command(folder, "--interactive")) == 0
     hint, failed, answered = capsys.readouterr().out.strip().splitlines()
-    assert "/image puts it away" in hint
-    assert "does not see" in failed and failed.endswith("The picture is put away.")
+    assert "/image removes it" in hint
+    assert "does not see" in failed and failed.endswith("The picture is removed.")
     assert "BadInputError" not in answered
 
 
@@ -843,7 +843,7 @@ def test_a_picture_can_be_put_away(capsys):
 
 
 def test_prompts_carry_their_numbers(tmp_path):
-    with pytest.raises(BadInputError, match="number 1 says that it is 5"):
+    with pytest.raises(BadInputError, match="number 1 has the index 5"):
         run([Prompt(0, "a"), Prompt(5, "b")], tmp_path / "p.json")
 
 
@@ -860,7 +860,7 @@ def test_the_system_prompt_can_be_left_out_or_chosen(tmp_path, folder, tokenizer
     Path("d.txt").write_text("Hello\n", encoding="utf-8")
     arguments = ["--data_file", "d.txt", "--with_prompt"]
     assert main(command("m", *arguments)) == 1
-    assert "leave that out (system=None)" in lines(Path("predictions.jsonl"))[0]["error"]
+    assert "omit that (system=None)" in lines(Path("predictions.jsonl"))[0]["error"]
     assert main(command("m", *arguments, "--predictions_file", "q.json", "--no_system_prompt")) == 0
     capsys.readouterr()
     monkeypatch.setattr("builtins.input", typed("Hello", "/exit"))

@@ -169,7 +169,7 @@ def test_a_server_that_asks_for_a_long_wait_ends_the_run_there(server, engine, p
     answers = engine(at_once=1).generate(iter(_prompts("one", "two", "three")), GREEDY)
     assert next(answers) == (0, "1 ids")
     with pytest.raises(
-        ServerNotReachableError, match=r"429: quota.*asks to come back in [\d,]+ s\..*goes on from there"
+        ServerNotReachableError, match=r"429: quota.*asks you to come back in [\d,]+ s\..*to continue from there"
     ):
         next(answers)
     assert pauses == []
@@ -217,7 +217,7 @@ def test_a_reply_that_never_ends_is_cut_by_its_size(server, engine, monkeypatch,
 def test_nothing_compressed_is_asked_for_or_unfolded(server, engine):
     packed = gzip.compress(b" " * 2**24)
     server.faults = [lambda handler: handler.answer(200, packed, {"Content-Encoding": "gzip"})]
-    with pytest.raises(ServerNotReachableError, match="no answer of an OpenAI-compatible server"):
+    with pytest.raises(ServerNotReachableError, match="did not answer like an OpenAI-compatible server"):
         _answers(engine(), _prompts("Hello"))
     assert {headers["Accept-Encoding"] for headers in server.headers} == {"identity"}
 
@@ -231,7 +231,7 @@ def test_a_redirection_is_said_and_not_followed(server, engine, status, where):
     server.faults = [elsewhere] * 5
     server.models_fault = elsewhere if where == "models" else None
     with pytest.raises(
-        ServerNotReachableError, match=r"sends on to http://…@elsewhere\.example/v1.*not followed"
+        ServerNotReachableError, match=r"redirects to http://…@elsewhere\.example/v1.*not followed"
     ) as caught:
         _answers(engine(), _prompts("Hello"))
     assert "secret" not in str(caught.value)
@@ -258,7 +258,7 @@ NO_ANSWERS = [
 @pytest.mark.parametrize("body", NO_ANSWERS, ids=range(len(NO_ANSWERS)))
 def test_a_reply_of_another_kind_is_one_sentence(server, engine, body):
     server.faults = [lambda handler: handler.answer(200, body)]
-    with pytest.raises(ServerNotReachableError, match="no answer of an OpenAI-compatible server") as caught:
+    with pytest.raises(ServerNotReachableError, match="did not answer like an OpenAI-compatible server") as caught:
         _answers(engine(), _prompts("Hello"))
     assert len(str(caught.value)) < 1000 and "\n" not in str(caught.value)
 
@@ -266,14 +266,14 @@ def test_a_reply_of_another_kind_is_one_sentence(server, engine, body):
 @pytest.mark.parametrize("body", [*NO_ANSWERS, b'{"data": {"id": "x"}}', b'{"data": [{"id": 5}]}', b'{"data": "x"}'])
 def test_a_list_of_models_of_another_kind_is_one_sentence(server, engine, body):
     server.models_fault = lambda handler: handler.answer(200, body)
-    with pytest.raises(ServerNotReachableError, match="no answer of an OpenAI-compatible server"):
+    with pytest.raises(ServerNotReachableError, match="did not answer like an OpenAI-compatible server"):
         engine()
 
 
 @pytest.mark.parametrize("garbage", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\0" * 4096, b"\x16\x03\x01"])
 def test_what_speaks_no_http_is_one_sentence(server, engine, garbage):
     server.faults = [raw(garbage, b"")] * 9
-    with pytest.raises(ServerNotReachableError, match=r"broke off|did not answer"):
+    with pytest.raises(ServerNotReachableError, match=r"broke the connection|did not answer"):
         _answers(engine(timeout=0.3), _prompts("Hello"))
 
 
@@ -283,8 +283,8 @@ def test_a_long_wait_is_said(server, engine, monkeypatch, capsys):
     assert _answers(engine(pause=0.1), _prompts("Hello")) == {0: "1 ids"}
     said = capsys.readouterr().err
     assert "Still waiting for 1 answers" in said and "Ctrl-C stops" in said
-    assert "broke off" in said and "try 2 of 3" in said
-    assert "is busy (503: starting\\x1b[31m). Asking again in" in said and "\x1b" not in said
+    assert "broke the connection" in said and "attempt 2 of 3" in said
+    assert "is busy (503: starting\\x1b[31m). Trying again in" in said and "\x1b" not in said
 
 
 def test_a_slow_list_of_models_is_said_within_a_second(server, engine, monkeypatch, capsys):
@@ -331,14 +331,14 @@ def test_a_login_in_the_address_is_sent_and_never_shown(server, tokenizer, login
     ],
 )
 def test_an_address_that_cannot_be_is_one_sentence_without_what_is_secret(url):
-    with pytest.raises(BadInputError, match="is a URL such as") as caught:
+    with pytest.raises(BadInputError, match="must be a URL such as") as caught:
         ServerEngine(url, None)
     assert "secret" not in str(caught.value) and "cret@" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["sec\nret-key", "sécret-key", "sec\0ret-key"])
 def test_a_key_that_cannot_be_sent_is_not_shown(server, engine, key):
-    with pytest.raises(BadInputError, match="holds characters that no key has") as caught:
+    with pytest.raises(BadInputError, match="contains characters that no key has") as caught:
         engine(api_key=key)
     assert "ret-key" not in str(caught.value)
 
@@ -360,7 +360,7 @@ def test_another_model_under_the_same_name_is_noticed(server, engine, tokenizer,
     run_batch(None, tokenizer, ["one"], tmp_path / "p.json", engine=engine(), **settings)
     assert run_batch(None, tokenizer, ["one"], tmp_path / "p.json", engine=engine(), **settings).kept == 1
     server.root = "/models/another"
-    with pytest.raises(BadInputError, match="another model, or with other weights"):
+    with pytest.raises(BadInputError, match="another model or other weights"):
         run_batch(None, tokenizer, ["one"], tmp_path / "p.json", engine=engine(), **settings)
 
 
@@ -403,13 +403,13 @@ def test_pictures_and_prompts_longer_than_the_servers_context_fail_before_they_a
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ((429, {"Retry-After": "0"}, "slow down"), "busy for 3 tries .429: slow down"),
+        ((429, {"Retry-After": "0"}, "slow down"), "busy at each of 3 attempts .429: slow down"),
         (hang(1.0), "did not answer within 0.2 s, 3 times"),
-        (cut, "broke off"),
+        (cut, "broke the connection"),
         ((404, {}, "The model `tiny` does not exist."), "does not exist"),
         ((401, {}, "bad key"), "OPENAI_API_KEY"),
-        (lambda handler: handler.answer(200, b"<html>"), "no answer of an OpenAI-compatible server"),
-        (lambda handler: handler.answer(200, {"choices": []}), "no answer of an OpenAI-compatible server"),
+        (lambda handler: handler.answer(200, b"<html>"), "did not answer like an OpenAI-compatible server"),
+        (lambda handler: handler.answer(200, {"choices": []}), "did not answer like an OpenAI-compatible server"),
     ],
     ids=["429", "hang", "cut", "404", "401", "html", "no choice"],
 )
@@ -426,7 +426,7 @@ def test_a_server_that_dies_loses_nothing_and_the_run_goes_on_from_there(server,
     prompts = ["word " * (n + 1) for n in range(20)]
     settings = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 8, "progress": False}
     server.faults = [None] * 7 + [cut] * 100
-    with pytest.raises(ServerNotReachableError, match="goes on from there"):
+    with pytest.raises(ServerNotReachableError, match="to continue from there"):
         run_batch(None, tokenizer, prompts, tmp_path / "p.json", engine=engine(at_once=4), **settings)
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
     kept = [line for line in lines if "Output" in line]
@@ -465,7 +465,7 @@ def test_a_model_is_named_in_full_or_by_its_last_part_or_is_the_only_one(server,
     assert engine(model="other").model_name == "other"
     with pytest.raises(BadInputError, match=r"does not serve 'llama'. It serves: models/smollm2-135m, other"):
         engine(model="llama")
-    with pytest.raises(BadInputError, match=r"serves 2 models: say which one \(models/smollm2-135m, other\)"):
+    with pytest.raises(BadInputError, match=r"serves 2 models: name one of them \(models/smollm2-135m, other\)"):
         engine()
     server.models = ()
     with pytest.raises(BadInputError, match="It serves: none"):
@@ -490,7 +490,7 @@ def test_the_url_may_end_in_a_slash_and_may_leave_v1_away(server, engine):
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1/v1", "", None, "http://"])
 def test_what_is_no_url_is_said_so(engine, url):
-    with pytest.raises(BadInputError, match="is a URL such as"):
+    with pytest.raises(BadInputError, match="must be a URL such as"):
         ServerEngine(url, None)
 
 
@@ -499,7 +499,7 @@ def test_no_server_there_is_said_at_once(engine):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
-    with pytest.raises(ServerNotReachableError, match=rf"127.0.0.1:{port}/v1 cannot be reached .*See that it runs"):
+    with pytest.raises(ServerNotReachableError, match=rf"127.0.0.1:{port}/v1 cannot be reached .*Check that it runs"):
         engine(f"http://127.0.0.1:{port}/v1", pause=1.0, tries=6)
     assert time.monotonic() - start < 5
 
@@ -511,7 +511,7 @@ def test_another_kind_of_server_is_said_so(server, engine):
 
 @pytest.mark.parametrize("wrong", [{"at_once": 0}, {"tries": 0}, {"timeout": 0}, {"pause": -1}])
 def test_settings_that_cannot_work_are_refused(engine, wrong):
-    with pytest.raises(BadInputError, match=f"{next(iter(wrong))} is a (whole|finite) number of at least"):
+    with pytest.raises(BadInputError, match=f"{next(iter(wrong))} must be a (whole|finite) number of at least"):
         engine(**wrong)
 
 
@@ -523,6 +523,6 @@ def test_the_command_asks_a_server_and_names_what_it_lacks(server, tmp_path, cap
     assert main(options) == 0
     assert json.loads(out.read_text(encoding="utf-8")) == [{"Input": "one two", "Output": "2 ids"}]
     assert main([*options, "--base_model", "qwen-max"]) == 2
-    assert "name its folder with --tokenizer_path" in capsys.readouterr().err
+    assert "name it with --tokenizer_path" in capsys.readouterr().err
     assert main([*options, "--base_model", "qwen-max", "--tokenizer_path", "smollm2-135m"]) == 2
     assert "does not serve 'qwen-max'. It serves: models/smollm2-135m" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_a_cpu_takes_float32_unless_told_otherwise_and_no_gpus(vllm):
     assert "CUDA_VISIBLE_DEVICES" not in vllm_engine.os.environ
     VllmEngine("smollm2-135m", dtype="bfloat16")
     assert vllm.settings["dtype"] == "bfloat16"
-    with pytest.raises(BadInputError, match="gpus 0,1: this vLLM is one for CPUs"):
+    with pytest.raises(BadInputError, match="gpus 0,1: this vLLM is built for CPUs"):
         VllmEngine("smollm2-135m", gpus="0,1")
 
 
@@ -195,7 +195,7 @@ def test_a_vllm_that_breaks_off_is_one_sentence(vllm, monkeypatch):
 
     monkeypatch.setattr(vllm.core, "step", dead)
     with pytest.raises(
-        HelpersError, match=r"vLLM broke off: EngineCore encountered an issue\. What is done is kept, and"
+        HelpersError, match=r"vLLM stopped: EngineCore encountered an issue\. What is done is kept: run"
     ):
         list(engine.generate(_prompts("one", "two", "three"), GREEDY))
     assert vllm.core.aborted == []
@@ -208,7 +208,7 @@ def test_what_vllm_cannot_do_is_one_sentence(vllm):
     vllm.problem = RuntimeError("first\n  no kernel image\n  see https://errors.pydantic.dev/2/v\n")
     with pytest.raises(BadInputError, match="vLLM cannot run smollm2-135m: no kernel image"):
         VllmEngine("smollm2-135m")
-    with pytest.raises(BadInputError, match="context is from 2 to the model's 8192 positions, not 9000"):
+    with pytest.raises(BadInputError, match="context must be from 2 to the model's 8192 positions, not 9000"):
         VllmEngine("smollm2-135m", context=9000)
     with pytest.raises(BadInputError, match="at_once"):
         VllmEngine("smollm2-135m", at_once=0)

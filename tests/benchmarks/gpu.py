@@ -319,18 +319,18 @@ def _closer(model, run, loop, ours, positions=64):
             exact = true.gather(-1, ids[:, None])[:, 0]
             found[name][1].append(((probabilities - exact).abs() / exact).mean().item())
     parts = [
-        f"{name} names the same likeliest token at {statistics.mean(same):.1%} of {len(normed) * positions:,} places, "
-        f"its probability off by {statistics.mean(off):.1%}"
+        f"{name} finds the same most likely token at {statistics.mean(same):.1%} of {len(normed) * positions:,} "
+        f"places, with its probability off by {statistics.mean(off):.1%}"
         for name, (same, off) in found.items()
     ]
-    return f"Against the same weights in float32, {'; '.join(parts)}."
+    return f"Compared with the same weights in float32, {'; '.join(parts)}."
 
 
 def steps(bench):
     """Greedy decoding with the ten likeliest tokens of every step kept."""
     from helpers import generate_steps
 
-    result = Table(f"{bench.new} greedy tokens after a prompt of 32", list(COLUMNS))
+    result = Table(f"{bench.new} greedy tokens after a prompt of 32 tokens", list(COLUMNS))
     makers = {
         "135 M, float32": lambda: llama(SMOL, bench.device, torch.float32, bench.small),
         "Llama-3-8B, bfloat16": lambda: llama(LLAMA3_8B, bench.device, torch.bfloat16, bench.small),
@@ -454,12 +454,12 @@ def about(device, rounds):
 
 def method(about):
     return (
-        f"Measured on {about['date']} on one {about['device']} ({about['versions']}) by `make bench-gpu`: models of "
-        f"the real sizes with random weights; all sides of a table in one run, on the same tensors, in "
-        f"{about['rounds']} interleaved rounds after two that do not count. Times are medians, until the GPU is done; "
-        "a ratio is the median of the ratios to the first row of its group within each round, its quartiles in "
-        "brackets. Memory is the peak growth of what torch allocates on the GPU, in brackets as a multiple of what "
-        "the result keeps there."
+        f"Measured on {about['date']} on one {about['device']} ({about['versions']}) by `make bench-gpu`, with "
+        f"models of the real sizes and random weights. All rows of a table are measured in one run, on the same "
+        f"tensors, in {about['rounds']} interleaved rounds after two warm-up rounds. Times are medians and end when "
+        "the GPU is done. A ratio is the median of the ratios to the first row of its group within each round, with "
+        "its quartiles in brackets. Memory is the peak growth of what torch allocates on the GPU, in brackets as a "
+        "multiple of what the result keeps there."
     )
 
 

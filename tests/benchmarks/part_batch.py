@@ -1,4 +1,4 @@
-"""A file of prompts, one by one and in batches: prompts a second, through the engine that `run_batch` asks."""
+"""A file of prompts, one by one and in batches: prompts per second, through the engine that `run_batch` asks."""
 
 import statistics
 
@@ -29,7 +29,7 @@ def contenders(models):
 
 
 def run(models, machine, rounds, threads):
-    table = Table(TITLE, ["", "time", "ratio", "prompts a second", "times one by one", "same answers"])
+    table = Table(TITLE, ["", "time", "ratio", "prompts per second", "times one by one", "same answers"])
     all_of_them = contenders(models)
     answers = {name: contender() for name, contender in all_of_them.items()}
     seconds = interleaved(all_of_them, rounds)

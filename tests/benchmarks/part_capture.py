@@ -9,7 +9,7 @@ SIZES = (64, 256, 512)
 TITLE = "Capture all hidden states and attention patterns"
 BASELINE = "transformers, `output_hidden_states, output_attentions`"
 OURS = "**`trace`**"
-PLAIN = "plain forward (sdpa), logits alone kept"
+PLAIN = "plain forward pass (sdpa), only the logits kept"
 
 
 def contenders(models, size):
@@ -79,15 +79,15 @@ def run(models, machine, rounds, threads):
     table.rows.append(["limit: the matrix products alone, at the machine's float32 rate", *shown, *[""] * len(SIZES)])
     shares = ", ".join(share_text(limits[size], seconds[size][OURS]) for size in SIZES)
     table.notes.append(
-        f"Of the time of `trace`, {shares} are these matrix products. Memory: peak growth (times the tensors kept, "
-        "logits among them). TransformerLens' whole cache holds more than was asked for, and is what it keeps when "
-        "nothing is said."
+        f"These matrix products are {shares} of the time of `trace`. Memory is the peak growth, in brackets as a "
+        "multiple of the tensors kept (including the logits). TransformerLens' whole cache holds more than these, and "
+        "is what it keeps by default."
     )
     if grown[PLAIN]:
         own = {size: memory["peak"] - memory["tensors"] for size, memory in grown[PLAIN].items()}
         shown = ", ".join(f"{own[s] / 1e6:.2g} MB ({own[s] / grown[OURS][s]['tensors']:.0%})" for s in SIZES)
         table.notes.append(
-            f"The plain forward takes {shown} beside its logits (in brackets: of the tensors that `trace` keeps): that "
-            "much is the model's own run, with nothing listened to."
+            f"The plain forward pass takes {shown} besides its logits (in brackets, relative to the tensors that "
+            "`trace` keeps): that is the model's own run, without any hooks."
         )
     return table

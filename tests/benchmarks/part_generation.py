@@ -61,7 +61,7 @@ def contenders(models):
 
 
 def run(models, machine, rounds, threads):
-    table = Table(TITLE, ["", "time", "ratio", "tokens a second", "same tokens"])
+    table = Table(TITLE, ["", "time", "ratio", "tokens per second", "same tokens"])
     all_of_them = contenders(models)
     answers = {name: contender() for name, contender in all_of_them.items()}
     if len(answers[BASELINE]) < NEW:
@@ -74,8 +74,8 @@ def run(models, machine, rounds, threads):
     weights = sum(parameter.nbytes for parameter in models.plain.parameters())
     for rate in ("matrix times vector", "reading"):
         limit = NEW * weights / machine[rate]
-        row = f"limit: every weight once a token, at the machine's rate of {rate}"
+        row = f"limit: every weight once per token, at the machine's rate of {rate}"
         table.rows.append([row, seconds_text([limit]), "", f"{NEW / limit:.1f}", ""])
         shares = ", ".join(share_text(limit, seconds[name]) for name in (BASELINE, TOP_TEN, EVERYTHING))
-        table.notes.append(f"The limit of {rate} is {shares} of the time of the first three rows.")
+        table.notes.append(f"The limit set by {rate} is {shares} of the time of the first three rows.")
     return table

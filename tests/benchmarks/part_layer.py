@@ -7,7 +7,7 @@ from helpers.inside.tracing import trace
 
 SIZES = (64, 256, 512)
 LAYER = 15
-TITLE = f"The hidden state after layer {LAYER} of 30, layers above it not run"
+TITLE = f"The hidden state after layer {LAYER} of 30, without running the layers above it"
 BASELINE = "a bare hook that stops"
 OURS = f"**`trace(layers={LAYER}, attentions=False, logits=False)`**"
 
@@ -72,5 +72,5 @@ def run(models, machine, rounds, threads):
     shown = [seconds_text([limit]) for limit in limits.values()]
     table.rows.append([f"limit: the matrix products of {LAYER} layers, at the machine's float32 rate", *shown, ""])
     shares = ", ".join(share_text(limits[size], seconds[size][OURS]) for size in SIZES)
-    table.notes.append(f"Of the time of `trace`, {shares} are these matrix products.")
+    table.notes.append(f"These matrix products are {shares} of the time of `trace`.")
     return table

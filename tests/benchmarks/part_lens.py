@@ -84,16 +84,16 @@ def run(models, machine, rounds, threads):
     row = "limit: the product with `lm_head` alone, at the machine's float32 rate"
     table.rows.append([row, seconds_text([limit]), "", "", ""])
     table.notes.append(
-        f"Of our time, {share_text(limit, seconds[BASELINE])} are this product. In bfloat16 this machine multiplies "
-        f"at {machine['matmul bfloat16'] / machine['matmul float32']:.2f} times its float32 rate. Same as ours: the "
-        f"share of the {30 * SIZE * TOP:,} tokens that are the same in the same place (where two probabilities are "
-        "nearly equal, the order may differ), and how far their probabilities are apart."
+        f"This product is {share_text(limit, seconds[BASELINE])} of our time. In bfloat16 this machine multiplies "
+        f"at {machine['matmul bfloat16'] / machine['matmul float32']:.2f} times its float32 rate. The last column is "
+        f"the percentage of the {30 * SIZE * TOP:,} tokens that are the same at the same rank (where two probabilities "
+        "are nearly equal, the order may differ), and the largest difference between their probabilities."
     )
     return table
 
 
 def agreement(mine, other):
-    """Share of the top 10 that is the same, and the largest difference of a probability."""
+    """The percentage of the top 10 that is the same, and the largest difference of a probability."""
     same = torch.stack([(a[1] == b[1]).float().mean() for a, b in zip(mine, other, strict=True)]).mean()
     apart = max((a[0] - b[0]).abs().max() for a, b in zip(mine, other, strict=True))
     return f"{same:.1%}, p within {apart:.0e}"

@@ -14,7 +14,7 @@ ROWS, HIDDEN, VOCAB = 512, 576, 49_152  # the sizes of the model's largest produ
 
 
 def limits(rounds):
-    """Bytes or floating-point operations a second, each the median of some rounds."""
+    """Bytes or floating-point operations per second, each the median of several rounds."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(ROWS, HIDDEN, generator=generator)
     weights = torch.randn(VOCAB, HIDDEN, generator=generator)

@@ -110,24 +110,25 @@ def run(models, machine, rounds, threads):
     table.rows.append(["limit of building: the float32 weights read once from memory", *shown])
     table.rows += drawn_rows(seen)
     table.notes.append(
-        "`attention_explorer`: sent = script, style, still picture and every layer, though a layer travels only when "
-        "it is looked at; of a short prompt, script and still picture are most of it. Built = what the cell sends at "
-        "once, the still picture above all. Its pictures are timed in JupyterLab, from the end of the cell and from "
-        "its start (building included); another layer is one seven further, which has to be sent first (up to 24 "
-        "tokens all are there from the start). The peers' pages are opened from a file, so their building is not in "
-        f"their time; drawn = the first heat map has a pixel. A page is given up after {PATIENCE} s, and its tool is "
-        "not asked for a longer prompt. BertViz fetches d3, jQuery and require.js from another host and stops without "
-        "them; with them it does draw. CircuitsVis is made for the heads of a few layers, hence the row with one; its "
+        'For `attention_explorer`, "sent" counts the script, the style, the still picture and every layer, though a '
+        "layer is only sent when somebody looks at it; for a short prompt, most of it is the script and the still "
+        'picture. "Built" is the time to make what the cell sends at once, above all the still picture. Its pictures '
+        'are timed in JupyterLab, from the end of the cell and from its start (building included); "another layer" is '
+        "seven layers further, and has to be sent first (up to 24 tokens, all layers are there from the start). The "
+        "other tools' pages are opened from a file, so their times do not include building; a page counts as drawn "
+        f"when its first heat map has a pixel. A page is given up after {PATIENCE} s, and its tool is not tried on a "
+        "longer prompt. BertViz fetches d3, jQuery and require.js from another host and stops without them; with them "
+        "it does draw. CircuitsVis is made for the heads of a few layers, hence the row with one layer; its "
         "`attention_patterns`, which its authors call deprecated but which draws sooner, is not tried above "
         f"{MOST_PATTERNS} tokens."
     )
     near = share_text(limits[SIZES[-1]], built[SIZES[-1]][OURS])
     table.notes.append(
-        f"Limits: reading the weights once is {near} of our time of building at {SIZES[-1]} tokens; a screen shows "
-        "60 pictures a second, so what a page has drawn is seen up to 17 ms later."
+        f"As for the limits, reading the weights once is {near} of our building time at {SIZES[-1]} tokens; a screen "
+        "shows 60 pictures per second, so what a page has drawn becomes visible up to 17 ms later."
     )
     if not seen:
-        table.notes.append("No browser was there to draw the pages.")
+        table.notes.append("There was no browser to draw the pages.")
     return table
 
 

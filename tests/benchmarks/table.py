@@ -20,15 +20,15 @@ def _row(cells):
 
 
 def method(about):
-    """How the figures came about, in words. `about`: rounds, threads, date, versions, processor."""
+    """How the figures were measured, in a paragraph. `about` has rounds, threads, date, versions and processor."""
     return (
         f"Measured on {about['date']} ({about['processor']}, {about['threads']} threads; {about['versions']}) by "
-        f"`make bench`: all sides of a table in one run, on the same model (SmolLM2-135M, float32), prompt and "
-        f"threads, in {about['rounds']} interleaved rounds, each beginning with another side, after a round that does "
-        f"not count (what takes over {SLOW} s in that one runs 3 times only). Times are medians; a ratio is the median "
-        "of the ratios within each round, its quartiles in brackets: where 1.00 lies between them, no difference is "
-        "resolved. Memory is the peak growth of a fresh process in its second run (in the first, buffers that "
-        "stay are set up). The rows and notes on limits say what the machine "
+        f"`make bench`. All rows of a table are measured in one run, on the same model (SmolLM2-135M, float32), prompt "
+        f"and threads, in {about['rounds']} interleaved rounds, each starting with another row, after a warm-up round "
+        f"(a row that takes over {SLOW} s there runs only 3 times). Times are medians. A ratio is the median of the "
+        "ratios within each round, with its quartiles in brackets; if 1.00 lies between them, no difference can be "
+        "resolved. Memory is the peak growth of a fresh process during its second run, since the first one sets up "
+        "buffers that stay. The rows and notes on limits say what the machine "
         "itself would allow, at the rates of the first table."
     )
 

@@ -144,7 +144,7 @@ def test_a_model_that_a_worker_cannot_load_is_one_sentence(slow, settings):
 
 def test_more_workers_than_the_cluster_has_cores_are_refused(cluster, slow):
     slow()
-    with pytest.raises(BadInputError, match="3 workers need a core each, and this Ray cluster has 2"):
+    with pytest.raises(BadInputError, match="3 workers need a core each, but this Ray cluster has 2"):
         RayEngine("smollm2-135m", workers=3, address=cluster.address)
 
 

@@ -53,7 +53,7 @@ def test_a_run_that_is_left_early_leaves_the_engine_usable(engine, prompts, sett
 
 
 def test_gpus_on_a_vllm_for_cpus_are_refused():
-    with pytest.raises(BadInputError, match="this vLLM is one for CPUs"):
+    with pytest.raises(BadInputError, match="this vLLM is built for CPUs"):
         VllmEngine("smollm2-135m", gpus="0,1")
 
 

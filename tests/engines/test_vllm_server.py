@@ -138,7 +138,7 @@ def test_a_server_that_is_killed_loses_nothing_and_the_run_goes_on_when_it_is_ba
                     server.kill()
                 yield answered
 
-    with pytest.raises(ServerNotReachableError, match="goes on from there"):
+    with pytest.raises(ServerNotReachableError, match="to continue from there"):
         run_batch(None, engine.tokenizer, texts, tmp_path / "p.json", engine=Watched(), **settings)
     lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
     assert 11 <= len(lines) < 60

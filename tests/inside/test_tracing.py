@@ -495,7 +495,7 @@ def test_prompts_that_cannot_be(llama, prompt, says):
 
 
 def test_a_prompt_longer_than_the_context(llama, model, tokenizer):
-    with pytest.raises(PromptTooLongError, match="401 tokens long, the model's context is 400"):
+    with pytest.raises(PromptTooLongError, match="401 tokens long, but the model's context is 400"):
         trace(llama, Letters(), random_ids(401))
     with pytest.raises(PromptTooLongError, match="8192"):
         trace(model, tokenizer, "a " * 9000)

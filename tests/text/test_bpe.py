@@ -73,7 +73,7 @@ def test_training_finds_characters_in_bytes():
 
 @pytest.mark.parametrize(("pieces", "count"), [([b"ab"], 0), ([], 3)])
 def test_training_on_nothing_is_named(pieces, count):
-    with pytest.raises(BadInputError, match=f"{len(pieces)} pieces, count={count}"):
+    with pytest.raises(BadInputError, match=f"{len(pieces)} pieces and count={count}"):
         train_merges(pieces, count)
 
 

@@ -179,7 +179,7 @@ def test_bytes_of_the_tokens_are_the_bytes_of_the_text(any_tokenizer, text):
 def test_ids_may_be_a_tensor_or_a_list_of_them(tokenizer):
     for ids in ([7042], torch.tensor([7042]), [torch.tensor(7042)], [torch.tensor([1, 7042]).argmax() + 7041]):
         assert token_table(tokenizer, ids)[0].label == "·Paris"
-    with pytest.raises(BadInputError, match="Token ids are whole numbers"):
+    with pytest.raises(BadInputError, match="Token ids must be whole numbers"):
         token_table(tokenizer, [torch.tensor(1.5)])
 
 

@@ -131,7 +131,7 @@ def test_paligemma_takes_no_picture_in_a_chat(tokenizer):
     config = PaliGemmaConfig(vision_config=TOWER | {"projection_dim": 32, "vision_use_head": False}, **settings)
     torch.manual_seed(0)
     model = PaliGemmaForConditionalGeneration(config).eval()
-    with pytest.raises(BadInputError, match="is not known here: leave the picture away") as error:
+    with pytest.raises(BadInputError, match="is not known here: omit the picture") as error:
         Conversation(model, processor).ask("What is this?", RED, max_new_tokens=2)
     assert "\n" not in str(error.value)
     inputs = processor(text=["<image>What is this?"], images=[[RED]], return_tensors="pt")

@@ -61,5 +61,5 @@ def test_labels_of_other_tokenizers():
 
 @pytest.mark.parametrize("ids", [None, "hi", ["a"], [1.5], [2**70], [-1], [True], 5])
 def test_what_are_no_ids_is_named(tokenizer, ids):
-    with pytest.raises(BadInputError, match="Token ids are whole numbers"):
+    with pytest.raises(BadInputError, match="Token ids must be whole numbers"):
         token_table(tokenizer, ids)

@@ -121,7 +121,7 @@ ENDLESS = {
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_template_that_does_not_end_is_stopped(name):
     started = time.thread_time()
-    with pytest.raises(BadInputError, match="chat template was stopped, since it"):
+    with pytest.raises(BadInputError, match="chat template was stopped because it"):
         render(ENDLESS[name])
     assert time.thread_time() - started < 10
 
@@ -153,7 +153,7 @@ def test_what_goes_wrong_in_a_template_is_one_sentence(name):
 
 
 def test_a_template_of_a_million_lines_is_refused():
-    with pytest.raises(BadInputError, match="no chat template"):
+    with pytest.raises(BadInputError, match="far too many to be one"):
         render("{# nothing #}\n" * 1_000_000)
 
 

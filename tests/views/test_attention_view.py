@@ -177,5 +177,5 @@ def test_with_a_picture():
     assert frame.get_y() == pytest.approx(brightest // side * len(pixels) / side - 0.5)
     assert frame.get_x() == pytest.approx(brightest % side * len(pixels) / side - 0.5)
     assert not first.patches[0].get_clip_on(), "the frame of the last layer has all its edges"
-    with pytest.raises(BadImageError, match="is not there"):
+    with pytest.raises(BadImageError, match="does not exist"):
         AttentionMap(run, picture="nowhere.png")
