@@ -402,9 +402,9 @@ def check_settings(
 ) -> None:
     """Raises `BadInputError` for the first setting that cannot work."""
     if not _is_whole(max_new_tokens) or max_new_tokens < 1:
-        raise BadInputError(f"max_new_tokens is a whole number of at least 1, not {checks.shown(max_new_tokens)}.")
+        raise BadInputError(f"max_new_tokens must be a whole number of at least 1, not {checks.shown(max_new_tokens)}.")
     if not isinstance(do_sample, bool):
-        raise BadInputError(f"do_sample is True or False, not {checks.shown(do_sample)}.")
+        raise BadInputError(f"do_sample must be True or False, not {checks.shown(do_sample)}.")
     if not _is_number(temperature) or temperature < SMALLEST_TEMPERATURE:
         raise BadInputError(
             f"temperature divides the logits, so it has to be above 0 (at least {SMALLEST_TEMPERATURE:g}), "
@@ -423,7 +423,7 @@ def check_settings(
             f"repetition_penalty is above 0 (1 changes nothing, 1.1 is mild), not {checks.shown(repetition_penalty)}."
         )
     if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**64):
-        raise BadInputError(f"seed is a whole number of at least 0, or None, not {checks.shown(seed)}.")
+        raise BadInputError(f"seed must be a whole number of at least 0, or None, not {checks.shown(seed)}.")
     idle = {"temperature": temperature != 1, "top_k": top_k > 0, "top_p": top_p < 1}
     if not do_sample and any(idle.values()):
         names = ", ".join(name for name, given in idle.items() if given)

@@ -366,7 +366,7 @@ def test_the_still_picture_shows_the_question_and_where_it_looked(monkeypatch):
     assert "circle" in repr(chat)
     with pytest.raises(BadInputError, match="max_new_tokens"):
         image_chat(glm(VISION), glm_processor(VISION), question="?", max_new_tokens=0)
-    with pytest.raises(BadImageError, match="not there"):
+    with pytest.raises(BadImageError, match="does not exist"):
         image_chat(glm(VISION), glm_processor(VISION), picture=checkpoint(VISION) / "nothing.png")
 
 
