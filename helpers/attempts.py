@@ -77,7 +77,7 @@ def attempt(program: Callable[..., Result], *arguments: Any) -> Result | None:
     stopped at line 2: return length[0]
     TypeError: 'int' object is not subscriptable
     >>> attempt(first, "three")
-    first ran to its end
+    first ran to the end
     't'
     """
     stopped: Exception | None = None
@@ -90,7 +90,7 @@ def attempt(program: Callable[..., Result], *arguments: Any) -> Result | None:
     for message in said:
         print(f"the library says: {_short(message)}")
     if stopped is None:
-        print(f"{program.__name__} ran to its end")
+        print(f"{program.__name__} ran to the end")
         return result
     print(f"stopped at line {_where(program, stopped)}")
     print(f"{type(stopped).__name__}: {_short(str(stopped)) or '(the error has no message)'}")

@@ -59,7 +59,7 @@ def test_what_the_library_says_is_printed_once_and_the_result_is_returned(capsys
     captured = capsys.readouterr()
     assert captured.out.count("the library says: The following generation flags are not valid") == 1
     assert captured.out.count("the library says: mind the gap") == 1
-    assert captured.out.endswith("_warns ran to its end\n")
+    assert captured.out.endswith("_warns ran to the end\n")
     assert captured.err == ""
 
 

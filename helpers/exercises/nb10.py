@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+TEXTS = ("The capital of France is", "One", "星期一、星期二、星期三、星期", "List the first five prime numbers:")
+
 
 @cache
 def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -31,9 +33,10 @@ def _lengths() -> list[int]:
     from helpers.models.pretrained import load_tokenizer
     from helpers.text.prompts import load_prompts, prompt_ids
 
+    tokenizer = load_tokenizer("smollm2-135m")
     sentences = [text.rstrip(".?!") + "." for text in load_prompts("english")[2:11]]
     many = [" ".join(sentences[: 1 + (7 * i) % 9] * (1 + i % 3)) for i in range(48)]
-    return sorted(len(prompt_ids(load_tokenizer("smollm2-135m"), text)[0]) for text in many)
+    return sorted(len(prompt_ids(tokenizer, text)[0]) for text in many)
 
 
 def _padding(batch_size: int) -> float:
@@ -46,11 +49,11 @@ def _padding(batch_size: int) -> float:
 @exercise("10.1", expects=int)
 def _(answer: Any) -> str:
     require(1 <= answer <= 48, f"a batch size is from 1 to 48 here, not {answer}.")
-    share = _padding(answer)
-    require(share < 0.05, f"with {answer} prompts per batch {share:.1%} of all positions are padding.")
+    fraction = _padding(answer)
+    require(fraction < 0.05, f"with {answer} prompts per batch, {fraction:.1%} of all positions are padding.")
     larger = [size for size in range(answer + 1, 49) if _padding(size) < 0.05]
     require(not larger, f"{answer} stays below 5%, but so does a larger batch size. Have you tried them all?")
-    return f"With {answer} prompts per batch {share:.1%} of all positions are padding."
+    return f"With {answer} prompts per batch, {fraction:.1%} of all positions are padding."
 
 
 def _line(index: int, answer: Any) -> bytes:
@@ -64,7 +67,7 @@ def _(answer: Any) -> str:
     for data, done, what in (
         (b"", [], "an empty file"),
         (whole, [0, 2, 4], "a file whose lines are all complete"),
-        (_line(1, "a separator:\u2028 and more") + whole, [0, 1, 2, 4], "an answer that holds the character U+2028"),
+        (_line(1, "a separator:\u2028 and more") + whole, [0, 1, 2, 4], "an answer that contains the character U+2028"),
         (whole + _line(3, "x")[:-4], [0, 2, 4], "a last line that was cut off"),
         (whole + '{"index": 3, "Input": "问'.encode()[:-1], [0, 2, 4], "a last line cut in the middle of a character"),
     ):
@@ -74,7 +77,16 @@ def _(answer: Any) -> str:
         require(
             given == right, f"for {what}, prompts {right} of 6 are still to be asked, in that order; yours: {given}."
         )
-    return "Complete lines count, and a cut-off one is asked again."
+    return "Complete lines count, and the prompt of a cut-off line is asked again."
+
+
+@cache
+def _next_alone(row: tuple[int, ...]) -> int:
+    """The id of the greedy next token of a row that runs alone."""
+    import torch
+
+    with torch.no_grad():
+        return int(_default()[0](torch.tensor([row])).logits[0, -1].argmax())
 
 
 @exercise("10.3", expects=Callable)
@@ -84,8 +96,8 @@ def _(answer: Any) -> str:
     from helpers.text.prompts import prompt_ids
 
     model, tokenizer = _default()
-    texts = ["The capital of France is", "One", "星期一、星期二、星期三、星期", "List the first five prime numbers:"]
-    rows = [prompt_ids(tokenizer, text)[0].tolist() for text in texts]
+    rows = [prompt_ids(tokenizer, text)[0].tolist() for text in TEXTS]
+    right = [_next_alone(tuple(row)) for row in rows]
     passes = []
     # Counts for any model that the answer uses: the notebook's model is not the object that this check has loaded.
     counting = torch.nn.modules.module.register_module_forward_hook(
@@ -93,15 +105,13 @@ def _(answer: Any) -> str:
     )
     try:
         with torch.no_grad():
-            right = [int(model(torch.tensor([row])).logits[0, -1].argmax()) for row in rows]
-            passes.clear()
             given = answer([list(row) for row in rows])
     finally:
         counting.remove()
     require(isinstance(given, list), f"it should return a list of ids, not {type(given).__name__}.")
     require(len(given) == len(rows), f"there are {len(rows)} rows and {len(given)} ids.")
     given = [int(i) for i in given]
-    wrong = [text for text, mine, its in zip(texts, given, right, strict=True) if mine != its]
+    wrong = [text for text, mine, its in zip(TEXTS, given, right, strict=True) if mine != its]
     require(
         not wrong,
         f"alone, {wrong[0] if wrong else ''!r} continues with another token. Which column holds a row's last token?",
@@ -126,10 +136,10 @@ def _(answer: Any) -> str:
         batches = sum(max(lengths[i : i + slots]) for i in range(0, len(lengths), slots))
         require(
             given == right or given != batches or batches == right,
-            f"for {shown} you have {given}: that is for batches that wait for their longest answer.",
+            f"for {shown} you return {given}: that is how long it takes if every batch waits for its longest answer.",
         )
         require(
             given == right,
-            f"for {shown} it takes {right} steps, not {given}. Which prompt gets the slot that is free first?",
+            f"for {shown} it takes {right} steps, not {given}. Which prompt gets the slot that becomes free first?",
         )
-    return "The slot that is free first takes the next prompt."
+    return "The slot that becomes free first takes the next prompt."

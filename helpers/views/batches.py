@@ -80,6 +80,9 @@ def plot_batch_sizes(measures: Sequence[Any], *, axes: Sequence[Axes] | None = N
 
     `measures` are the `BatchMeasure`s that `measure_batch_sizes` returns. Raises `BadInputError` for anything else.
 
+    The titles compare the last measure with the first. The dotted line shows the speed if a batch took as long as one
+    prompt.
+
     >>> from helpers.batch.throughput import BatchMeasure
     >>> measures = [BatchMeasure(size, 2.0 * size, 10**8 * size, []) for size in (1, 2)]
     >>> [ax.get_xlabel() for ax in plot_batch_sizes(measures)]
@@ -99,14 +102,16 @@ def plot_batch_sizes(measures: Sequence[Any], *, axes: Sequence[Axes] | None = N
     speeds = [measure.prompts_per_second for measure in measures]
     memory = [measure.peak_bytes / 1e6 for measure in measures]
     axes[0].plot(places, speeds, "o-", color=OKABE_ITO["blue"])
-    axes[0].plot(places, [first * m.batch_size for m in measures], ":", color=MUTED)
-    axes[0].set_ylim(0, max(speeds) * 1.35)
+    bound = [first * measure.batch_size for measure in measures]
+    axes[0].plot(places, bound, ":", color=MUTED)
+    axes[0].set_ylim(0, max(*speeds, *bound) * 1.08)
     axes[0].annotate(
-        "if a batch cost what\none prompt costs", (0.03, 0.97), xycoords="axes fraction", color=MUTED, va="top"
+        "if a batch took as\nlong as one prompt", (0.03, 0.97), xycoords="axes fraction", color=MUTED, va="top"
     )
     axes[1].bar(places, memory, width=0.6, color=OKABE_ITO["orange"])
-    axes[0].set(title="Throughput", ylabel="prompts per second")
-    axes[1].set(title="Memory beyond the weights", ylabel="peak, MB")
+    size, gain = measures[-1].batch_size, speeds[-1] / speeds[0]
+    axes[0].set(title=f"A batch of {size} is {gain:.2g} times as fast", ylabel="prompts per second")
+    axes[1].set(title=f"A batch of {size} needs {memory[-1]:.3g} MB more", ylabel="peak beyond the weights, MB")
     for place, measure in enumerate(measures):
         label = f"×{measure.prompts_per_second / speeds[0]:.2g}"
         axes[0].annotate(

@@ -43,7 +43,7 @@ WRONG_ANSWERS = {
     "10.4": [
         (
             "answer_4 = lambda lengths, slots: sum(max(lengths[i : i + slots]) for i in range(0, len(lengths), slots))",
-            "wait for their longest",
+            "waits for its longest answer",
         ),
         ("answer_4 = lambda lengths, slots: max(max(lengths), -(-sum(lengths) // slots))", "free first?"),
     ],

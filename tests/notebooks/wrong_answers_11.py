@@ -21,19 +21,19 @@ NO_SYSTEM = """def answer_2(tokenizer, messages):
         ids += [mark("<|im_end|>"), *typed("\\n")]
     return torch.tensor([ids + [mark("<|im_start|>"), *typed("assistant\\n")]])"""
 WITH_PROMPT = """def answer_3(model, tokenizer, input_ids):
-    output_ids = model.generate(input_ids, do_sample=False, repetition_penalty=1.1, max_new_tokens=24)
+    output_ids = model.generate(input_ids, do_sample=False, repetition_penalty=1.1, max_new_tokens=12)
     return tokenizer.decode(output_ids[0], skip_special_tokens=True)"""
 SPECIAL = """def answer_3(model, tokenizer, input_ids):
-    output_ids = model.generate(input_ids, do_sample=False, repetition_penalty=1.1, max_new_tokens=24)
+    output_ids = model.generate(input_ids, do_sample=False, repetition_penalty=1.1, max_new_tokens=12)
     return "<|im_start|>" + tokenizer.decode(output_ids[0, input_ids.shape[1] :]) + "<|im_end|>" """
 NO_PENALTY = """def answer_3(model, tokenizer, input_ids):
-    output_ids = model.generate(input_ids, do_sample=False, max_new_tokens=24)
+    output_ids = model.generate(input_ids, do_sample=False, max_new_tokens=12)
     return tokenizer.decode(output_ids[0, input_ids.shape[1] :], skip_special_tokens=True).strip()"""
 BY_WORD = """def answer_3(model, tokenizer, input_ids):
-    output_ids = model.generate(input_ids, do_sample=False, repetition_penalty=1.1, max_new_tokens=24)
+    output_ids = model.generate(input_ids, do_sample=False, repetition_penalty=1.1, max_new_tokens=12)
     return tokenizer.decode(output_ids[0], skip_special_tokens=True).split("assistant\\n")[1].strip()"""
 TALKATIVE = """def answer_3(model, tokenizer, input_ids):
-    config = GenerationConfig(do_sample=False, repetition_penalty=1.1, max_new_tokens=24)
+    config = GenerationConfig(do_sample=False, repetition_penalty=1.1, max_new_tokens=12)
     output_ids = model.generate(input_ids, generation_config=config, eos_token_id=tokenizer.eos_token_id)
     return tokenizer.decode(output_ids[0, input_ids.shape[1] :], skip_special_tokens=True).strip()"""
 WHOLE_TEXT = """def answer_4(model, input_ids, steps):
@@ -56,15 +56,17 @@ FIRST_LEFT_OUT = """def answer_5(model, prompt_ids, endings):
         logits = model(torch.cat([prompt_ids, ending], dim=1)).logits[:, prompt_ids.shape[1] : -1]
         found.append(float(logits.log_softmax(-1).gather(-1, ending[:, 1:, None]).sum()))
     return found"""
-MAIN = """def answer_6(folder, data_file, predictions_file):
+NO_SYSTEM_PROMPT = """def answer_6(folder, data_file, predictions_file):
     predictions = []
     for line in Path(data_file).read_text(encoding="utf-8").splitlines():
-        messages = {messages}
-        ids = torch.tensor([render_chat(tokenizer, messages).input_ids])
+        ids = torch.tensor([render_chat(tokenizer, [{"role": "user", "content": line}]).input_ids])
         output_ids = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
         text = tokenizer.decode(output_ids[0, ids.shape[1] :], skip_special_tokens=True).strip()
-        predictions.append({item})
+        predictions.append({"Input": line, "Output": text})
     Path(predictions_file).write_text(json.dumps(predictions), encoding="utf-8")"""
+UNASKED = """def answer_6(folder, data_file, predictions_file):
+    lines = Path(data_file).read_text(encoding="utf-8").splitlines(keepends=True)
+    Path(predictions_file).write_text(json.dumps([{item} for line in lines]), encoding="utf-8")"""
 IN_PLACE = """def answer_7(model, tokenizer, query, history):
     history.append({"role": "user", "content": query})
     return "", history"""
@@ -128,24 +130,9 @@ WRONG_ANSWERS = {
     ],
     "11.6": [
         ("answer_6 = lambda folder, data_file, predictions_file: None", "was not written"),
-        (
-            MAIN.format(messages='[{"role": "user", "content": line}]', item='{"Input": line, "Output": text}'),
-            "the system prompt is missing",
-        ),
-        (
-            MAIN.format(
-                messages='[{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": line}]',
-                item='{"question": line, "answer": text}',
-            ),
-            "the file should hold a list",
-        ),
-        (
-            MAIN.format(
-                messages='[{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": line + "\\n"}]',
-                item='{"Input": line + "\\n", "Output": text}',
-            ),
-            "without line breaks",
-        ),
+        (NO_SYSTEM_PROMPT, "the system prompt is missing"),
+        (UNASKED.format(item='{"question": line.strip(), "answer": ""}'), "the file should hold a list"),
+        (UNASKED.format(item='{"Input": line, "Output": ""}'), "without line breaks"),
     ],
     "11.7": [
         (IN_PLACE, "the caller's list has changed"),
