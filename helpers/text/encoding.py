@@ -195,7 +195,8 @@ def _made_disarmed(tokenizer: Any, controls: Any) -> _Disarmed:
     model = described["model"]
     model["vocab"] = _renamed_vocabulary(model["vocab"], renamed, names)
     if "merges" in model:
-        model["merges"] = [merge for merge in model["merges"] if not _makes_control(merge, controls.values())]
+        contents = frozenset(controls.values())
+        model["merges"] = [merge for merge in model["merges"] if not _makes_control(merge, contents)]
     if model.get("unk_token") in renamed:
         model["unk_token"] = renamed[model["unk_token"]]
     return _Disarmed(Tokenizer.from_str(json.dumps(described)), names, controls)
@@ -214,9 +215,9 @@ def _renamed_vocabulary(vocabulary, renamed, names):
     return pieces
 
 
-def _makes_control(merge: Sequence[str] | str, contents: Iterable[str]) -> bool:
+def _makes_control(merge: Sequence[str] | str, contents: frozenset[str]) -> bool:
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-    return bool({left, right, left + right} & set(contents))
+    return not contents.isdisjoint((left, right, left + right))
 
 
 def _call(tokenizer: Any, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
