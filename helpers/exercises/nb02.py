@@ -61,7 +61,7 @@ def _(answer: Any) -> str:
     names = ("llama-3-8b-instruct", "glm-4-9b-chat")
     require(set(answer) == set(names), f"the dictionary needs these two names: {', '.join(names)}.")
     if all(answer[name] == _largest_batch(name, 24 * 10**9) for name in names):
-        require(False, "that is right for 24 times 10**9 bytes. The card has 24 GiB, and each GiB is 2**30 bytes.")
+        require(False, "that is right for 24 times 10**9 bytes. The GPU has 24 GiB, and each GiB is 2**30 bytes.")
     for name in names:
         right = _largest_batch(name, CARD_BYTES)
         require(answer[name] != right + 1, f"{right + 1} prompts for {name} are one too many: they must still fit.")
