@@ -21,7 +21,7 @@ WRONG_ANSWERS = {
         ("answer_2 = norm", "should be a function"),
     ],
     "02.3": [
-        ('answer_3 = {"llama-3-8b-instruct": 7, "glm-4-9b-chat": 15}', "The card has 24 GiB"),
+        ('answer_3 = {"llama-3-8b-instruct": 7, "glm-4-9b-chat": 15}', "The GPU has 24 GiB"),
         ('answer_3 = {"llama-3-8b-instruct": 10, "glm-4-9b-chat": 20}', "one too many"),
         ('answer_3 = {"llama-3-8b-instruct": 9, "glm-4-9b-chat": 9}', "not the largest batch"),
         ('answer_3 = {"llama": 9}', "needs these two names"),
