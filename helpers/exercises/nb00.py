@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from helpers.exercises import exercise, require
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@cache
+def _default() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The default model and its tokenizer."""
+    from helpers.models.loading import load_model
+    from helpers.models.pretrained import load_tokenizer
+
+    return load_model("smollm2-135m", device="cpu"), load_tokenizer("smollm2-135m")
+
+
+@cache
+def _scores_after(text: str) -> Tensor:
+    """The default model's scores `[vocabulary]` for what comes after a text."""
+    import torch
+
+    model, tokenizer = _default()
+    with torch.inference_mode():
+        return model(tokenizer(text, return_tensors="pt").input_ids, logits_to_keep=1).logits[0, -1]
 
 
 @exercise("00.1", expects=int)
@@ -28,19 +46,8 @@ def _(answer: Any) -> str:
 
 @exercise("00.2", expects=str)
 def _(answer: Any) -> str:
-    import torch
-
-    from helpers.models.loading import load_model
-    from helpers.models.pretrained import load_tokenizer
-
-    tokenizer, model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m", device="cpu")
-    with torch.inference_mode():
-        best = [
-            tokenizer.decode(
-                model(tokenizer(f"The capital of {country} is", return_tensors="pt").input_ids).logits[0, -1].argmax()
-            )
-            for country in ("Italy", "France")
-        ]
+    tokenizer = _default()[1]
+    best = [tokenizer.decode(_scores_after(f"The capital of {country} is").argmax()) for country in ("Italy", "France")]
     require(answer != best[1], "that is the answer for France. Change the text, and run the cells from there on again.")
     require(
         answer == best[0] or answer.strip("·") != best[0].strip(),
@@ -54,15 +61,8 @@ def _(answer: Any) -> str:
 
 @exercise("00.3", expects=str)
 def _(answer: Any) -> str:
-    from helpers.models.loading import load_model
-    from helpers.models.pretrained import load_tokenizer
-
-    tokenizer, model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m", device="cpu")
     beginning = "The capital of France is"
-    ids = tokenizer(beginning, return_tensors="pt").input_ids
-    best, second, always_second = (
-        tokenizer.decode(_continued(model, ids, places)[0]) for places in ([0] * 8, [1] + [0] * 7, [1] * 8)
-    )
+    best, second, always_second = _continued(beginning)
     answer, best, second, always_second = (text.strip() for text in (answer, best, second, always_second))
     require(answer != best, "that is what the most likely tokens give. The first round has to take another token.")
     require(answer != always_second, "that takes the second best token in every round. Only the first round should.")
@@ -75,15 +75,7 @@ def _(answer: Any) -> str:
 
 @exercise("00.4", expects=int)
 def _(answer: Any) -> str:
-    import torch
-
-    from helpers.models.loading import load_model
-    from helpers.models.pretrained import load_tokenizer
-
-    tokenizer, model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m", device="cpu")
-    with torch.inference_mode():
-        logits = model(tokenizer("The capital of France is", return_tensors="pt").input_ids).logits[0, -1]
-    reached = logits.softmax(-1).sort(descending=True).values.cumsum(0)
+    reached = _scores_after("The capital of France is").softmax(-1).sort(descending=True).values.cumsum(0)
     count = int((reached < 0.99).sum()) + 1
     require(answer > 0, "it takes at least one.")
     require(answer != count - 1, "with that many it is still a little less than 99%. Take one more.")
@@ -94,12 +86,16 @@ def _(answer: Any) -> str:
     return "The distribution has a long tail: most of these tokens are nearly impossible, but together they count."
 
 
-def _continued(model: PreTrainedModel, ids: Tensor, places: Sequence[int]) -> Tensor:
-    """Ids [1, length + rounds]. `places` says for each round which token of the ranking to take, 0 for the best."""
+@cache
+def _continued(beginning: str) -> list[str]:
+    """The text after eight rounds that take the best token each, the second best first, and always the second best."""
     import torch
 
+    model, tokenizer = _default()
+    ids = tokenizer([beginning] * 3, return_tensors="pt").input_ids
+    places = torch.tensor([[0] * 8, [1] + [0] * 7, [1] * 8]).T[:, :, None]  # in the ranking, [round, text, 1]
     with torch.inference_mode():
         for place in places:
-            token = model(ids).logits[:, -1:].topk(2).indices[..., place]
-            ids = torch.cat([ids, token], dim=-1)
-    return ids
+            best_two = model(ids, logits_to_keep=1).logits[:, -1].topk(2).indices
+            ids = torch.cat([ids, best_two.gather(-1, place)], dim=-1)
+    return tokenizer.batch_decode(ids)

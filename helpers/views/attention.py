@@ -183,7 +183,7 @@ def plot_heads_at_a_glance(attention_map, *, axes=None):
     import numpy
     from matplotlib import colormaps, pyplot
 
-    small = attention_map.glance(14).numpy() // 24 * 24  # fewer colours: a smaller file
+    small = attention_map.glance(9).numpy() // 32 * 32  # fewer colours: a smaller file
     layers, planes, *side = small.shape
     shade = colormaps[WEIGHTS_COLORMAP](small)
     hidden = numpy.triu(numpy.ones(side, dtype=bool), 1) & (small == 0).all(axis=(0, 1))
@@ -191,10 +191,7 @@ def plot_heads_at_a_glance(attention_map, *, axes=None):
     tiles = numpy.pad(shade, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
     height, width = side[0] + 2, side[1] + 2
     sheet = tiles.transpose(1, 2, 0, 3, 4).reshape(planes * height, layers * width, 4)
-    if axes is None:
-        widths = (1.65, 1) if attention_map.picture is None else (1.15, 1, 0.6)
-        _, axes = pyplot.subplots(1, len(widths), figsize=(10.4, 3.7), width_ratios=widths, layout="constrained")
-    first, second, *third = axes
+    first, second, *third = _still_axes(layers, attention_map.picture is not None) if axes is None else axes
     first.imshow(sheet, aspect="auto", interpolation="nearest")
     every = max(1, layers // 15)
     places = range(0, layers, every)
@@ -213,22 +210,52 @@ def plot_heads_at_a_glance(attention_map, *, axes=None):
     return first
 
 
+def _still_axes(layers, with_picture):
+    """The Axes of the small pictures, of the plane and of the picture. A row of many layers gets the whole width."""
+    from matplotlib import pyplot
+
+    if layers > 12:
+        figure = pyplot.figure(figsize=(10.4, 7.4), layout="constrained")
+        grid = figure.add_gridspec(2, 3)
+        places = [grid[0, :], grid[1, :2], grid[1, 2]] if with_picture else [grid[0, :], grid[1, :]]
+    else:
+        figure = pyplot.figure(figsize=(10.4, 6.6), layout="constrained")
+        grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.5), height_ratios=(1.3, 1))
+        places = [grid[0, 0], grid[:, 1], grid[1, 0]] if with_picture else [grid[:, 0], grid[:, 1]]
+    return [figure.add_subplot(place) for place in places]
+
+
+def _labelled(trace, most):
+    """The positions that get a label, at most `most`: with a picture all but its patches, and the first patch of each
+    row; every n-th position without a picture, or where those are too many."""
+    grid = _grid(trace)
+    if grid:
+        index = trace.patch_index.tolist()
+        chosen = [position for position, patch in enumerate(index) if patch < 0 or patch % grid[1] == 0]
+        if len(chosen) <= most:
+            return chosen
+    return list(range(0, len(trace.tokens), -(-len(trace.tokens) // most)))
+
+
 def _plot_plane(ax, attention_map, row, plane):
     trace = attention_map.trace
     weights = attention_map.weights(row)[plane]
     hidden = torch.arange(weights.shape[1]) > torch.tensor(trace.positions)[:, None]
-    shown = as_bytes(weights).float().masked_fill(hidden, float("nan"))
+    shown = (as_bytes(weights) // 16 * 16).float().masked_fill(hidden, float("nan"))
     ax.imshow(shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
     labels = [drawable(label if len(label) <= 14 else f"{label[:13]}…") for label in numbered(trace.tokens)]
-    size, most = (7.5, MOST_LABELS) if len(labels) <= 24 else (6.5, 20)
-    every = -(-len(labels) // most)
-    ax.set_xticks(range(0, len(labels), every), labels[::every], rotation=90, fontsize=size, color=INK)
-    some = range(0, len(trace.positions), -(-len(trace.positions) // most))
+    size = 7.5 if len(labels) <= 24 else 6.5
+    most = MOST_LABELS if len(labels) <= 24 or _grid(trace) else 20
+    keys = _labelled(trace, most)
+    ax.set_xticks(keys, [labels[key] for key in keys], rotation=90, fontsize=size, color=INK)
+    whole = trace.positions == tuple(range(len(labels)))
+    some = keys if whole else range(0, len(trace.positions), -(-len(trace.positions) // most))
     ax.set_yticks(some, [labels[trace.positions[n]] for n in some], fontsize=size)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title(f"Layer {attention_map.layers[row]}, {_name(attention_map.planes[plane])}")
-    ax.set_xlabel("key (attended to); colour: square root of the weight", color=MUTED)
+    patches = "; ▦ row,column: a patch" if _grid(trace) else ""
+    ax.set_xlabel(f"key (attended to{patches}); colour: square root of the weight", color=MUTED)
     ax.set_ylabel("query (attends)")
 
 

@@ -168,11 +168,14 @@ def test_with_a_picture():
     view = explored.view()
     assert view["patches"] == run.patch_index.tolist() and view["picture"].startswith(b"\x89PNG")
     assert AttentionMap(run).view()["picture"] is None
-    first, _, seen = explored.figure().figure.axes
+    first, plane, seen = explored.figure().figure.axes
+    labels, side = [label.get_text() for label in plane.get_yticklabels()], explored.grid[0]
+    assert [label for label in labels if label.startswith("▦")] == [f"▦ {row},0" for row in range(side)]
+    assert len(labels) == len(run.tokens) - side * side + side, "every other token has a label"
+    assert "row,column" in plane.get_xlabel()
     assert len(AttentionMap(run).figure().figure.axes) == 2
     assert seen.images and "query" in seen.get_title(loc="left") and len(seen.patches) == 1
     brightest = int(run.attentions[0, 0, -1, run.patch_index >= 0].argmax())
-    side = round(int((run.patch_index >= 0).sum()) ** 0.5)
     frame, pixels = seen.patches[0], seen.images[0].get_array()
     assert frame.get_y() == pytest.approx(brightest // side * len(pixels) / side - 0.5)
     assert frame.get_x() == pytest.approx(brightest % side * len(pixels) / side - 0.5)
