@@ -192,7 +192,8 @@ def draw_talk(talk: Talk) -> Axes:
 def _draw_picture(ax: Axes, talk: Talk, picture: Image) -> None:
     heat, title = talk.heat(), talk.picture_name
     side = 1 if heat is None else len(heat)
-    ax.imshow(picture.resize((STAGE, STAGE)), extent=(0, side, side, 0))
+    shown = picture if max(picture.size) <= STAGE else picture.resize((STAGE, STAGE))
+    ax.imshow(shown, extent=(0, side, side, 0), interpolation="none")
     if heat is not None:
         _draw_heat(ax, heat)
         title = f"where “{talk.picked_word}” looked"
@@ -204,7 +205,7 @@ def _draw_picture(ax: Axes, talk: Talk, picture: Image) -> None:
 
 def _draw_heat(ax: Axes, heat: torch.Tensor) -> None:
     side, shown = len(heat), heat / heat.max()
-    ax.imshow(shown, extent=(0, side, side, 0), cmap=veil_colormap(), vmin=0, vmax=1)
+    ax.imshow(shown, extent=(0, side, side, 0), cmap=veil_colormap(), vmin=0, vmax=1, interpolation="none")
     row, column = _brightest(heat)
     corners = [column, column + 1, column + 1, column, column], [row, row, row + 1, row + 1, row]
     ax.plot(*corners, color=OKABE_ITO["vermillion"], lw=2)

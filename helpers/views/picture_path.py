@@ -79,7 +79,7 @@ def _draw_stage(ax: Axes, number: int, picture: Image, config: PreTrainedConfig)
     sight = config.vision_config
     if number in (0, 1, 3):
         extent = (number - _BOX / 2, number + _BOX / 2, -_BOX / 2, _BOX / 2)
-        ax.imshow(picture, extent=extent)
+        ax.imshow(picture, extent=extent, interpolation="none")
         cuts = {0: 1, 1: min(12, sight.image_size // sight.patch_size), 3: min(6, sight.grid)}[number]
         for cut in range(cuts + 1):
             place = -_BOX / 2 + _BOX * cut / cuts

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-SIDE = 144  # pixels along a side of a small picture: more than a tiny model gets, but few for a file
-SHARP = 100  # pixels per inch of a picture that is drawn larger
+SHARP = 150  # pixels per inch to which a larger picture is reduced; a smaller one is drawn in its own pixels
 
 
 def plot_pictures(
@@ -65,7 +64,7 @@ def plot_pictures(
         ax.set_axis_off()
     axes = axes[: len(opened)]
     for index, (ax, picture) in enumerate(zip(axes, opened, strict=True)):
-        _draw(ax, picture, keep_shape, max(SIDE, round(SHARP * width)))
+        _draw(ax, picture, keep_shape, round(SHARP * width))
         if heats and heats[index] is not None:
             _draw_heat(ax, heats[index], marks[index] if marks else None)
         if captions:
@@ -89,13 +88,15 @@ def plot_patches(picture: Any, grid: int, *, title: str = "", ax: Axes | None = 
     'Sixteen patches'
     """
     import numpy
+    from PIL.Image import Resampling
 
     if isinstance(grid, bool) or not isinstance(grid, int) or not 1 <= grid <= 48:
         raise BadInputError(f"grid is the number of patches along a side, 1 to 48, not {grid!r}.")
     (picture,) = _opened([picture])
     inside = max(6, 288 // grid)
     gap = max(1, inside // 8)
-    pixels = numpy.asarray(picture.resize((inside * grid, inside * grid)))
+    way = Resampling.NEAREST if max(picture.size) <= inside * grid else Resampling.BICUBIC
+    pixels = numpy.asarray(picture.resize((inside * grid, inside * grid), way))
     step = inside + gap
     sheet = numpy.full((step * grid - gap, step * grid - gap, 3), 255, dtype=numpy.uint8)
     for row in range(grid):
@@ -103,7 +104,7 @@ def plot_patches(picture: Any, grid: int, *, title: str = "", ax: Axes | None = 
             patch = pixels[row * inside : (row + 1) * inside, column * inside : (column + 1) * inside]
             sheet[row * step : row * step + inside, column * step : column * step + inside] = patch
     ax = new_axes(ax, 3.2, 3.2 + (0.3 if title else 0))
-    ax.imshow(sheet, interpolation="nearest")
+    ax.imshow(sheet, interpolation="none")
     places = [number * step + inside / 2 for number in range(0, grid, -(-grid // 12))]
     names = range(0, grid, -(-grid // 12))
     ax.set_xticks(places, names, fontsize=7.5)
@@ -124,14 +125,19 @@ def _opened(pictures: Any) -> list[Any]:
 
 
 def _draw(ax: Axes, picture: Any, keep_shape: bool, side: int) -> None:
-    """Draw the picture with `side` pixels along its longer side, as a square unless it keeps its shape."""
+    """Draw the picture, at most `side` pixels along its longer side, as a square unless it keeps its shape."""
+    from matplotlib.lines import Line2D
+
     wide, high = (length / max(picture.size) for length in picture.size) if keep_shape else (1.0, 1.0)
-    size = (max(1, round(side * wide)), max(1, round(side * high)))
-    ax.imshow(picture.resize(size), extent=(0, wide, high, 0))
+    if max(picture.size) > side:
+        picture = picture.resize((max(1, round(side * wide)), max(1, round(side * high))))
+    ax.imshow(picture, extent=(0, wide, high, 0), interpolation="none", clip_on=False)
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.spines[:].set_visible(True)
-    ax.spines[:].set_color(RULE)
+    ax.spines[:].set_visible(False)  # one line around it takes less room in a file than four, and so does no background
+    ax.patch.set_visible(False)
+    frame = Line2D([0, wide, wide, 0, 0], [0, 0, high, high, 0], color=RULE, linewidth=0.8, clip_on=False)
+    ax.add_line(frame)
 
 
 def _draw_heat(ax: Axes, heat: Any, mark: Any) -> None:
@@ -139,14 +145,13 @@ def _draw_heat(ax: Axes, heat: Any, mark: Any) -> None:
     if heat.dim() != 2 or bool((heat < 0).any()):
         raise BadInputError(f"A heat is [row, column] with weights of 0 or more; this is {list(heat.shape)}.")
     shown = heat / heat.max().clamp(min=1e-12)
-    ax.imshow(
-        shown.numpy(), cmap=veil_colormap(), vmin=0, vmax=1, extent=(0, 1, 1, 0), zorder=2, interpolation="nearest"
-    )
+    veil = ax.imshow(shown.numpy(), cmap=veil_colormap(), vmin=0, vmax=1, extent=(0, 1, 1, 0), interpolation="none")
+    veil.set(zorder=2, clip_on=False)
     if mark is not None:
         from matplotlib.patches import Rectangle
 
         (row, column), (rows, columns) = mark, heat.shape
-        box = {"fill": False, "edgecolor": OKABE_ITO["vermillion"], "linewidth": 1.8, "zorder": 3}
+        box = {"fill": False, "edgecolor": OKABE_ITO["vermillion"], "linewidth": 1.8, "zorder": 3, "clip_on": False}
         ax.add_patch(Rectangle((column / columns, row / rows), 1 / columns, 1 / rows, **box))
 
 
@@ -157,6 +162,6 @@ def _draw_scale(figure: Any, axes: Sequence[Axes]) -> None:
 
     on_white = LinearSegmentedColormap.from_list("veil on white", [VEIL_COLOR, "white"])
     scale = figure.colorbar(ScalarMappable(cmap=on_white), ax=axes, aspect=14, shrink=0.8, pad=0.01)
-    scale.set_ticks([0, 1], labels=["0", "each\nlargest"])
+    scale.set_ticks([0, 1], labels=["0", "largest\nin each"])
     scale.ax.tick_params(length=0, labelsize=7.5, labelcolor=MUTED)
     scale.outline.set_edgecolor(RULE)

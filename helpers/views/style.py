@@ -62,7 +62,7 @@ def use_course_style(*, sharp: bool = False) -> None:
 
     Figures stay light in JupyterLab's dark theme too, so that a saved figure looks the same
     everywhere. With `sharp`, a notebook shows them as SVG, which is sharp on every screen, or as PNG
-    with 200 dots per inch if they contain Chinese or a picture.
+    with 200 dots per inch if they contain Chinese or many pictures.
     It changes `matplotlib.rcParams` of this process; `matplotlib.rcdefaults()` undoes that.
 
     >>> import matplotlib

@@ -26,7 +26,7 @@ AREA = 60  # pixels with equal neighbours all around that make a colour one of a
 FAR, FEW = 32, 0.002  # of 255: by how much a pixel at an edge may be off, and which fraction of all pixels by more
 NEAR = 4  # of 255: by how much a pixel in an area may be off
 MANY = 5_000  # colours that only a photograph has
-QUALITY = 72  # of a JPEG, of 100
+QUALITY = 70  # of a JPEG, of 100
 
 
 def stored(png):

@@ -45,7 +45,7 @@ def test_heat_is_drawn_over_it_and_the_mark_on_its_patch(picture):
     assert hidden[0, 2] == 0 and hidden.max() > 0.8, "the picture's own colours where the weight is largest"
     assert hidden[0, 0] == hidden.max()
     (scale,) = [ax for ax in axes[0].figure.axes if ax not in axes]
-    assert [label.get_text() for label in scale.get_yticklabels()] == ["0", "each\nlargest"]
+    assert [label.get_text() for label in scale.get_yticklabels()] == ["0", "largest\nin each"]
     (box,) = axes[0].patches
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == pytest.approx((2 / 3, 0, 1 / 3, 1 / 2))
     assert not axes[1].patches

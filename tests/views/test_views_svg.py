@@ -1,9 +1,13 @@
 """Figures as short SVG: the same drawing, and the same text each time."""
 
+from base64 import b64decode
+from io import BytesIO
 from xml.dom.minidom import parseString
 
 import matplotlib
+import numpy
 import pytest
+from PIL import Image
 
 matplotlib.use("Agg")
 
@@ -70,12 +74,34 @@ def test_chinese_is_drawn_since_a_reader_may_have_no_font_for_it():
     assert not needs_pixels(plain)
 
 
-def test_pictures_in_colours_are_pixels_in_svg_too_so_they_become_png():
-    figure, (left, right) = pyplot.subplots(1, 2)
-    left.imshow([[0, 1], [1, 0]])
-    assert not needs_pixels(figure), "A heat map is small as SVG."
-    right.imshow([[(255, 0, 0), (0, 0, 255)]])
-    assert needs_pixels(figure)
+def _with_pictures(*pictures):
+    figure, axes = pyplot.subplots(1, len(pictures), squeeze=False)
+    for ax, picture in zip(axes.flat, pictures, strict=True):
+        ax.imshow(picture, interpolation="none")
+    return figure
+
+
+def test_an_equal_picture_is_held_once_with_a_palette_and_all_its_colours():
+    drawn = numpy.zeros((20, 20, 3), dtype=numpy.uint8)
+    drawn[5:9, 5:9] = 242, 213, 15
+    svg = svg_text(_with_pictures(drawn, drawn, drawn[::-1]))
+    page = parseString(svg)
+    images = page.getElementsByTagName("image")
+    assert len(images) == 2
+    assert {use.getAttribute("xlink:href") for use in page.getElementsByTagName("use")} >= {"#picture0"}
+    held = Image.open(BytesIO(b64decode(images[0].getAttribute("xlink:href").partition(",")[2])))
+    assert held.mode == "P"
+    assert numpy.array_equal(numpy.asarray(held.convert("RGB")), drawn)
+
+
+def test_few_drawn_pictures_are_svg_and_a_photograph_is_a_png():
+    drawn = numpy.zeros((20, 20, 3), dtype=numpy.uint8)
+    photograph = numpy.random.default_rng(0).integers(256, size=(20, 20, 3), dtype=numpy.uint8)
+    assert not needs_pixels(_with_pictures(drawn, [[0, 1], [1, 0]]))
+    assert needs_pixels(_with_pictures(*[drawn] * 13)), "too many to repeat their frames in SVG"
+    assert needs_pixels(_with_pictures(photograph))
+    png, size = sharp_png(_with_pictures(photograph))
+    assert Image.open(BytesIO(png)).width * 100 // 130 == size["width"], "130 dots per inch, shown as 100"
 
 
 def test_sharp_is_a_setting_that_rcdefaults_takes_back():
