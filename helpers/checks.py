@@ -53,7 +53,7 @@ def number(name: str, value: Any, *, least: float | None = None, most: float | N
     >>> number("scale", 2)
     2.0
     """
-    if isinstance(value, Real) and not isinstance(value, bool) and _finite(value) and _within(value, least, most):
+    if isinstance(value, Real) and not isinstance(value, bool) and is_finite(value) and _within(value, least, most):
         return float(value)
     raise BadInputError(f"{name} must be a finite number{_range(least, most)}, not {shown(value)}.")
 
@@ -232,7 +232,8 @@ def ids_of_model(model: Any, input_ids: Any, tokenizer: Any = None) -> None:
         )
 
 
-def _finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether a number is finite as a float."""
     try:
         return math.isfinite(value)
     except OverflowError:  # an int that is too large for a float

@@ -91,6 +91,10 @@ class NotANumberError(BadInputError, ArithmeticError):
     """A model's scores are NaN or infinite, so no token can be chosen from them."""
 
 
+class PictureLeftOutWarning(UserWarning):
+    """A chat with a picture is prepared for a model without it, so that the model answers blindly."""
+
+
 class ModelNotFoundError(HelpersError, LookupError):
     """There is no such catalog name, folder or hub id, or the model has not been fetched yet."""
 

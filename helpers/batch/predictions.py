@@ -123,6 +123,18 @@ class Predictions:
         """Whether a prompt has an answer, or an error instead of one."""
         return self.places[index] != NOT_YET
 
+    def check_input(self, index: int, text: str) -> None:
+        """Check that a kept answer belongs to this prompt. Raises `DamagedFilesError` if its line has another Input."""
+        kept = self._line_at(self.places[index])
+        if kept["index"] != index or kept["Input"] != text:
+            raise DamagedFilesError(
+                f"{self.jsonl} was changed by hand: its last line with the index {index} has the Input "
+                f"{checks.shown(kept['Input'])}, but that prompt is {checks.shown(text)}. Remove that line, and the "
+                "prompt is asked again; or start over (",
+                BEGIN_ANEW,
+                ").",
+            )
+
     def forget_failed(self) -> None:
         """Count failed prompts as not done: they are asked again, and their new lines replace the old ones."""
         for index in self.failed:
@@ -273,7 +285,8 @@ class Predictions:
 
     def _take_away(self, tail: bytes) -> None:
         """Drop the end of the file, which is not a complete line. If this module did not write it, keep a copy."""
-        if LINE_BEGINS.startswith(tail[: len(LINE_BEGINS)]) or not tail.strip(b"\0"):
+        begins_as_ours = LINE_BEGINS.startswith(tail[: len(LINE_BEGINS)])
+        if (begins_as_ours and b"\r" not in tail) or not tail.strip(b"\0"):  # with \r, lines that an editor joined
             return
         kept = _free_name(self.jsonl)
         with open(kept, "xb") as stream:
@@ -423,7 +436,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
 
 def _read_line(raw: bytes, total: int | None = None) -> dict[str, Any]:
     """A line of `p.jsonl` as a dict; `ValueError` or `RecursionError` says what is wrong with it."""
-    line = json.loads(raw)
+    line = json.loads(raw.decode("utf-8-sig"))  # given bytes, json.loads would also take UTF-16
     if not isinstance(line, dict):
         raise ValueError("it is not a JSON object")
     missing = next((name for name in ("index", "Input", "Output") if name not in line), None)

@@ -241,6 +241,7 @@ def run_batch(
         if retry_failed:
             predictions.forget_failed()
         kept = sum(map(predictions.is_done, range(total)))
+        _check_kept(predictions, numbered if kept else [], total)
         _answer_all(engine, numbered, settings, predictions, kept, total, progress)
         predictions.finish()
         failed = len(predictions.failed)
@@ -320,6 +321,14 @@ def _picture_mark(picture: Any) -> Any:
         return Path(picture).name
     shown = picture.tobytes() if hasattr(picture, "tobytes") else repr(picture).encode("utf-8", "backslashreplace")
     return getattr(picture, "size", None), hashlib.sha256(shown).hexdigest()
+
+
+def _check_kept(predictions: Predictions, prompts: Iterable[Prompt], total: int) -> None:
+    """Check that each kept answer is one to the prompt of its number. It is done before an engine runs, since an engine
+    may take the prompts in a thread of its own."""
+    for prompt in prompts:
+        if prompt.index < total and predictions.is_done(prompt.index):
+            predictions.check_input(prompt.index, prompt.text)
 
 
 def _answer_all(

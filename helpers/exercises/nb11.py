@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -349,15 +350,20 @@ def _picture() -> Any:
 def _(answer: Any) -> str:
     from helpers.attempts import library_messages
     from helpers.conversation import Conversation
+    from helpers.errors import PictureLeftOutWarning
 
     model, processor = _glm4v()
     picture, question = _picture(), "描述一下这张图片"
     right = Conversation(model, processor).ask(question, image=picture, max_new_tokens=60).text
-    with library_messages() as said:
-        given = answer(model, processor, picture, question)
-    require(isinstance(given, str), f"it should return a text, not {given!r:.60}.")
-    blind = any("picture is left out" in message for message in said)
+    given, blind = None, False
+    try:
+        with library_messages() as said, warnings.catch_warnings():
+            warnings.simplefilter("error", PictureLeftOutWarning)
+            given = answer(model, processor, picture, question)
+    except PictureLeftOutWarning:
+        blind = True
     require(not blind, "the model answered without the picture. What should replace the tokenizer here?")
+    require(isinstance(given, str), f"it should return a text, not {given!r:.60}.")
     require("<|" not in given, f"the answer contains special tokens: {given!r:.60}")
     require(given == right, f"Conversation answers {right!r:.60}, your function {given!r:.60}.")
     _said_nothing(said)

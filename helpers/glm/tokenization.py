@@ -19,7 +19,7 @@ from transformers import TokenizersBackend
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from helpers import checks
-from helpers.errors import BadInputError, DamagedFilesError
+from helpers.errors import BadInputError, DamagedFilesError, PictureLeftOutWarning
 from helpers.text.encoding import text_ids
 from helpers.text.prompts import RenderedChat, check_messages, segments_of
 from helpers.text.templates import render_template
@@ -290,6 +290,7 @@ class ChatGLM4Tokenizer(TokenizersBackend):
             warnings.warn(
                 "The picture is left out here: a tokenizer makes no pixel_values, and without them the model answers "
                 "blindly. Use what load_processor (or AutoProcessor) gives in its place.",
+                PictureLeftOutWarning,
                 stacklevel=2,
             )
         rows = [chat.input_ids for chat in rendered]

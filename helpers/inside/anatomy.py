@@ -11,6 +11,7 @@ follows must give the model's own logits. A part that fails its check is not use
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,7 +26,7 @@ from transformers.masking_utils import eager_mask
 
 from helpers.checks import language_model
 from helpers.errors import BadInputError
-from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.exclusive import alone, in_this_thread
 from helpers.inside.flow import Call, Flow, tensors
 from helpers.inside.keeping import fetched, home, input_device
 from helpers.models.fitting import refusing_what_does_not_fit
@@ -315,7 +316,7 @@ def anatomy(model: torch.nn.Module) -> Anatomy:
         language_model("model", model)
     if model in _refused:
         raise BadInputError(_refused[model])
-    with one_at_a_time(model, "a first look at its parts"):
+    with alone(model, "a first look at its parts"):
         untouched = not any(is_edited(module) for module in model.modules())
         try:
             with _refusing_too_little_memory(model):
@@ -375,7 +376,7 @@ def at_the_end(parts: Anatomy, change: Callable[[torch.Tensor], torch.Tensor | N
     The final norm may run elsewhere too (nanochat applies it to the embedding): only its run after the last layer
     counts. In a model without a final norm, `stream` is the last layer's output.
     """
-    last, reached = parts.layers[-1], False
+    last, reached = parts.layers[-1], set()  # the threads whose runs are between the last layer and the end
 
     def leave_last(module: Module, arguments: Any, output: Any) -> Any:
         given = output if isinstance(output, torch.Tensor) else list(tensors(output))[last.place]
@@ -388,14 +389,12 @@ def at_the_end(parts: Anatomy, change: Callable[[torch.Tensor], torch.Tensor | N
         return
 
     def leave_layers(module: Module, arguments: Any, output: Any) -> None:
-        nonlocal reached
-        reached = True
+        reached.add(threading.get_ident())
 
     def enter_norm(module, arguments, keywords):
-        nonlocal reached
-        if not reached:
+        if threading.get_ident() not in reached:
             return None
-        reached = False
+        reached.discard(threading.get_ident())
         return with_first(arguments, keywords, change)
 
     with (
@@ -437,7 +436,7 @@ def _examine(model: PreTrainedModel) -> Anatomy:
 
     try:
         with listener.listening(model):
-            hook = head.register_forward_hook(give_known_scores) if head is not None else None
+            hook = head.register_forward_hook(in_this_thread(give_known_scores)) if head is not None else None
             try:
                 output = flow.follow(model, lambda: model(input_ids=ids, use_cache=False))
             finally:
@@ -581,11 +580,19 @@ def _configs(model: PreTrainedModel) -> list[Any]:
 @contextmanager
 def attention_as(name: str, attend: Callable | None, mask: Callable | None, *configs: Any) -> Iterator[None]:
     """Inside the `with` block the configs name another attention implementation, which consists of `attend` and
-    `mask`; both are None for a name that the library already knows."""
+    `mask`; both are None for a name that the library already knows.
+
+    A run that another thread has begun earlier, with a mask of its own kind, keeps the implementation that it had.
+    """
     before = [config._attn_implementation for config in configs]
+
+    def as_before(module: Module, *arguments: Any, **more: Any) -> Any:
+        known = AttentionInterface().get(next((b for c, b in zip(configs, before, strict=True) if c is module.config)))
+        return (known or library_eager(module))(module, *arguments, **more)
+
     try:
         if attend is not None:
-            AttentionInterface.register(name, attend)
+            AttentionInterface.register(name, in_this_thread(attend, otherwise=as_before))
             AttentionMaskInterface.register(name, mask)
         for config in configs:
             config._attn_implementation = {"": name}  # only its own: the configs nested in it keep theirs

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.inside.exclusive import in_this_thread
+
 _ATEN = torch.ops.aten
 _SUMS = {_ATEN.add.Tensor: 1.0, _ATEN.add_.Tensor: 1.0, _ATEN.sub.Tensor: -1.0, _ATEN.sub_.Tensor: -1.0}
 _PRODUCTS = {_ATEN.mul.Tensor, _ATEN.mul_.Tensor, _ATEN.mul.Scalar, _ATEN.mul_.Scalar}
@@ -98,8 +100,10 @@ class Flow:
         """Call `run` and record what happens in `model` meanwhile. Returns what `run` returned."""
         with ExitStack() as hooks:
             for name, module in model.named_modules():
-                hooks.enter_context(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
-                hooks.enter_context(module.register_forward_hook(self._leave))
+                hooks.enter_context(
+                    module.register_forward_pre_hook(in_this_thread(self._enter(name)), with_kwargs=True)
+                )
+                hooks.enter_context(module.register_forward_hook(in_this_thread(self._leave)))
             hooks.enter_context(_Watch(self))
             return run()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from helpers.checks import several, shown, whole_number
 from helpers.errors import BadInputError
+from helpers.models.cache_size import stored_shapes
 
 NO_KEYS = "No layer of this model keeps keys and values: each keeps a state of fixed size, however long the text is."
 STATES = ("conv_states", "recurrent_states")  # what layers without attention keep, in transformers
@@ -174,6 +175,16 @@ def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
             f"The layers of past_key_values hold different numbers of positions ({min(lengths)} to {max(lengths)}): "
             "the run that filled it stopped early. Make a new one: DynamicCache(config=model.config)."
         )
+    for number, (layer, shape) in enumerate(zip(layers, stored_shapes(model.config), strict=False)):
+        keys, values = _shape(getattr(layer, "keys", None)), _shape(getattr(layer, "values", None))
+        if None in (keys, values, shape):
+            continue
+        held = keys[1], keys[3], values[3]
+        if held != shape:
+            raise BadInputError(
+                f"Layer {number} of past_key_values holds {_in_heads(held)}, but in this model it holds "
+                f"{_in_heads(shape)}: it was made for another model. Make a new one: DynamicCache(config=model.config)."
+            )
     for layer, usual in zip(layers, expected, strict=False):
         keys = getattr(layer, "keys", None)
         if keys is not None and keys.dim() == 4 and keys.shape[0] != 1:
@@ -189,6 +200,12 @@ def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
                 f"past_key_values has room for {layer.max_cache_len} positions; what it holds and the new "
                 f"tokens need {needed}: make it with max_cache_len of at least that."
             )
+
+
+def _in_heads(shape: tuple[int, int, int]) -> str:
+    heads, key, value = shape
+    sizes = f"{key}" if key == value else f"{key} (keys) and {value} (values)"
+    return f"{heads} key/value head{'s' * (heads != 1)} of size {sizes}"
 
 
 def _shape(tensor: Any) -> tuple[int, ...] | None:

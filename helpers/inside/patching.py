@@ -16,7 +16,7 @@ import torch
 
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy, at_the_end, replace_output, with_first
-from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.exclusive import alone, in_this_thread
 from helpers.inside.keeping import input_device
 from helpers.inside.tracing import trace
 from helpers.models.fitting import does_not_fit, release_cached
@@ -114,8 +114,8 @@ def patching_sweep(
     found: list[Tensor] = []
     at_once = min(len(patches), _most_at_once(model, length))
     # Not by logits_to_keep, which makes Gemma 4 drop positions in its upper layers.
-    only_last = inside.head.register_forward_pre_hook(lambda module, arguments: (arguments[0][:, -1:],))
-    with one_at_a_time(model, "patching_sweep"), torch.no_grad(), only_last:
+    only_last = in_this_thread(lambda module, arguments: (arguments[0][:, -1:],))
+    with alone(model, "patching_sweep"), torch.no_grad(), inside.head.register_forward_pre_hook(only_last):
         while len(found) < len(patches):
             now = patches[len(found) : len(found) + at_once]
             try:
@@ -220,6 +220,7 @@ def _patched(
         states[list(rows), positions] = value[positions].to(states)
         return states.view(shape)
 
+    patched = in_this_thread(patched, otherwise=lambda states: states)
     if part != "hidden_states":
         return replace_output(_writer(inside, part, layer), patched)
     if layer == len(inside.layers):

@@ -26,7 +26,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from helpers import checks
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, library_eager
-from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.exclusive import alone, in_this_thread
 from helpers.inside.flow import tensors
 from helpers.inside.keeping import Keeper, home, input_device
 from helpers.inside.kv_cache import check_cache
@@ -209,7 +209,7 @@ def trace(
     options = _smaller(recorder, sizes)
     recorder.device = _place(device, sum(sizes.values()), options, home(parts.head or parts.final_norm))
     with (
-        one_at_a_time(model, "trace"),
+        alone(model, "trace"),
         refusing_what_does_not_fit("This trace", sum(sizes.values()), str(input_device(model)), options),
     ):
         recorder.run(given)
@@ -291,7 +291,10 @@ class _Recorder:
         handles = []
 
         def before(module: Module, hook: Any) -> None:
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(in_this_thread(hook), with_kwargs=True))
+
+        def after(module: Module, hook: Any) -> None:
+            handles.append(module.register_forward_hook(in_this_thread(hook)))
 
         with ExitStack() as more:
             more.callback(_remove, handles)
@@ -299,17 +302,16 @@ class _Recorder:
                 if layer < len(self.parts.layers):
                     handles.append(self._state_hook(layer))
                 else:
-                    more.enter_context(at_the_end(self.parts, self._see_last_residual))
+                    more.enter_context(at_the_end(self.parts, in_this_thread(self._see_last_residual)))
                     if self.parts.final_norm is not None:
-                        handles.append(self.parts.final_norm.register_forward_hook(self._see_normed))
+                        after(self.parts.final_norm, self._see_normed)
             for layer in self.attention_layers:
                 if self.attention[layer].weights_place is not None:
-                    hook = self._see_own_attention(layer)
-                    handles.append(self.attention[layer].caller.register_forward_hook(hook))
+                    after(self.attention[layer].caller, self._see_own_attention(layer))
             for name, module in self.inputs_of.items():
                 before(module, self._see_input(name))
             for name, module in self.outputs_of.items():
-                handles.append(module.register_forward_hook(self._see_output(name)))
+                after(module, self._see_output(name))
             if self.logits:
                 lm_head = self.parts.head
                 more.enter_context(_in_slices(lm_head))
@@ -416,8 +418,8 @@ class _Recorder:
             self._write_state(layer, _first_tensor((args, kwargs)))
 
         if layer and not module._forward_pre_hooks:
-            return below.module.register_forward_hook(after)
-        return module.register_forward_pre_hook(before, with_kwargs=True)
+            return below.module.register_forward_hook(in_this_thread(after))
+        return module.register_forward_pre_hook(in_this_thread(before), with_kwargs=True)
 
     def _see_own_attention(self, layer):
         def hook(module: Module, args: Any, output: Any) -> None:
@@ -600,7 +602,7 @@ def _in_slices(lm_head: Any) -> torch.Tensor:
         yield
         return
     try:
-        lm_head.forward = forward
+        lm_head.forward = in_this_thread(forward, otherwise=lm_head.forward)
         yield
     finally:
         vars(lm_head).pop("forward", None)

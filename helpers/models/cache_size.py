@@ -92,16 +92,47 @@ def _by_formula(text: Any) -> Iterator[tuple[int, int | None]]:
 
 def _values(config: Any, model_type: str) -> int:
     """How many values an attention layer stores per position: the keys and values of all heads."""
+    heads, key, value = _shape(config, model_type)
+    return heads * (key + value)
+
+
+def stored_shapes(config: Any) -> list[tuple[int, int, int] | None]:
+    """For each layer: how many key/value heads its cache stores, the size of a key, and the size of a value. None where
+    the formula does not say: for layers without attention, and for models whose formula is not tested.
+
+    >>> from transformers import LlamaConfig
+    >>> stored_shapes(LlamaConfig(num_hidden_layers=1, hidden_size=64, num_attention_heads=4, num_key_value_heads=2))
+    [(2, 16, 16)]
+    """
+    from transformers.cache_utils import get_layer_types_and_kwargs
+
+    text = config.get_text_config(decoder=True)
+    if text.model_type not in TESTED:
+        return [None] * text.num_hidden_layers
+    kinds, _ = get_layer_types_and_kwargs(text)
+    return [
+        _shape(layer, text.model_type) if kind in FULL + SLIDING else None
+        for kind, layer in zip(kinds, text.per_layer_config, strict=True)
+    ]
+
+
+def _shape(config: Any, model_type: str) -> tuple[int, int, int]:
+    """(heads, size of a key, size of a value) that an attention layer stores."""
     latent = [getattr(config, name, None) for name in LATENT]
     if all(latent):
-        return sum(latent)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        return 1, *latent
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return _heads(config, model_type), head_dim, head_dim
+
+
+def _heads(config: Any, model_type: str) -> int:
+    """How many key/value heads an attention layer stores."""
     if model_type == "falcon":  # its newer architecture repeats the shared heads before storing them
         alone = config.num_kv_heads if not config.multi_query else 1
-        heads = config.num_attention_heads if config.new_decoder_architecture else alone
-    elif model_type == "gpt_bigcode":
-        heads = 1 if config.multi_query else config.num_attention_heads
-    return 2 * heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        return config.num_attention_heads if config.new_decoder_architecture else alone
+    if model_type == "gpt_bigcode":
+        return 1 if config.multi_query else config.num_attention_heads
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
 def _by_a_run(config: Any) -> list[int]:

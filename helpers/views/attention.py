@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import adaptive_max_pool2d
 
+from helpers.checks import shown
 from helpers.errors import BadInputError
 from helpers.inside.heads import attention_rollout, check_attentions
 from helpers.views.heads import plot_attention_on_picture
@@ -78,7 +79,7 @@ class AttentionMap(Commands):
     def layer(self, row):
         """The answer to the page's request: the row's number, and its packed weights, all planes except the mean."""
         if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.layers):
-            raise BadInputError(f"There is no row {row!r}: this trace has {len(self.layers)} layers.")
+            raise BadInputError(f"There is no row {shown(row)}: this trace has {len(self.layers)} layers.")
         sent = [name != "mean" for name in self.planes]
         return {"row": row}, pack_layer(self.weights(row)[sent], self.trace.positions)
 
@@ -279,9 +280,9 @@ class AttentionWidget(CourseWidget):
     def _answer(self, _widget, wish, _buffers):
         """Send one layer to the page, as bytes; the rest of the view stays as it is."""
         try:
-            about, packed = self.state.do(**{"command": "", **wish})
+            about, packed = self.state.take(wish)
         except Exception as error:  # nothing else would report it on the page
-            self.send({"error": in_words(error), "row": wish.get("row")})
+            self.send({"error": in_words(error), "row": wish.get("row") if isinstance(wish, dict) else None})
         else:
             self.send(about, [packed])
 

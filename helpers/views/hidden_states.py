@@ -90,7 +90,9 @@ class HiddenStates(Commands):
         """Show beside the prompt "other" (the other prompt), "changed" (the prompt with the changes) or nothing: ""."""
         there = {"": True, "other": self.panel.other, "changed": self.panel.changed}
         if not there.get(what):
-            raise BadInputError(f"There is no {what!r} to show yet: set a second prompt, or change something first.")
+            raise BadInputError(
+                f"There is no {shown(what)} to show yet: set a second prompt, or change something first."
+            )
         self._show(beside=what)
 
     def window(self, after: int) -> None:
@@ -98,7 +100,7 @@ class HiddenStates(Commands):
         grids move together, matched from the end, as far as each reaches."""
         panel = self.panel
         if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= panel.farthest:
-            raise BadInputError(f"after is a number of positions from 0 to {panel.farthest}, not {after!r}.")
+            raise BadInputError(f"after is a number of positions from 0 to {panel.farthest}, not {shown(after)}.")
         self._show(
             run=self._run(panel.run.input_ids, after=after),
             other=self._run(panel.other.input_ids, after=after) if panel.other else None,
@@ -111,15 +113,15 @@ class HiddenStates(Commands):
         is about, by default the one that this cell predicts."""
         runs = self.panel.runs
         if grid not in range(len(runs)):
-            raise BadInputError(f"There is no grid {grid!r}: 0 is the prompt, 1 what is shown beside it.")
+            raise BadInputError(f"There is no grid {shown(grid)}: 0 is the prompt, 1 what is shown beside it.")
         run = runs[grid]
         if layer not in range(self.layers + 1) or position not in run.shown:
             raise BadInputError(
-                f"There is no cell at layer {layer!r}, position {position!r}: layers run from 0 to {self.layers}, "
+                f"There is no cell at layer {shown(layer)}, position {shown(position)}: layers run from 0 to {self.layers}, "
                 f"positions shown from {run.first} to {run.shown[-1]}."
             )
         if token_id is not None and token_id not in range(len(run.logits)):
-            raise BadInputError(f"There is no token id {token_id!r}: ids run from 0 to {len(run.logits) - 1}.")
+            raise BadInputError(f"There is no token id {shown(token_id)}: ids run from 0 to {len(run.logits) - 1}.")
         self._show(cell=Cell(grid, layer, position, token_id))
 
     # Changes to the model.
@@ -135,7 +137,7 @@ class HiddenStates(Commands):
     def skip(self, layer: int, part: str = "layer") -> None:
         """Skip a layer, or only its "attention" or "mlp"."""
         if part not in SKIPS:
-            raise BadInputError(f"What can be skipped is {', '.join(SKIPS)}, not {part!r}.")
+            raise BadInputError(f"What can be skipped is {', '.join(SKIPS)}, not {shown(part)}.")
         anatomy(self.model).number(layer)
         self._change_to((*self.panel.changes, Change("skip", layer=layer, part=part)))
 
@@ -158,7 +160,7 @@ class HiddenStates(Commands):
         at = opposite(other, run, position)
         if layer not in range(self.layers + 1) or at not in other.shown:
             raise BadInputError(
-                f"The second prompt shows nothing at layer {layer!r} opposite position {position!r}: both are "
+                f"The second prompt shows nothing at layer {shown(layer)} opposite position {shown(position)}: both are "
                 f"counted from the end, and its positions {other.first} to {other.shown[-1]} are shown."
             )
         return other.stream[layer, other.column(at)], f"{other.labels[at]} of the second prompt"
@@ -182,7 +184,9 @@ class HiddenStates(Commands):
     def _direction(self, layer: int, towards: str, away: str) -> tuple[torch.Tensor, str]:
         """The direction `[hidden]` from the state after `away` to the one after `towards`, and a phrase for it."""
         if layer not in range(self.layers + 1):
-            raise BadInputError(f"There is no hidden state {layer!r}: they run from 0 (embedding) to {self.layers}.")
+            raise BadInputError(
+                f"There is no hidden state {shown(layer)}: they run from 0 (embedding) to {self.layers}."
+            )
         if not towards:
             raise BadInputError('Steering needs a direction: write a text to steer towards, such as "I love it".')
         vector, about = self._run(self._ids(towards)).stream[layer, -1], f"towards “{towards}”"
@@ -273,7 +277,7 @@ class HiddenStates(Commands):
 
     def _change_at(self, index: int) -> Change:
         if isinstance(index, bool) or index not in range(len(self.panel.changes)):
-            raise BadInputError(f"There is no change {index!r}: there are {len(self.panel.changes)}.")
+            raise BadInputError(f"There is no change {shown(index)}: there are {len(self.panel.changes)}.")
         return self.panel.changes[index]
 
     # What is shown.
@@ -300,7 +304,7 @@ def _vector(values: Any) -> torch.Tensor:
 
 def _strength(scale: float) -> float:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) <= 1000:
-        raise BadInputError(f"The strength of steering is a number such as 2 or -1.5, not {scale!r}.")
+        raise BadInputError(f"The strength of steering is a number such as 2 or -1.5, not {shown(scale)}.")
     return float(scale)
 
 

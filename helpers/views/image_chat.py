@@ -13,7 +13,7 @@ import traitlets
 from matplotlib.axes import Axes
 from transformers import PreTrainedModel
 
-from helpers.checks import language_model
+from helpers.checks import language_model, shown
 from helpers.conversation import Conversation
 from helpers.errors import BadInputError
 from helpers.inside.picture_attention import attention_on_picture
@@ -84,7 +84,7 @@ class ImageChat(Commands):
     def choose(self, name: str) -> None:
         """Take one of the pictures on offer. Raises `BadInputError` for a name that is not there."""
         if name not in self.gallery:
-            raise BadInputError(f"There is no picture {name!r} here; there are: {', '.join(self.gallery)}.")
+            raise BadInputError(f"There is no picture {shown(name)} here; there are: {', '.join(self.gallery)}.")
         self._take(self.gallery[name], name)
 
     def upload(self, name: str, data: bytes) -> None:
@@ -123,7 +123,7 @@ class ImageChat(Commands):
         self._rest()
         turns = self.talk.turns
         if turn not in range(len(turns)) or word not in range(len(turns[turn].words)):
-            raise BadInputError(f"There is no word {word} in turn {turn}.")
+            raise BadInputError(f"There is no word {shown(word)} in turn {shown(turn)}.")
         if not can_pick(self.model, turns[turn], word):
             raise BadInputError(
                 "There was no picture in the conversation when this was said, so no word looked at one. (For models "
@@ -143,9 +143,9 @@ class ImageChat(Commands):
         counts = {"layer": (layer, config.num_hidden_layers), "head": (head, config.num_attention_heads)}
         for what, (value, count) in counts.items():
             if value is not None and value not in range(count):
-                raise BadInputError(f"There is no {what} {value}: there are 0 to {count - 1}.")
+                raise BadInputError(f"There is no {what} {shown(value)}: there are 0 to {count - 1}.")
         if moment not in MOMENTS:
-            raise BadInputError(f'A moment is "choosing" or "reading", not {moment!r}.')
+            raise BadInputError(f'A moment is "choosing" or "reading", not {shown(moment)}.')
         self.talk.layer, self.talk.head = layer, head
         if moment != self.talk.moment:
             self.talk.moment = moment
@@ -254,7 +254,7 @@ class ImageChatWidget(CourseWidget):
             self.still, self.stage = {}, ""
 
     def _answer(self, widget: Any, wish: dict[str, Any], buffers: list[memoryview]) -> None:
-        if buffers:
+        if buffers and isinstance(wish, dict):
             wish = {**wish, "data": bytes(buffers[0])}
         with self._lock:
             before, self.state.talk.trouble = self.state.stream, ""

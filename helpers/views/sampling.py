@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helpers.checks import shown
 from helpers.errors import BadInputError
 from helpers.inside.generation import check_settings, logits_processors
 from helpers.views.plots import candidates, percent, plot_processors, stage_scores
@@ -96,8 +97,11 @@ class Sampling(Commands):
         self.settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         self.change(temperature=temperature, top_k=top_k, top_p=top_p)
 
-    def change(self, **settings: Any) -> None:
+    def change(self, /, **settings: Any) -> None:
         """Change the settings. Raises `BadInputError` and keeps the old ones if one cannot work."""
+        unknown = next((name for name in settings if name not in self.settings), None)
+        if unknown is not None:
+            raise BadInputError(f"There is no setting {shown(unknown)} here; there are: {', '.join(self.settings)}.")
         chosen: dict[str, Any] = {**self.settings, **settings}
         check_settings(max_new_tokens=1, do_sample=True, **chosen, repetition_penalty=1.0, seed=None)
         scores, processed = self.logits[None], {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from helpers import checks
 from helpers.errors import BadInputError
 from helpers.inside.generation import check_settings, generate_steps
 from helpers.text.prompts import prompt_ids
@@ -70,17 +71,19 @@ class Stepper(StepByStep):
 
     def write(self, text: str) -> None:
         """Take the tokens of a text, as it is typed, in this step and the next ones, and continue from there."""
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = self.tokenizer(checks.text("text", text), add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         if not ids:
             raise BadInputError("There is nothing typed: write what the model should have said.")
         self._choose(ids)
 
-    def change(self, **settings: float) -> None:
+    def change(self, /, **settings: float) -> None:
         """Change settings (temperature, …): the tokens before this step stay, and this one is chosen again."""
         before = self.settings
         unknown = [name for name in settings if name not in before]
         if unknown:
-            raise BadInputError(f"There is no setting {unknown[0]!r} here; there are: {', '.join(before)}.")
+            raise BadInputError(f"There is no setting {checks.shown(unknown[0])} here; there are: {', '.join(before)}.")
         self.settings = {**before, **settings}
         try:
             self._check_settings()

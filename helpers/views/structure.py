@@ -206,7 +206,7 @@ def _dry_run(model: PreTrainedModel) -> Any:
     import torch
 
     from helpers.inside.anatomy import neutral_ids
-    from helpers.inside.exclusive import one_at_a_time
+    from helpers.inside.exclusive import alone, in_this_thread
 
     calls, inside = [], []
 
@@ -224,8 +224,8 @@ def _dry_run(model: PreTrainedModel) -> Any:
     def listen(run_model: Module, **inputs: Any) -> None:
         with ExitStack() as hooks:
             for name, module in run_model.named_modules():
-                hooks.enter_context(module.register_forward_pre_hook(enter(name), with_kwargs=True))
-                hooks.enter_context(module.register_forward_hook(leave))
+                hooks.enter_context(module.register_forward_pre_hook(in_this_thread(enter(name)), with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(in_this_thread(leave)))
             with torch.no_grad(), _additions(calls, inside):
                 run_model(**inputs, use_cache=False)
 
@@ -242,7 +242,7 @@ def _dry_run(model: PreTrainedModel) -> Any:
         calls.clear()
         inside.clear()
         try:
-            with one_at_a_time(model, "show_structure"):
+            with alone(model, "show_structure"):
                 listen(model, input_ids=neutral_ids(model).to(model.device))
         except Exception:  # it may be any class of model; without an order there is still a list
             return []

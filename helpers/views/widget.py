@@ -68,7 +68,7 @@ class CourseWidget(anywidget.AnyWidget):
         """Carry out what the reader did on the page. Each answer has a new `turn`, so that the page notices it."""
         message = ""
         try:
-            self.state.do(**{"command": "", **wish})
+            self.state.take(wish)
         except Exception as error:  # nothing else would report it on the page
             message = in_words(error)
         self._show(message)
@@ -136,7 +136,15 @@ class Commands:
 
     commands: tuple[str, ...] = ()
 
-    def do(self, command: str, **arguments: Any) -> Any:
+    def take(self, wish: Any) -> Any:
+        """Carry out what a page sent, {"command": its name, argument: value, …}. Raises `BadInputError` as `do` does,
+        and for anything but such a dict."""
+        if not isinstance(wish, dict) or not all(isinstance(name, str) for name in wish):
+            raise BadInputError(f"A page sends a command and its arguments by name, not {shown(wish)}.")
+        arguments = dict(wish)
+        return self.do(arguments.pop("command", ""), **arguments)
+
+    def do(self, command: str, /, **arguments: Any) -> Any:
         """Call the method `command`.
 
         Raises `BadInputError` if it is not in `commands`, or if an argument is missing, unknown, or of a type that the

@@ -291,6 +291,48 @@ def test_an_end_that_was_cut_off_leaves_nothing_behind(tmp_path, torn):
     assert not (tmp_path / "p.jsonl.old").exists()
 
 
+def test_lines_that_an_editor_joined_are_set_aside_and_not_dropped(tmp_path, capsys):
+    run(tmp_path / "p.json")
+    joined = (tmp_path / "p.jsonl").read_bytes().replace(b"\n", b"\r")
+    (tmp_path / "p.jsonl").write_bytes(joined)
+    assert run(tmp_path / "p.json").answered == 2
+    assert (tmp_path / "p.jsonl.old").read_bytes() == joined
+    assert "is set aside as p.jsonl.old" in capsys.readouterr().err
+
+
+def test_answers_in_utf_16_are_damaged_lines(tmp_path):
+    run(tmp_path / "p.json")
+    saved = (tmp_path / "p.jsonl").read_text().encode("utf-16-be")
+    (tmp_path / "p.jsonl").write_bytes(saved)
+    with pytest.raises(DamagedFilesError, match=r"Line 1 of .*p\.jsonl is damaged"):
+        run(tmp_path / "p.json")
+    assert run(tmp_path / "p.json", resume=False).answered == 2
+    assert (tmp_path / "p.jsonl.old").read_bytes() == saved
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"index": 0, "Input": "another prompt", "Output": "X"}',
+        '{"index": 0, "index": 1, "Input": "a", "Output": "A"}',
+        '{"index": 1, "Input": "a", "Output": "A"}',
+        '{"index": 0, "Input": "b", "Output": null, "error": "no"}',
+    ],
+)
+def test_an_answer_under_the_number_of_another_prompt_is_not_taken(tmp_path, line):
+    run(tmp_path / "p.json")
+    kept = (tmp_path / "p.jsonl").read_text()
+    (tmp_path / "p.jsonl").write_text(f"{kept}{line}\n")
+    with pytest.raises(
+        DamagedFilesError, match=r"p\.jsonl was changed by hand: its last line with the index"
+    ) as caught:
+        run(tmp_path / "p.json")
+    assert "\n" not in str(caught.value) and "resume=False" in str(caught.value)
+    (tmp_path / "p.jsonl").write_text(kept)  # the line removed, as the message says
+    assert run(tmp_path / "p.json").kept == 2
+    assert answers(tmp_path / "p.json") == ["A", "B"]
+
+
 def test_answers_changed_while_the_run_goes_on_are_said(tmp_path):
     class Meddled(Echo):
         def generate(self, prompts, settings):

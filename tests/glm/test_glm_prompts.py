@@ -12,7 +12,7 @@ from glm_fixtures import CHAT, FOLDER, VISION, copy_of, glm_processor, glm_token
 from PIL import Image
 from transformers import AutoTokenizer
 
-from helpers.errors import BadImageError, BadInputError
+from helpers.errors import BadImageError, BadInputError, PictureLeftOutWarning
 from helpers.glm import ChatGLMImageProcessor
 from helpers.glm.tokenization import TOOL_LAST, TOOLS_FIRST
 from helpers.text.pictures import open_picture
@@ -299,7 +299,9 @@ def test_a_tokenizer_that_leaves_the_pixels_out_says_so():
     """The walkthrough's own call: without pixel_values the model would answer without having seen the picture."""
     messages = [{"role": "user", "image": WIDE, "content": "描述一下这张图片"}]
     for conversation in (messages, [messages, BENIGN]):
-        with pytest.warns(UserWarning, match="picture is left out here.*load_processor.*AutoProcessor") as warned:
+        with pytest.warns(
+            PictureLeftOutWarning, match="picture is left out here.*load_processor.*AutoProcessor"
+        ) as warned:
             inputs = glm_tokenizer(VISION).apply_chat_template(conversation, add_generation_prompt=True)
         assert len(warned) == 1
         assert warned[0].filename == __file__

@@ -25,6 +25,7 @@ from transformers import (
 
 from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside import tracing
+from helpers.inside.generation import generate_steps
 from helpers.inside.interventions import patch_hidden_state, skip_layer, steer
 from helpers.inside.tracing import BLOCK, Trace, trace
 from helpers.models.loading import load_model
@@ -319,6 +320,28 @@ def test_what_is_no_cache_for_this_model_is_refused(llama):
         with pytest.raises(BadInputError, match=says) as error:
             trace(llama, Letters(), random_ids(6), past_key_values=cache)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"head_dim": 4}, r"holds 2 key/value heads of size 4, but in this model it holds 2 key/value heads of size 8"),
+        ({"num_key_value_heads": 1}, "holds 1 key/value head of size 8"),
+        ({"num_key_value_heads": 4, "head_dim": 4}, "holds 4 key/value heads of size 4"),
+    ],
+)
+def test_the_cache_of_another_model_with_as_many_layers_is_refused(llama, settings, says):
+    cache = DynamicCache(config=llama.config)
+    with torch.no_grad():
+        tiny("llama", **settings)(random_ids(6), past_key_values=cache)
+    for run in (
+        lambda: trace(llama, Letters(), random_ids(2), past_key_values=cache),
+        lambda: generate_steps(llama, Letters(), random_ids(8), max_new_tokens=1, past_key_values=cache),
+    ):
+        with pytest.raises(BadInputError, match=says) as error:
+            run()
+        assert "made for another model" in str(error.value) and "\n" not in str(error.value)
+    assert cache.get_seq_length() == 6, "and it is as it was"
 
 
 def test_positions_that_repeat_are_one_text(llama):

@@ -6,7 +6,7 @@ import transformers
 
 from helpers.errors import BadInputError
 from helpers.inside.kv_cache import kv_cache_norms, kv_cache_summary
-from helpers.models.cache_size import kv_cache_bytes, layer_caches
+from helpers.models.cache_size import kv_cache_bytes, layer_caches, stored_shapes
 from helpers.models.skeleton import skeleton
 
 WINDOW, LENGTH = 8, 20
@@ -101,6 +101,9 @@ def test_the_formula_gives_what_the_cache_holds(family):
         summary = kv_cache_summary(cache)
         assert (summary.nbytes, summary.length) == (held, length)
         assert len(summary.layers) == len(cache.layers) and repr(summary)
+        for (keys, values), shape in zip(parts, stored_shapes(config), strict=False):
+            if keys is not None and keys.numel():
+                assert (keys.shape[1], keys.shape[3], values.shape[3]) == shape
 
 
 def test_a_state_of_fixed_size_is_counted_apart():

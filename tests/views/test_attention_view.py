@@ -130,10 +130,12 @@ def test_the_widget_sends_a_layer_and_survives_nonsense(run, monkeypatch):
     widget._answer(widget, {"command": "layer", "row": 2}, [])
     widget._answer(widget, {"command": "layer", "row": 99}, [])
     widget._answer(widget, {"command": "layer"}, [])
-    (about, (packed,)), (refused, _), (incomplete, _) = sent
+    widget._answer(widget, ["layer"], [])
+    (about, (packed,)), (refused, _), (incomplete, _), (no_command, _) = sent
     assert about == {"row": 2} and packed == widget.state.layer(2)[1]
     assert "no row 99" in refused["error"] and refused["row"] == 99, "the page knows which wish was refused"
     assert "row" in incomplete["error"]
+    assert no_command == {"error": "A page sends a command and its arguments by name, not ['layer'].", "row": None}
 
 
 def test_the_still_picture(explored):

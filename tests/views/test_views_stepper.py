@@ -223,6 +223,33 @@ def test_wrong_prompts_and_settings_say_what_is_wrong(random_model, tokenizer):
         generation_stepper(random_model, tokenizer, PROMPT, max_new_tokens=10_000)
 
 
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({"command": "write", "text": "\ud800"}, "half of a character"),
+        ({"command": "change", "temperature": 10**400}, "temperature divides the logits"),
+        ({"command": "change", "repetition_penalty": 10**400}, "repetition_penalty is above 0"),
+        ({"command": "change", "self": 1}, "There is no setting 'self' here"),
+        ({"command": "change", "x" * 100_000: 1}, "There is no setting 'xxx"),
+    ],
+)
+def test_what_a_page_may_send_by_mistake_is_a_sentence(random_model, tokenizer, wish, says):
+    widget = generation_stepper(random_model, tokenizer, PROMPT, max_new_tokens=3)
+    widget._handle_custom_msg(wish, [])
+    assert says in widget.view["message"] and len(widget.view["message"]) < 300
+    assert "did not work" not in widget.view["message"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"repetition_penalty": None}, {"self": 1}, {"command ": 1}, {"top_p": 10**400}, {"seed": 1}]
+)
+def test_settings_that_the_explorer_does_not_have(tokenizer, settings):
+    sampling = Sampling(torch.randn(len(tokenizer)), tokenizer)
+    with pytest.raises(BadInputError, match="There is no setting|top_p is"):
+        sampling.do("change", **settings)
+    assert sampling.settings == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
+
 def displayed(widget, monkeypatch):
     outputs = []
     monkeypatch.setattr("IPython.display.display", lambda data, **_: outputs.append(data))

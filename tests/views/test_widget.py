@@ -181,6 +181,10 @@ def test_an_answer_on_its_way_ends_when_its_widget_is_closed():
         ({"command": ["add"]}, "There is no command ['add'] here"),
         ({}, "There is no command '' here"),
         ({"command": "add", "number": "x" * 1000}, "x…x': number is"),
+        (None, "A page sends a command and its arguments by name, not None."),
+        (["add"], "A page sends a command and its arguments by name, not ['add']."),
+        ({5: 1}, "A page sends a command and its arguments by name, not {5: 1}."),
+        ({"command": "add", "self": 1, "number": 1}, "unexpected keyword argument 'self'"),
         ({"command": "break_down"}, "This did not work: RuntimeError: out of memory"),
     ],
 )
