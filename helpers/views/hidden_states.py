@@ -117,8 +117,8 @@ class HiddenStates(Commands):
         run = runs[grid]
         if layer not in range(self.layers + 1) or position not in run.shown:
             raise BadInputError(
-                f"There is no cell at layer {shown(layer)}, position {shown(position)}: layers run from 0 to {self.layers}, "
-                f"positions shown from {run.first} to {run.shown[-1]}."
+                f"There is no cell at layer {shown(layer)}, position {shown(position)}: layers run from 0 to "
+                f"{self.layers}, positions shown from {run.first} to {run.shown[-1]}."
             )
         if token_id is not None and token_id not in range(len(run.logits)):
             raise BadInputError(f"There is no token id {shown(token_id)}: ids run from 0 to {len(run.logits) - 1}.")
@@ -160,8 +160,8 @@ class HiddenStates(Commands):
         at = opposite(other, run, position)
         if layer not in range(self.layers + 1) or at not in other.shown:
             raise BadInputError(
-                f"The second prompt shows nothing at layer {shown(layer)} opposite position {shown(position)}: both are "
-                f"counted from the end, and its positions {other.first} to {other.shown[-1]} are shown."
+                f"The second prompt shows nothing at layer {shown(layer)} opposite position {shown(position)}: both "
+                f"are counted from the end, and its positions {other.first} to {other.shown[-1]} are shown."
             )
         return other.stream[layer, other.column(at)], f"{other.labels[at]} of the second prompt"
 

@@ -245,7 +245,7 @@ def test_what_a_page_may_send_by_mistake_is_a_sentence(random_model, tokenizer, 
 )
 def test_settings_that_the_explorer_does_not_have(tokenizer, settings):
     sampling = Sampling(torch.randn(len(tokenizer)), tokenizer)
-    with pytest.raises(BadInputError, match="There is no setting|top_p is"):
+    with pytest.raises(BadInputError, match=r"There is no setting|top_p is"):
         sampling.do("change", **settings)
     assert sampling.settings == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
