@@ -508,7 +508,7 @@ def test_a_trace_inside_inference_mode(llama):
         ("", "empty"),
         ([], "empty"),
         (torch.ones(2, 3, dtype=torch.long), "batch of 2"),
-        (["ab", "cd"], "is a list"),
+        (["ab", "cd"], "not a list"),
         ([5, 64], "64 is not in this vocabulary"),
     ],
 )
