@@ -238,7 +238,7 @@ def _predictions(path: Path) -> list[dict[str, Any]]:
 
 def _row(index: int, item: dict[str, Any], error: str | None) -> str:
     cell = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;max-width:28em"
-    output = _short(item["Output"] or "")
+    output = _short(item["Output"])
     if item["Output"] is None:
         output = f"<em>failed:</em> {_short(error or '')}"
     return (

@@ -67,3 +67,9 @@ def test_predictions_as_a_table(tmp_path):
     assert "… and 2 more" in show_predictions(tmp_path / "p.json", rows=1).data
     with pytest.raises(BadInputError, match="There is no"):
         show_predictions(tmp_path / "nothing.json")
+
+
+def test_values_that_are_no_text_are_shown_as_they_are(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps([{"Input": 5, "Output": 0}, {"Input": [], "Output": False}]))
+    shown = show_predictions(tmp_path / "p.json").data
+    assert all(f">{value}</td>" in shown for value in ("5", "0", "[]", "False"))
