@@ -71,7 +71,7 @@ def set_up(folder):
     return said
 
 
-@pytest.mark.parametrize("name", ["with space", "a $x {x} 北京", 'it\'s "quoted" $HOME', "${x} %d #1 & (y)"])
+@pytest.mark.parametrize("name", ["with space $x {x} 北京", '${x} it\'s "quoted" $HOME %d #1 & (y)'])
 def test_a_folder_of_any_name(course, name):
     folder = course(name)
     set_up(folder)

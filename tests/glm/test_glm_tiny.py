@@ -133,7 +133,7 @@ def test_a_head_that_looks_at_the_wrong_one_of_two_shapes_is_not_counted(monkeyp
 
 
 def test_a_short_training_makes_a_folder_that_loads_and_answers(tmp_path):
-    settings = "--pictures 8 --see-steps 2 --closer-steps 2 --speak-steps 9 --refer-steps 2 --batch 2"
+    settings = "--pictures 8 --see-steps 2 --closer-steps 2 --speak-steps 3 --refer-steps 2 --batch 2 --speak-batch 2"
     state = torch.random.get_rng_state()
     threads = torch.get_num_threads()
     try:
