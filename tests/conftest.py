@@ -62,25 +62,25 @@ def llama3_tokenizer():
 
 @pytest.fixture(scope="session")
 def new_tiny():
-    """A function: `new_tiny("Llama")` is a new random model of 3 layers, 4 heads and 2 key/value heads."""
+    """A function: `new_tiny("Llama")` is a new random model of 3 layers, 4 heads and 2 key/value heads; settings change it."""
     import torch
     import transformers
 
     def new(family, **settings):
         torch.manual_seed(0)
-        config = getattr(transformers, f"{family}Config")(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            pad_token_id=0,
-            eos_token_id=63,
-            initializer_range=0.3,
-            **settings,
-        )
+        sizes = {
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "pad_token_id": 0,
+            "eos_token_id": 63,
+            "initializer_range": 0.3,
+        }
+        config = getattr(transformers, f"{family}Config")(**sizes | settings)
         return getattr(transformers, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
 
     return new

@@ -168,8 +168,14 @@ def test_the_model_is_bit_for_bit_as_before(model, tokenizer, panel, monkeypatch
     panel.do("clear")
 
 
-def test_a_long_prompt_shows_its_end(model, tokenizer):
-    states = HiddenStates(model, tokenizer, list(range(100, 100 + MOST_POSITIONS + 20)))
+@pytest.fixture(scope="module")
+def small(new_tiny, tokenizer):
+    """A random model that knows the tokenizer's ids: windows are the same for any model."""
+    return new_tiny("Llama", vocab_size=len(tokenizer), num_hidden_layers=8)
+
+
+def test_a_long_prompt_shows_its_end(small, tokenizer):
+    states = HiddenStates(small, tokenizer, list(range(100, 100 + MOST_POSITIONS + 20)))
     grid = states.view()["grids"][0]
     assert grid["first"] == 20 and len(grid["tokens"]) == MOST_POSITIONS and grid["length"] == MOST_POSITIONS + 20
     with pytest.raises(BadInputError, match="no cell at layer 3, position 19"):
@@ -177,15 +183,15 @@ def test_a_long_prompt_shows_its_end(model, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def long(model, tokenizer):
-    return HiddenStates(model, tokenizer, list(range(100, 120 + MOST_POSITIONS)))
+def long(small, tokenizer):
+    return HiddenStates(small, tokenizer, list(range(100, 120 + MOST_POSITIONS)))
 
 
-def test_earlier_positions_of_a_long_prompt(model, tokenizer, long):
+def test_earlier_positions_of_a_long_prompt(small, tokenizer, long):
     assert long.view()["window"] == {"size": MOST_POSITIONS, "after": 0, "farthest": 20}
     best, candidates = long.panel.run.logits, long.view()["candidates"]
     long.do("window", after=15)
-    view, whole = long.view(), trace(model, tokenizer, list(range(100, 120 + MOST_POSITIONS)), attentions=False)
+    view, whole = long.view(), trace(small, tokenizer, list(range(100, 120 + MOST_POSITIONS)), attentions=False)
     grid = view["grids"][0]
     assert grid["first"] == 5 and grid["tokens"] == list(whole.tokens[5 : 5 + MOST_POSITIONS])
     assert all(len(row) == MOST_POSITIONS for row in grid["says"])
@@ -199,7 +205,7 @@ def test_earlier_positions_of_a_long_prompt(model, tokenizer, long):
     assert [grid["first"] for grid in view["grids"]] == [5, 0]
     apart = torch.tensor(view["difference"]["token"])
     assert apart.shape[1] == MOST_POSITIONS - 5, "only what both show, matched from the end"
-    one, two = trace(model, tokenizer, long.panel.run.input_ids).hidden_states, long.panel.other.stream
+    one, two = trace(small, tokenizer, long.panel.run.input_ids).hidden_states, long.panel.other.stream
     far = (one[4, 10] - two[4, 0]).norm() / ((one[4, 10].norm() + two[4, 0].norm()) / 2)
     assert apart[4, 0] == pytest.approx(float(far), rel=0.01)
     long.do("skip", layer=2)
