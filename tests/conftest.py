@@ -73,7 +73,7 @@ def llama3_tokenizer():
 
 @pytest.fixture(scope="session")
 def new_tiny():
-    """A function: `new_tiny("Llama")` is a new random model of 3 layers, 4 heads and 2 key/value heads; settings change it."""
+    """A function: `new_tiny("Llama")` is a new random model of 3 layers, 4 heads and 2 key/value heads."""
     import torch
     import transformers
 

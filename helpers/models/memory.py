@@ -81,7 +81,7 @@ def pick_device(device: Any = "auto") -> str:
     count = torch.cuda.device_count()
     if kind.type == "cuda" and (kind.index or 0) >= count:
         have = f"cuda:0 to cuda:{count - 1}" if count > 1 else "only cuda:0" if count else "no CUDA device"
-        raise BadInputError(f'{str(device)!r} is not here: this machine has {have}. Try device="auto".')
+        raise BadInputError(f'{str(device)!r} is not available: this machine has {have}. Try device="auto".')
     if kind.type == "mps" and not torch.backends.mps.is_available():
         raise BadInputError('"mps" is not here: it needs an Apple GPU. Try device="auto".')
     return "cpu" if kind.type == "cpu" else str(device)
