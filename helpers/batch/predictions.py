@@ -238,8 +238,8 @@ class Predictions:
         changed = next((name for name in [*record, *before] if _changed(name, before, record)), None)
         if changed is not None:
             raise BadInputError(
-                f"{self.jsonl} was begun with {_what_changed(changed, before, record)}. Choose another "
-                "predictions_file, or begin anew (",
+                f"{self.jsonl} was started with {_what_changed(changed, before, record)}. Choose another "
+                "predictions_file, or start again (",
                 BEGIN_ANEW,
                 ").",
             )

@@ -47,7 +47,10 @@ def plot_padding(
         _, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), sharex=True, sharey=True)
     for ax, title, order in zip(axes, titles, (list(lengths), sorted(lengths, reverse=True)), strict=True):
         padded = _draw_batches(ax, order, batch_size)
-        ax.set(title=f"{drawable(title)}: {padded / (padded + sum(order)):.0%} padding", xlabel="tokens before the end")
+        ax.set(
+            title=f"{drawable(title)}: {padded / (padded + sum(order)):.0%} padding",
+            xlabel="position, counted back from the last token",
+        )
         ax.xaxis.set_major_formatter(lambda place, _: f"{abs(place):.0f}")
         ax.set_xlim(-max(lengths) * 1.01, 0)
         ax.set_ylim(len(order) + len(order) // batch_size, -1)
@@ -111,7 +114,7 @@ def plot_batch_sizes(measures: Sequence[Any], *, axes: Sequence[Axes] | None = N
     axes[1].bar(places, memory, width=0.6, color=OKABE_ITO["orange"])
     size, gain = measures[-1].batch_size, speeds[-1] / speeds[0]
     axes[0].set(title=f"A batch of {size} is {gain:.2g} times as fast", ylabel="prompts per second")
-    axes[1].set(title=f"A batch of {size} needs {memory[-1]:.3g} MB more", ylabel="peak beyond the weights, MB")
+    axes[1].set(title=f"A batch of {size} needs {memory[-1]:.3g} MB beyond the weights", ylabel="peak, MB")
     for place, measure in enumerate(measures):
         label = f"×{measure.prompts_per_second / speeds[0]:.2g}"
         axes[0].annotate(
