@@ -33,7 +33,7 @@ def test_throughput_and_memory():
     speed, memory = plot_batch_sizes(measures)
     assert list(speed.lines[0].get_ydata()) == [2.0, 6.0]
     assert speed.get_title() == "A batch of 8 is 3 times as fast"
-    assert memory.get_title() == "A batch of 8 needs 8 MB more"
+    assert memory.get_title() == "A batch of 8 needs 8 MB beyond the weights"
     assert speed.get_ylim()[1] >= max(speed.lines[1].get_ydata()) == 16.0
     assert "×3" in [text.get_text() for text in speed.texts]
     assert [bar.get_height() for bar in memory.patches] == [1.0, 8.0]
