@@ -118,7 +118,7 @@ def check_machine() -> Report:
         value = f"{device}, {threads} thread{'s' if threads > 1 else ''}"
         findings.append(Finding("device", value, "OK", _about_device(device)))
         free = available_bytes(device)
-        findings.append(Finding("memory", f"{free / 1e9:.1f} GB free", "OK", "what a model and its cache may take"))
+        findings.append(Finding("memory", f"{free / 1e9:.1f} GB free", "OK", "available for a model and its cache"))
     except (ImportError, OSError) as error:  # OSError: a library file that torch needs is missing
         advice = f"It cannot be determined ({error}). Fix the packages first, then restart the kernel."
         findings.append(Finding("device", "unknown", "TO DO", advice))
@@ -138,7 +138,7 @@ def _disk() -> Finding:
     needed = sum(wheels.RECIPES[name].needed_bytes for name in missing)
     value = f"{free / 1e9:.1f} GB free"
     if not missing:
-        return Finding("disk", value, "OK", "the course's models are here already")
+        return Finding("disk", value, "OK", "the course's models are already here")
     if free >= needed:
         return Finding("disk", value, "OK", f"{', '.join(missing)} will need {needed / 1e9:.2g} GB while preparing")
     return Finding(
