@@ -33,7 +33,7 @@ OPEN = --users $(USERS) --address $(ADDRESS) --port $(PORT) $(if $(CODE),--code 
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab workshop workshop-update workshop-stop test unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu teaching slides book test-book bench-room clean
+.PHONY: help setup lab workshop workshop-update workshop-stop test all-tests unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu teaching slides book test-book bench-room clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,7 +55,11 @@ workshop-update:  ## Give the students the pages as they are now; what they wrot
 workshop-stop:  ## Close the room: nothing keeps running, and nobody's work is lost
 	@$(PYTHON) docs/room/room.py close --folder "$(ROOM)"
 
-test: setup lint  ## Everything, then all tests: style, unit tests, every notebook
+# Style and types are checked while the tests run: mypy uses one core for half a minute.
+test: setup  ## Everything, then all tests: style, unit tests, every notebook
+	@$(MAKE) --no-print-directory --jobs=2 lint all-tests
+
+all-tests: setup
 	$(PYTEST) tests $(NOT_HERE) $(ARGS)
 
 unit: setup  ## Unit tests alone (ARGS="-k lens" picks some)

@@ -39,6 +39,7 @@ LARGEST_SIZE = 2**31  # of any of them
 FOR_EACH_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")  # may be lists
 SMALL_NUMBERS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 IDS = ("eos_token_id", "bos_token_id", "pad_token_id")  # of generation_config.json
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 MOST_TOKENIZER_BYTES = 256 * 2**20  # the largest of a published model is about 35 MB
 LONGEST_TOKEN = 10_000  # characters; the time to load a tokenizer grows with the square of it
 MOST_GROWTH = 100  # how many times longer a tokenizer may make a text before it looks for tokens
@@ -231,9 +232,12 @@ def load_processor(name: str | Path, *, source: str | None = None) -> Any:
     >>> type(load_processor("tiny-glm4v")).__name__
     'ChatGLMProcessor'
     """
+    folder = find_files(name, source, weights=False)
+    if not _may_see(folder):  # said before seconds go into importing every kind of processor
+        raise _does_not_see(name)
+
     from transformers import AutoImageProcessor, AutoProcessor
 
-    folder = find_files(name, source, weights=False)
     _check_tokenizer_settings(folder)
     _check_tokenizer_file(folder / "tokenizer.json")
     try:
@@ -244,8 +248,19 @@ def load_processor(name: str | Path, *, source: str | None = None) -> Any:
         image_processor = from_pretrained(AutoImageProcessor, folder, backend="pil")
         processor = PictureProcessor(image_processor, _read_tokenizer(folder))
     if not hasattr(processor, "image_processor"):
-        raise BadInputError(f"{name} does not see: it has a tokenizer but no picture processor. Use load_tokenizer.")
+        raise _does_not_see(name)
     return processor
+
+
+def _may_see(folder: Path) -> bool:
+    """Whether a folder says anything about pictures: a processor's file, or the vision tower's part of its config."""
+    config = folder / "config.json"
+    described = any((folder / file).is_file() for file in PROCESSOR_FILES)
+    return described or (config.is_file() and "vision_config" in read_settings(config))
+
+
+def _does_not_see(name: str | Path) -> BadInputError:
+    return BadInputError(f"{name} does not see: it has a tokenizer but no picture processor. Use load_tokenizer.")
 
 
 def _asks_for_a_package(error: BaseException | None) -> bool:

@@ -366,5 +366,5 @@ NO_SIZES = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NO_SIZES.items() for value in values])
 def test_a_size_of_the_vision_tower_that_is_none(name, value):
-    with pytest.raises(BadInputError, match=f"vision_config's {name} is"):
+    with pytest.raises(BadInputError, match=f"vision_config's {name} must be"):
         ChatGLMConfig(vision_config={name: value})

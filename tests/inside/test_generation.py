@@ -106,7 +106,7 @@ def test_greedy_equals_generate(model, tokenizer):
 
 
 def test_sampled_with_the_walkthroughs_settings_equals_generate(model, tokenizer):
-    for seed, ids in enumerate(prompts_as_ids(tokenizer)):
+    for seed, ids in enumerate(prompts_as_ids(tokenizer)[::2]):  # the tiny model gets them all
         settings = {"max_new_tokens": 3, "do_sample": True, "seed": seed, **WALKTHROUGH}
         assert_same(
             list(generate_steps(model, tokenizer, ids, **settings)),

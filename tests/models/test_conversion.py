@@ -106,10 +106,10 @@ def tiktoken_llama3():
     """tiktoken itself over the vocabulary of the prepared tokenizer."""
     import tiktoken
 
-    from helpers.text.tokens import token_bytes
+    from helpers.text import byte_vocabulary
 
-    tokenizer = _load("llama-3-tokenizer")
-    ranks = {token_bytes(tokenizer, i): i for i in range(128_000)}
+    ranks = byte_vocabulary(_load("llama-3-tokenizer"))
+    assert len(ranks) == 128_000
     return tiktoken.Encoding("llama3", pat_str=LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
 

@@ -304,7 +304,7 @@ def test_a_cache_of_an_unknown_kind_is_in_no_plan_and_loading_does_not_mind(gpt1
 
 
 def test_a_tokenizer_has_no_plan():
-    with pytest.raises(BadInputError, match="tokenizer alone"):
+    with pytest.raises(BadInputError, match="only a tokenizer"):
         memory.memory_plan("llama-3-tokenizer")
 
 
