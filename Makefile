@@ -59,7 +59,7 @@ workshop-stop:  ## Close the room: nothing keeps running, and nobody's work is l
 test: setup  ## Everything, then all tests: style, unit tests, every notebook
 	@$(MAKE) --no-print-directory --jobs=2 lint all-tests
 
-all-tests: setup
+all-tests: setup  ## All tests alone, without style and types
 	$(PYTEST) tests $(NOT_HERE) $(ARGS)
 
 unit: setup  ## Unit tests alone (ARGS="-k lens" picks some)
