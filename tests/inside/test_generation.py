@@ -101,13 +101,13 @@ def few_threads(request):
 
 def test_greedy_equals_generate(model, tokenizer):
     for ids in prompts_as_ids(tokenizer):
-        steps = list(generate_steps(model, tokenizer, ids, max_new_tokens=3))
-        assert_same(steps, generated(model, ids, max_new_tokens=3, do_sample=False))
+        steps = list(generate_steps(model, tokenizer, ids, max_new_tokens=2))
+        assert_same(steps, generated(model, ids, max_new_tokens=2, do_sample=False))
 
 
 def test_sampled_with_the_walkthroughs_settings_equals_generate(model, tokenizer):
     for seed, ids in enumerate(prompts_as_ids(tokenizer)[::2]):  # the tiny model gets them all
-        settings = {"max_new_tokens": 3, "do_sample": True, "seed": seed, **WALKTHROUGH}
+        settings = {"max_new_tokens": 2, "do_sample": True, "seed": seed, **WALKTHROUGH}
         assert_same(
             list(generate_steps(model, tokenizer, ids, **settings)),
             generated(model, ids, **settings),
@@ -127,7 +127,7 @@ def test_each_setting_alone_equals_generate(model, tokenizer, setting):
 @pytest.mark.parametrize("setting", [{}, *ALONE, WALKTHROUGH], ids=lambda s: "+".join(s) or "plain")
 def test_every_setting_on_every_prompt_sampled(tiny_llama, tokenizer, setting):
     for seed, ids in enumerate(prompts_as_ids(tokenizer)):
-        given = {"max_new_tokens": 6, "do_sample": True, "seed": seed}
+        given = {"max_new_tokens": 4, "do_sample": True, "seed": seed}
         steps = generate_steps(tiny_llama, tokenizer, ids, **given, **setting)
         assert_same(list(steps), generated(tiny_llama, ids, **given, **(PLAIN | setting)))
 

@@ -288,10 +288,10 @@ def test_a_hub_that_hangs_from_the_start(hub, source, monkeypatch):
 
 @pytest.mark.parametrize("where", ["list", "file"])
 def test_a_hub_that_hangs_on_the_way(hub, source, where, monkeypatch):
-    monkeypatch.setattr(hubs, "LIST_SECONDS", 2)
-    monkeypatch.setattr(hubs, "STALL_SECONDS", 2)
+    monkeypatch.setattr(hubs, "LIST_SECONDS", 1)
+    monkeypatch.setattr(hubs, "STALL_SECONDS", 1)
     hub.hangs = where
-    with pytest.raises(HubNotReachableError, match="nothing arrived for 2 s"):
+    with pytest.raises(HubNotReachableError, match="nothing arrived for 1 s"):
         hubs.fetch(REPO, source)
 
 
