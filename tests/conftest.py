@@ -76,22 +76,11 @@ def new_tiny():
     """A function: `new_tiny("Llama")` is a new random model of 3 layers, 4 heads and 2 key/value heads."""
     import torch
     import transformers
+    from tiny_sizes import SIZES
 
     def new(family, **settings):
         torch.manual_seed(0)
-        sizes = {
-            "vocab_size": 64,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "pad_token_id": 0,
-            "eos_token_id": 63,
-            "initializer_range": 0.3,
-        }
-        config = getattr(transformers, f"{family}Config")(**sizes | settings)
+        config = getattr(transformers, f"{family}Config")(**SIZES | settings)
         return getattr(transformers, f"{family}ForCausalLM")(config).eval().requires_grad_(False)
 
     return new

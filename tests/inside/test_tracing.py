@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+import tiny_sizes
 import torch
 from marks import marks
 from tokenizers import Tokenizer
@@ -31,19 +32,7 @@ from helpers.inside.tracing import BLOCK, Trace, trace
 from helpers.models.loading import load_model
 from helpers.text.prompts import render_chat
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 400,
-    "pad_token_id": 0,
-    "eos_token_id": 63,
-    "initializer_range": 0.3,
-}
+SIZES = tiny_sizes.SIZES | {"max_position_embeddings": 400}
 KINDS = {
     "llama": (LlamaForCausalLM, LlamaConfig, {}),
     "llama, no groups": (LlamaForCausalLM, LlamaConfig, {"num_key_value_heads": 4}),
