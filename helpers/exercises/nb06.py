@@ -95,7 +95,7 @@ def _(answer: Any) -> str:
     given = [tuple(pair) for pair in answer]
     require(
         given[0] == right[0],
-        f"{given[0]} does not write most for Berlin against Paris. Did you take the German prompt, and are layer and "
+        f"{given[0]} does not write most for Berlin against Paris. Did you take the Germany prompt, and are layer and "
         "head the right way round?",
     )
     require(set(given) == set(right), "the first is right; one of the others is not. Did you subtract Paris?")
@@ -241,6 +241,6 @@ def _(answer: Any) -> str:
         require(
             abs(given - right) < 0.005,
             f"head {head} moves the lead {right:.3f} of the way, not {given:.3f}. Do all positions but the last keep "
-            "the German prompt's own values, and does the way run from 0 (before) to 1 (goal)?",
+            "the Germany prompt's own values, and does the way run from 0 (before) to 1 (goal)?",
         )
     return "One head, one position, 64 numbers."

@@ -38,7 +38,7 @@ WRONG_ANSWERS = {
         (_FROM_POSITIONS.format("head // 3", _DIFFERENCE), "the final norm is missing"),
     ],
     "06.5": [
-        ("answer_5 = lambda head: moved_by_head[head]", "keep the German prompt's own values"),
+        ("answer_5 = lambda head: moved_by_head[head]", "keep the Germany prompt's own values"),
         ("answer_5 = lambda head: None", "should return a number"),
     ],
 }
