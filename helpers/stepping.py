@@ -36,14 +36,14 @@ class Stop:
 
 @dataclass(frozen=True, repr=False)
 class CallPath:
-    """What `step_into` saw: the `stops`, and how many Python functions the call `entered` in total."""
+    """What `step_into` saw: the `stops`, and how many calls of Python functions there were in total (`entered`)."""
 
     stops: tuple[Stop, ...]
     entered: int
     version: str
 
     def __repr__(self) -> str:
-        lines = [f"{self.entered:,} Python functions entered; those with a note, and where they are · {self.version}"]
+        lines = [f"{self.entered:,} Python function calls; those with a note, and where they are · {self.version}"]
         explained = set()
         for stop in self.stops:
             margin = "  " * stop.depth

@@ -23,7 +23,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], str], tuple[Any, ...]]] = {}
 _KINDS = {
     int: "a whole number",
     float: "a number",
-    str: "a text",
+    str: "a string",
     list: "a list",
     dict: "a dictionary",
     bool: "True or False",

@@ -56,7 +56,7 @@ def _(answer: Any) -> str:
     require(
         answer == best[0], f"{answer!r} is not the most likely token. Try tokenizer.decode(probabilities.argmax())."
     )
-    return "With the same weights, another text has another winner, and this time the model is less sure."
+    return "With the same weights, a different text gives a different winner, and this time the model is less sure."
 
 
 @exercise("00.3", expects=str)
@@ -70,7 +70,7 @@ def _(answer: Any) -> str:
     require(answer == second or not second.startswith(answer), "so far, so good. Eight rounds, please.")
     require(answer == second or not answer.startswith(second), "that is more than eight rounds.")
     require(answer == second, "that is not it. Take the second most likely token first, then the best one seven times.")
-    return "One other token at the beginning leads to another sentence, which is true but useless."
+    return "One different token at the start leads to a different sentence, which is true but useless."
 
 
 @exercise("00.4", expects=int)

@@ -49,6 +49,7 @@ def _merges() -> list[tuple[bytes, bytes]]:
 def _(answer: Any) -> str:
     require(len(answer) == 1, f"the answer should be one character; this text has {len(answer)}.")
     require("\u4e00" <= answer <= "\u9fff", f"{answer!r} is not a Chinese character.")
+    require(answer not in "污染", f"{answer} is one of the two characters from section 4. Find another one.")
     small, large = (
         len(_tokenizer(name)(answer, add_special_tokens=False)["input_ids"])
         for name in ("smollm2-135m", "llama-3-tokenizer")
@@ -122,8 +123,8 @@ def _(answer: Any) -> str:
         roles = [message["role"] for message in given]
         require(
             messages is not TYPED or (len(given) <= len(wanted) + 1 and "system" not in roles),
-            f"the user typed the names of control tokens, and you read the roles {roles}: a message nobody wrote. "
-            "Look at the ids, not at the text.",
+            f"the user typed the names of control tokens, and you read the roles {roles}. "
+            "That includes a message that is not in the conversation. Look at the ids, not at the text.",
         )
         require(
             not is_open or roles != [message["role"] for message in wanted] + ["assistant"],

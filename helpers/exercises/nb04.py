@@ -165,8 +165,8 @@ def _(answer: Any) -> str:
     wrong = (~right).nonzero().flatten().tolist()
     require(
         not wrong,
-        f"{len(wrong)} of 64 places come out wrong, place {wrong[0] if wrong else ''} first. Places 0 and 1 are "
-        "rotated together: which two numbers belong together, and which of them comes first?",
+        f"{len(wrong)} of 64 places come out wrong, starting with place {wrong[0] if wrong else ''}. Places 0 and 1 "
+        "are rotated together: which two numbers belong together, and which of them comes first?",
     )
     return "Reordered like this, weights made for one pairing work with the other."
 
@@ -210,7 +210,7 @@ def _(answer: Any) -> str:
         off = float((given - expected).abs().max() / expected.abs().max())
         require(
             off < 1e-4,
-            f"the logits of a tiny {family} are off by {off:.2g} of the largest. "
+            f"the logits of a tiny {family} are off by {off:.2g} of the largest logit. "
             + ("Are the biases in?" if family == "qwen2" else "Is a size, theta or eps still the big model's?"),
         )
     return "Logits of a Qwen2 and of a Llama of other sizes, from the weights alone."

@@ -125,7 +125,7 @@ def _(answer: Any) -> str:
         ids = torch.tensor([chat.input_ids])
         with library_messages() as said:
             given = answer(model, tokenizer, ids.clone())
-        require(isinstance(given, str), f"it should return a text, not {given!r:.60}.")
+        require(isinstance(given, str), f"it should return a string, not {given!r:.60}.")
         right, plain = (_generated(tuple(chat.input_ids), penalty) for penalty in (1.1, 1.0))
         require(question not in given, f"for {question!r} the prompt is still in front of the answer.")
         require("<|im_end|>" not in given, "the text contains special tokens.")
@@ -363,7 +363,7 @@ def _(answer: Any) -> str:
     except PictureLeftOutWarning:
         blind = True
     require(not blind, "the model answered without the picture. What should replace the tokenizer here?")
-    require(isinstance(given, str), f"it should return a text, not {given!r:.60}.")
+    require(isinstance(given, str), f"it should return a string, not {given!r:.60}.")
     require("<|" not in given, f"the answer contains special tokens: {given!r:.60}")
     require(given == right, f"Conversation answers {right!r:.60}, your function {given!r:.60}.")
     _said_nothing(said)

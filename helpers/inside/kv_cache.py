@@ -341,7 +341,10 @@ def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
     seen = _check(past_key_values)
     other = {type(layer).__name__ for layer in past_key_values.layers if type(layer) is not DynamicLayer}
     if other:
-        raise BadInputError(f"Only a DynamicCache can be branched without a copy; this one has {', '.join(other)}.")
+        raise BadInputError(
+            "Only a DynamicCache can be branched without a copy; "
+            f"this cache has layers of type {', '.join(sorted(other))}."
+        )
     length = seen if length is None else whole_number("length", length)
     if not 0 < length <= seen:
         raise BadInputError(f"This cache holds {seen} positions: a branch can begin with 1 to {seen}, not {length}.")

@@ -83,7 +83,7 @@ def pick_device(device: Any = "auto") -> str:
         have = f"cuda:0 to cuda:{count - 1}" if count > 1 else "only cuda:0" if count else "no CUDA device"
         raise BadInputError(f'{str(device)!r} is not available: this machine has {have}. Try device="auto".')
     if kind.type == "mps" and not torch.backends.mps.is_available():
-        raise BadInputError('"mps" is not here: it needs an Apple GPU. Try device="auto".')
+        raise BadInputError('"mps" is not available on this machine: it needs an Apple GPU. Try device="auto".')
     return "cpu" if kind.type == "cpu" else str(device)
 
 
@@ -278,7 +278,7 @@ def _plan(
     options = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")]
     smaller = [option for option in options if sum(needs(*option)) <= available and needs(*option)[0] < weights]
     fits = total <= available
-    need = f"It needs {total / 1e9:.1f} GB and {available / 1e9:.1f} GB are free on {', '.join(devices)}"
+    need = f"It needs {total / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free on {', '.join(devices)}"
     cure = () if fits else _cure(smaller, sum(needs(*options[-1])))
     advice = (f"{need}: it fits." if fits else f"{need}: it does not fit. ", *cure)
     return MemoryPlan(

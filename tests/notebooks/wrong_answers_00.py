@@ -14,14 +14,14 @@ WRONG_ANSWERS = {
         ('answer_2 = "Rome"', "the space belongs to the token"),
         ('answer_2 = "·Rome"', "the space belongs to the token"),
         ('answer_2 = "Milan"', "not the most likely token"),
-        ("answer_2 = 7", "should be a text"),
+        ("answer_2 = 7", "should be a string"),
     ],
     "00.3": [
         ("answer_3 = tokenizer.decode(generated[0])", "what the most likely tokens give"),
         ('answer_3 = " the capital"', "the whole text begins with"),
         ('answer_3 = "The capital of France is the"', "Eight rounds"),
         ('answer_3 = "The capital of France is Lyon."', "Take the second most likely token first"),
-        ("answer_3 = 8", "should be a text"),
+        ("answer_3 = 8", "should be a string"),
     ],
     "00.4": [
         ("answer_4 = 5", "that is less than 99%"),

@@ -60,8 +60,9 @@ WRONG_ANSWERS = {
     "01.1": [
         ('answer_1 = "你"', "2 tokens for SmolLM2 and 1 for Llama-3"),
         ('answer_1 = "建议"', "this text has 2"),
+        ('answer_1 = "染"', "is one of the two characters from section 4"),
         ('answer_1 = "é"', "not a Chinese character"),
-        ("answer_1 = 3", "should be a text"),
+        ("answer_1 = 3", "should be a string"),
     ],
     "01.2": [
         (LONGEST, "Lowest rank first!"),
@@ -79,7 +80,7 @@ WRONG_ANSWERS = {
         ('answer_3 = {"en": 1, "zh": 2}', "the keys are"),
     ],
     "01.4": [
-        (FROM_TEXT, "a message nobody wrote"),
+        (FROM_TEXT, "a message that is not in the conversation"),
         (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, with_open=True)", "isn't a message yet"),
         (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, first=1)", "the two line breaks belong to the header"),
         (FROM_IDS_OF_TURNS + "answer_4 = lambda ids: turns(ids, last=1)", "is not part of the content"),

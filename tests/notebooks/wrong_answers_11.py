@@ -147,6 +147,6 @@ WRONG_ANSWERS = {
             "answered without the picture",
         ),
         ("answer_8 = lambda model, processor, picture, question: question", "Conversation answers"),
-        ("answer_8 = lambda model, processor, picture, question: ['a circle']", "it should return a text"),
+        ("answer_8 = lambda model, processor, picture, question: ['a circle']", "it should return a string"),
     ],
 }
