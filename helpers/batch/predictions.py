@@ -545,11 +545,11 @@ def _what_changed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) 
     if name == "prompts_sha256":
         return "other prompts: the data file has changed"
     if name == "model_sha256":
-        was = "which one is not recorded" if name not in before else f"it was {_short(before.get('model'))}"
-        return f"another model or other weights ({was}, now it is {_short(now.get('model'))})"
+        was = "which one it was is not recorded" if name not in before else f"it was {_short(before.get('model'))}"
+        return f"another model or other weights ({was}, but now it is {_short(now.get('model'))})"
     if name == "tokenizer_sha256":
         return "another tokenizer or chat template"
-    return f"{name} = {_short(before.get(name))}, now it is {_short(now.get(name))}"
+    return f"{name} = {_short(before.get(name))}, but now it is {_short(now.get(name))}"
 
 
 def _short(value: Any) -> str:

@@ -1,10 +1,12 @@
-"""Checks for notebook 08: counting vectors, positions, a scene to order, the successor's positions, a faulty port."""
+"""Checks for notebook 08: how large a picture may be, position ids, a scene to order, a faulty port."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
+from math import isqrt
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -40,35 +42,60 @@ def _tiny() -> tuple[PreTrainedModel, ProcessorMixin]:
 
 @exercise("08.1", expects=Callable)
 def _(answer: Any) -> str:
-    for image_size, patch_size, wanted in ((96, 8, 38), (1120, 14, 1602), (448, 14, 258)):
-        given = answer(image_size, patch_size)
-        where = f"for {image_size} pixels and patches of {patch_size}"
+    for positions, patch_size in ((38, 8), (1602, 14), (37, 8), (300, 14), (8192, 16)):
+        given = answer(positions, patch_size)
+        wanted = isqrt(positions - 2) * 2 * patch_size
+        where = f"for {positions} positions and patches of {patch_size} pixels,"
         require(
-            given != (image_size // patch_size) ** 2 + 2, f"{where} you count the patches before each 2 x 2 are merged."
+            isinstance(given, Real) and float(given).is_integer(),
+            f"{where} yours gives {given!r:.40}, which is no whole number of pixels. How many merged patches fit along "
+            "one side?",
         )
-        require(given != wanted - 2, f"{where} begin and end are missing.")
-        require(given == wanted, f"{where} it should be {wanted}, yours gives {given!r:.40}.")
-    return "38 for the tiny model, 1602 for GLM-4V-9B, and 258 at 448 pixels."
+        given = int(given)
+        require(
+            given == wanted or given != isqrt(positions - 2) * patch_size,
+            f"{where} you forget that each 2 x 2 patches are merged.",
+        )
+        forgotten = given == isqrt(positions) * 2 * patch_size
+        require(given == wanted or not forgotten, f"{where} you leave no positions for begin and end.")
+        merged = given / (2 * patch_size)
+        require(merged.is_integer(), f"{where} {given} pixels can't be cut into whole blocks of 2 x 2 patches.")
+        require(given <= wanted, f"{where} {given} pixels are too many: they take {int(merged) ** 2 + 2} positions.")
+        require(given == wanted, f"{where} {given} pixels fit, but so do {given + 2 * patch_size}.")
+    return "96 pixels for the tiny model's 38 positions, 1120 for GLM-4V-9B's 1602, and the right side for other sizes."
 
 
 @exercise("08.2", expects=Callable)
 def _(answer: Any) -> str:
-    for before, patches, after in ((4, 36, 2), (0, 4, 0), (7, 1600, 5)):
-        given = list(answer(before, patches, after))
-        wanted = [*range(before + 1), *[before + 1] * patches, *range(before + 2, before + 3 + after)]
-        where = f"with {before} tokens before, {patches} patches and {after} tokens after"
+    for texts, patches in (([4, 9], 36), ([4, 3, 9], 36), ([0, 0, 2], 4), ([7, 1, 5, 2], 16)):
+        given, wanted = list(answer(list(texts), patches)), _several_pictures(texts, patches)
+        where = f"with texts of {texts} tokens and {patches} patches per picture"
         require(
             len(given) == len(wanted),
-            f"{where} there are {len(wanted)} positions, begin and end included; your list has {len(given)}.",
+            f"{where} there are {len(wanted)} positions, begins and ends included; your list has {len(given)}.",
         )
-        shared = given[before + 1 : before + 1 + patches]
-        require(len(set(shared)) == 1, f"{where} the patches do not all share one position.")
+        first = given[texts[0] + 1 : texts[0] + 1 + patches]
+        require(len(set(first)) == 1, f"{where} the patches of the first picture do not all share one position id.")
+        require(
+            given == wanted or given != _several_pictures(texts, patches, taken=patches + 2),
+            f"{where} the text after a picture continues as if each patch had a position id of its own.",
+        )
         wrong = next((at for at, (mine, right) in enumerate(zip(given, wanted, strict=True)) if mine != right), None)
         require(
             wrong is None,
             f"{where} entry {wrong} of the list should be {wanted[wrong or 0]}, yours is {given[wrong or 0]!r:.20}.",
         )
-    return "The picture takes three numbers, however many patches it has."
+    return "Each picture takes three position ids, however many patches and pictures there are."
+
+
+def _several_pictures(texts: list[int], patches: int, taken: int = 3) -> list[int]:
+    """The position ids of a prompt with a picture between every two texts; a picture moves the rest on by `taken`."""
+    ids, here = list(range(texts[0])), texts[0]
+    for text in texts[1:]:
+        end = here + taken - 1
+        ids += [here, *[here + 1] * patches, *range(end, end + 1 + text)]
+        here = end + 1 + text
+    return ids
 
 
 @exercise("08.3", expects=(Scene, Image.Image))

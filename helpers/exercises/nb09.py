@@ -57,7 +57,7 @@ def _(answer: Any) -> str:
         "that head looks one position back.",
     )
     require(score == best, f"head {layer}.{head} gives {score:.2f} to the position two back; another gives {best:.2f}.")
-    return f"Head {layer}.{head}, with {score:.2f}. No head here is specialised in looking two back."
+    return f"Head {layer}.{head}, with {score:.2f}. No head here is specialised in looking two positions back."
 
 
 @exercise("09.2", expects=Callable)

@@ -48,7 +48,7 @@ def _padding(batch_size: int) -> float:
 
 @exercise("10.1", expects=int)
 def _(answer: Any) -> str:
-    require(1 <= answer <= 48, f"a batch size is from 1 to 48 here, not {answer}.")
+    require(1 <= answer <= 48, f"a batch size must be between 1 and 48 here, not {answer}.")
     fraction = _padding(answer)
     require(fraction < 0.05, f"with {answer} prompts per batch, {fraction:.1%} of all positions are padding.")
     larger = [size for size in range(answer + 1, 49) if _padding(size) < 0.05]

@@ -98,7 +98,10 @@ def _(answer: Any) -> str:
         )
         require(given.ndim == 2 and len(given) == 1, f"the shape should be [1, length], not {list(given.shape)}.")
         ids, right = given[0].tolist(), render_chat(tokenizer, messages).input_ids
-        require(ids != right[: len(ids)] or ids == right, "the open assistant turn at the end is missing.")
+        require(
+            ids != right[: len(ids)] or ids == right,
+            "the header that opens the assistant's message is missing at the end.",
+        )
         require(
             ids.count(end) <= right.count(end),
             "the user typed the control token's name, and it ended the user's turn. Which function of the course "

@@ -242,8 +242,8 @@ class ChatGLM4Tokenizer(TokenizersBackend):
             raise BadInputError(f"Message {pictures[0]} holds a picture, but this model takes text only.")
         if len(pictures) > 1:
             raise BadInputError(
-                f"Messages {' and '.join(map(str, pictures))} hold pictures: GLM-4V takes one in a conversation. "
-                "Leave all but one out, or start a new conversation."
+                f"Messages {' and '.join(map(str, pictures))} hold pictures: GLM-4V takes only one per "
+                "conversation. Keep one of them, or start a new conversation."
             )
         return messages
 
@@ -288,8 +288,8 @@ class ChatGLM4Tokenizer(TokenizersBackend):
             return [chat.text for chat in rendered] if is_batched else rendered[0].text
         if not pixels_follow and any(m.get("image") is not None for messages in conversations for m in messages):
             warnings.warn(
-                "The picture is left out here: a tokenizer makes no pixel_values, and without them the model answers "
-                "blindly. Use what load_processor (or AutoProcessor) gives in its place.",
+                "The picture is left out here: a tokenizer doesn't produce pixel_values, and without them the model "
+                "can't see the picture. Use the processor from load_processor (or AutoProcessor) instead.",
                 PictureLeftOutWarning,
                 stacklevel=2,
             )

@@ -49,8 +49,8 @@ def model_folder(name: str | Path) -> Path:
         )
     if hubs.REPO_ID.fullmatch(str(name)):
         raise ModelNotFoundError(
-            f"{name} is not on this machine: no folder here, and not downloaded yet. If it is an id on a hub, say "
-            "which: ",
+            f"{name} is not on this machine: there is no folder with this name, and it has not been downloaded from a "
+            "hub. If it is an id on a hub, say which hub: ",
             Setting("source", "modelscope"),
             " or ",
             Setting("source", "huggingface"),

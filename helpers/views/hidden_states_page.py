@@ -306,7 +306,7 @@ def draw_panel(labels: TokenLabels, panel: Panel) -> Axes:
         rows = candidates_of(labels, panel)
         return plot_bars({row["label"]: row["p"][0] for row in rows}, unit="probability", title=f"{title}next token")
     ax = plot_logit_lens(run.lens, labels.tokenizer, [run.labels[position] for position in run.shown])
-    ax.set_title(drawable(f"{title}what each layer says"))
+    ax.set_title(drawable(f"{title}what each layer predicts"))
     return ax
 
 

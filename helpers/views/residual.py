@@ -27,7 +27,7 @@ def plot_patching(sweep: PatchingSweep, *, title: str = "", ax: Axes | None = No
     >>> from helpers.inside.patching import patching_sweep
     >>> sweep = patching_sweep(model, tokenizer, "The capital of Italy is", "The capital of France is", layers=[0, 15])
     >>> plot_patching(sweep).get_ylabel()
-    'row (after so many layers)'
+    'row (number of layers passed)'
     """
     rows, length = sweep.moved.shape
     ax = new_axes(ax, min(11.0, 2.6 + 0.62 * length), min(6.5, 1.7 + 0.125 * rows))
@@ -43,8 +43,8 @@ def plot_patching(sweep: PatchingSweep, *, title: str = "", ax: Axes | None = No
     ticks = range(0, rows, max(1, -(-rows // 10)))
     ax.set_yticks(ticks, [str(sweep.layers[row]) for row in ticks], fontsize=8)
     what = {"hidden_states": "hidden state", "attention": "attention's output", "mlp": "MLP's output"}[sweep.part]
-    rows_are = "row (after so many layers)" if sweep.part == "hidden_states" else "layer"
-    title = title or f"Patching one {what}: how far the answer moves over"
+    rows_are = "row (number of layers passed)" if sweep.part == "hidden_states" else "layer"
+    title = title or f"Patching one {what}: how far the answer moves"
     ax.set(xlabel="position", ylabel=rows_are, title=drawable(title))
     ax.figure.colorbar(picture, ax=ax, shrink=0.75, label="moved").outline.set_visible(False)
     return ax

@@ -110,7 +110,8 @@ class SharpenedHeads(Commands):
 
     def _bars(self, ax: Axes, rows: Sequence[Any], title: str) -> None:
         places = range(len(rows))
-        for shift, column, color, name in ((-0.2, 1, "0.7", "as it is"), (0.2, 2, OKABE_ITO["blue"], "changed")):
+        changed = f"at temperature {self.temperature:.3g}"
+        for shift, column, color, name in ((-0.2, 1, "0.7", "as trained"), (0.2, 2, OKABE_ITO["blue"], changed)):
             values = [row[column] for row in rows]
             bars = ax.barh([place + shift for place in places], values, 0.38, color=color, label=name)
             ax.bar_label(bars, [percent(value) for value in values], padding=3, fontsize=7.5)

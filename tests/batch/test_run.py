@@ -408,9 +408,9 @@ def test_killed_at_random_moments_nothing_is_lost_or_asked_twice(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"prompts": ["a", "b"]}, "prompts = 3, now it is 2"),
+        ({"prompts": ["a", "b"]}, "prompts = 3, but now it is 2"),
         ({"prompts": ["a", "b", "x"]}, "other prompts"),
-        ({"temperature": 0.5}, r"temperature = 0\.2, now it is 0\.5"),
+        ({"temperature": 0.5}, r"temperature = 0\.2, but now it is 0\.5"),
         ({"do_sample": False}, "do_sample = true"),
     ],
 )
@@ -427,7 +427,7 @@ def test_another_job_does_not_go_on_with_these_answers(tmp_path, changed, says):
 def test_another_model_does_not_go_on_with_these_answers(tmp_path, monkeypatch):
     run(["a"], tmp_path / "p.json")
     monkeypatch.setattr(Echo, "model_name", "foxtrot")
-    with pytest.raises(BadInputError, match='model = "echo", now it is "foxtrot"'):
+    with pytest.raises(BadInputError, match='model = "echo", but now it is "foxtrot"'):
         run(["a"], tmp_path / "p.json")
 
 

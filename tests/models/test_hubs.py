@@ -442,7 +442,7 @@ def test_a_name_without_a_source_says_how_to_download_it(online):
         loading.load_model("glm-4-9b-chat-hf", device="cpu", dtype="bfloat16", quantization="4bit")
     assert 'source="modelscope" (ZhipuAI/glm-4-9b-chat-hf)' in _said(error)
     assert "18.8 GB" in _said(error)
-    with pytest.raises(ModelNotFoundError, match='say which: source="modelscope" or source="huggingface"'):
+    with pytest.raises(ModelNotFoundError, match='say which hub: source="modelscope" or source="huggingface"'):
         pretrained.load_tokenizer("someone/something")
 
 

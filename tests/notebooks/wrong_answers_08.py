@@ -11,23 +11,58 @@ def _three(go_on, row="before + r", column="before + c"):
     )
 
 
+def _pictures(go_on):
+    """Code for exercise 08.2: where the text after a picture goes on (right: start + 3)."""
+    return (
+        "def answer_2(texts, patches):\n"
+        "    ids, start = list(range(texts[0])), texts[0]\n"
+        "    for text in texts[1:]:\n"
+        f"        after = {go_on}\n"
+        "        ids += [start, *[start + 1] * patches, *range(after - 1, after + text)]\n"
+        "        start = after + text\n"
+        "    return ids"
+    )
+
+
 WRONG_ANSWERS = {
     "08.1": [
         (
-            "answer_1 = lambda image_size, patch_size: (image_size // patch_size) ** 2 + 2",
-            "before each 2 x 2 are merged",
+            "answer_1 = lambda positions, patch_size: (positions - 2) ** 0.5 * 2 * patch_size",
+            "no whole number of pixels",
         ),
-        ("answer_1 = lambda image_size, patch_size: (image_size // patch_size // 2) ** 2", "begin and end are missing"),
-        ("answer_1 = 1602", "should be a function"),
+        (
+            "answer_1 = lambda positions, patch_size: int((positions - 2) ** 0.5) * patch_size",
+            "each 2 x 2 patches are merged",
+        ),
+        (
+            "answer_1 = lambda positions, patch_size: int(positions**0.5) * 2 * patch_size",
+            "no positions for begin and end",
+        ),
+        (
+            "answer_1 = lambda positions, patch_size: int(2 * (positions - 2) ** 0.5) * patch_size",
+            "can't be cut into whole blocks",
+        ),
+        (
+            "answer_1 = lambda positions, patch_size: round((positions + 30) ** 0.5) * 2 * patch_size",
+            "are too many: they take",
+        ),
+        (
+            "answer_1 = lambda positions, patch_size: (int(positions**0.5) - 1) * 2 * patch_size",
+            "pixels fit, but so do",
+        ),
+        ("answer_1 = lambda positions, patch_size: None", "no whole number of pixels"),
+        ("answer_1 = 1120", "should be a function"),
     ],
     "08.2": [
-        ("answer_2 = lambda before, patches, after: list(range(before + patches + after + 2))", "share one position"),
-        ("answer_2 = lambda before, patches, after: [0] * (before + after)", "begin and end included"),
+        ("answer_2 = lambda texts, patches: list(range(sum(texts) + (len(texts) - 1) * (patches + 2)))", "share one"),
+        ("answer_2 = lambda texts, patches: [0] * sum(texts)", "begins and ends included"),
+        (_pictures("start + patches + 2"), "a position id of its own"),
+        (_pictures("start + 2"), "entry 41 of the list should be 6"),
         (
-            "def answer_2(before, patches, after):\n"
-            "    rest = range(before + 1 + patches, before + 2 + patches + after)\n"
-            "    return [*range(before + 1), *[before + 1] * patches, *rest]",
-            "entry 41 of the list should be 6",
+            "def answer_2(texts, patches):\n"
+            "    before, after = texts[0], sum(texts[1:])\n"
+            "    return [*range(before + 1), *[before + 1] * patches, *range(before + 2, before + 3 + after)]",
+            "there are 92 positions",
         ),
     ],
     "08.3": [

@@ -4,7 +4,7 @@ WRONG_ANSWERS = {
     "10.1": [
         ("answer_1 = 48", "of all positions are padding"),
         ("answer_1 = 1", "Have you tried them all?"),
-        ("answer_1 = 0", "a batch size is from 1 to 48"),
+        ("answer_1 = 0", "a batch size must be between 1 and 48"),
     ],
     "10.2": [
         (

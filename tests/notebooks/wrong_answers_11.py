@@ -96,7 +96,7 @@ WRONG_ANSWERS = {
         (
             "answer_2 = lambda tokenizer, messages: torch.tensor("
             "[render_chat(tokenizer, messages, add_generation_prompt=False).input_ids])",
-            "the open assistant turn at the end is missing",
+            "the header that opens the assistant's message is missing at the end",
         ),
         (BY_HAND, "keeps typed text as text?"),
         (NO_SYSTEM, "writes one of its own"),

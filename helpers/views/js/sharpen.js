@@ -19,7 +19,7 @@ function render({ model, el }) {
     "div",
     { class: "hx", role: "region", "aria-label": "Temperature of attention heads" },
     control,
-    make("div", { class: "hx-stages" }, ...key("raw", "as it is "), ...key("final", "changed")),
+    make("div", { class: "hx-stages" }, ...key("raw", "as trained "), ...key("final", "at this temperature")),
     parts,
     message,
   );
