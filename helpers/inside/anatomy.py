@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -317,15 +317,18 @@ def anatomy(model: torch.nn.Module) -> Anatomy:
     if model in _refused:
         raise BadInputError(_refused[model])
     with alone(model, "a first look at its parts"):
-        untouched = not any(is_edited(module) for module in model.modules())
+        # What a reader's own hooks change says nothing about the model once they are gone.
+        untouched = not any(is_edited(module) or _has_changed_input(module) for module in model.modules())
         try:
             with _refusing_too_little_memory(model):
-                _known[model] = _examine(model)
+                found = _examine(model)
         except BadInputError as error:
             if untouched:
                 _refused[model] = str(error)
             raise
-    return _known[model]
+        if untouched:
+            _known[model] = found
+    return found
 
 
 def matrix(module: torch.nn.Module, width: int) -> torch.Tensor:
@@ -349,7 +352,15 @@ def matrix(module: torch.nn.Module, width: int) -> torch.Tensor:
 def is_edited(module: torch.nn.Module) -> bool:
     """Whether a hook may change a module's output. The hooks that transformers leaves behind after a request for
     hidden states only read, and so does that of `at_the_end`."""
-    owners = [str(getattr(hook, "__module__", "")) for hook in module._forward_hooks.values()]
+    return _has_foreign(module._forward_hooks)
+
+
+def _has_changed_input(module: torch.nn.Module) -> bool:
+    return _has_foreign(module._forward_pre_hooks)
+
+
+def _has_foreign(hooks: Mapping[int, Callable]) -> bool:
+    owners = [str(getattr(hook, "__module__", "")) for hook in hooks.values()]
     return any(owner != __name__ and not owner.startswith("transformers.") for owner in owners)
 
 

@@ -262,10 +262,12 @@ class _Recorder:
         if self.logits:
             self.pending.add(("logits", last))
 
+    # Not inference_mode: its tensors could not be used in a later run with gradients on. A decorator, because a `with`
+    # in here that is interrupted on its way out would leave gradients off.
+    @torch.no_grad()
     def run(self, model_inputs: Any) -> None:
         """The forward pass, with the hooks in place."""
-        # Not inference_mode: its tensors could not be used in a later run with gradients on.
-        with torch.no_grad(), Keeper(self.device) as self.keeper, self._hooks(), self._own_attention():
+        with Keeper(self.device) as self.keeper, self._hooks(), self._own_attention():
             try:
                 output = self.model(**model_inputs)
                 if self.logits:

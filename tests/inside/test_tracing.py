@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from helpers.errors import BadInputError, PromptTooLongError
-from helpers.inside import tracing
+from helpers.inside import anatomy, tracing
 from helpers.inside.generation import generate_steps
 from helpers.inside.interventions import patch_hidden_state, skip_layer, steer
 from helpers.inside.tracing import BLOCK, Trace, trace
@@ -155,7 +155,9 @@ def test_a_prompt_is_a_text_a_chat_or_ids(model, tokenizer):
 
 @pytest.fixture(scope="module")
 def llama():
-    return tiny("llama")
+    model = tiny("llama")
+    anatomy(model)  # the first look at its parts is not what these tests interrupt
+    return model
 
 
 @pytest.fixture(scope="module")
