@@ -95,9 +95,7 @@ class CourseWidget(anywidget.AnyWidget):
     def picture(self) -> bytes:
         """The still picture as PNG bytes, with 200 dots per inch after `use_course_style(sharp=True)`."""
         figure = self.state.figure().figure
-        figure.supxlabel(
-            "static picture: run the cell to make it interactive", x=0.995, ha="right", fontsize=7.5, color=MUTED
-        )
+        figure.supxlabel("static picture: run the cell to use it", x=0.995, ha="right", fontsize=7.5, color=MUTED)
         return png_bytes(figure, dpi=SHARP_DPI if is_sharp() else 100)
 
 
