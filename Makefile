@@ -22,6 +22,7 @@ ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requi
 # Tests run JOBS at a time, with one thread each: that is faster than one after the other with two. Whoever has
 # nothing left to do takes over half of what the slowest still has to do.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
+LATER = $(if $(filter Windows_NT,$(OS)),,nice -n 19)
 NPM = PATH="$(CURDIR)/$(JS)/$(notdir $(BIN)):$$PATH" npm --prefix tests/javascript
 NOT_HERE := --ignore=tests/measured --ignore=tests/engines --ignore=tests/book --ignore=tests/room  # these have targets of their own
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -55,7 +56,7 @@ workshop-update:  ## Give the students the pages as they are now; what they wrot
 workshop-stop:  ## Close the room: nothing keeps running, and nobody's work is lost
 	@$(PYTHON) docs/room/room.py close --folder "$(ROOM)"
 
-# Style and types are checked while the tests run: mypy uses one core for half a minute.
+# Style and types are checked while the tests run: mypy needs half a minute of a core, and takes what they leave.
 test: setup  ## Everything, then all tests: style, unit tests, every notebook
 	@$(MAKE) --no-print-directory --jobs=2 lint all-tests
 
@@ -84,7 +85,7 @@ lint: setup  ## Style, spelling and types, in modules and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(BIN)/mypy
+	$(LATER) $(BIN)/mypy
 
 # Node comes from PyPI, the tools from npm's registry. Nobody needs them but those who change a widget's page.
 lint-js: $(JS_TOOLS)  ## Style and types of the widgets' pages (FIX=1 mends their style)
