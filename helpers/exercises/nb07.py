@@ -177,6 +177,7 @@ def _(answer: Any) -> str:
             )
             require(
                 torch.equal(given[kind].float(), expected),
-                f"the {kind} of layer {layer} holds other numbers than the file: all queries, then keys, then values.",
+                f"the {kind} of layer {layer} holds different numbers from those in the file: all queries, then keys, "
+                "then values.",
             )
     return "Bit for bit the same as in Zhipu's layout."

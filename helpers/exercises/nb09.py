@@ -71,8 +71,11 @@ def _(answer: Any) -> str:
     right = isinstance(given, torch.Tensor) and given.shape == (1, 3)
     require(right, f"for {list(made.shape)} it should return a tensor [1, 3], one number per head.")
     require(not torch.isnan(given).any(), "a weight of 0 should contribute 0; yours gives nan.")
-    require(abs(float(given[0, 0]) - 1) < 1e-4, f"a head with one key per query uses 1, not {float(given[0, 0]):.3g}.")
-    require(abs(float(given[0, 1]) - 4) < 1e-3, f"four equal weights are 4 keys, not {float(given[0, 1]):.3g}.")
+    require(
+        abs(float(given[0, 0]) - 1) < 1e-4,
+        f"a head that attends to one key per query has an effective number of 1, not {float(given[0, 0]):.3g}.",
+    )
+    require(abs(float(given[0, 1]) - 4) < 1e-3, f"four equal weights give 4, not {float(given[0, 1]):.3g}.")
     require(
         abs(float(given[0, 2]) - 2.5) < 1e-3,
         f"two queries with 1 key and two with 4 have a mean of 2.5, not {float(given[0, 2]):.3g}: which comes first, "
@@ -146,7 +149,7 @@ def _(answer: Any) -> str:
     given = answer(made)
     square = isinstance(given, torch.Tensor) and given.shape == (4, 4)
     require(square, "it should return a tensor, the last layer's [query, key].")
-    require(torch.equal(made, before), "the attentions that were given have changed: work on a copy.")
+    require(torch.equal(made, before), "your function changed the attentions passed to it: work on a copy.")
     alone = answer(torch.stack([torch.stack([sink])] * 2))
     nothing_left = torch.isnan(given).any() or torch.isnan(alone).any()
     require(not nothing_left, "a query that looks at nothing but key 0 gives nan: let it look at itself.")
@@ -159,7 +162,7 @@ def _(answer: Any) -> str:
     got = [round(float(weight), 3) for weight in given[3]]
     require(
         all(abs(a - b) < 1e-3 for a, b in zip(got, expected, strict=True)),
-        f"for a head that looks one back, and otherwise at the first token, two layers should trace the last of four "
-        f"tokens to {expected}; yours gives {got}.",
+        f"for a head that looks one position back, and otherwise at the first token, two layers should trace the last "
+        f"of four tokens to {expected}; yours gives {got}.",
     )
     return "The sink is gone, and the rows still sum to 1."

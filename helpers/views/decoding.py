@@ -41,7 +41,7 @@ class DecodingView:
             f"step {n}: {length} positions, rows computed: {read} with the cache, {length} without; chose {token}"
             for n, (read, length, token) in enumerate(zip(self.read, self.lengths, self.chosen, strict=True))
         ]
-        return "\n".join([*lines, f"together: {cached} rows with the cache, {uncached} without"])
+        return "\n".join([*lines, f"in total: {cached} rows with the cache, {uncached} without"])
 
     def _repr_svg_(self) -> str:
         side = CELL * max(self.lengths)

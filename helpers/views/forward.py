@@ -346,7 +346,7 @@ def plot_periods(frequencies: Any, context: int, *, title: str = "", ax: Axes | 
     """
     periods = [2 * pi / float(frequency) for frequency in frequencies]
     ax = new_axes(ax, 5.8, 2.6)
-    for inside, name, color in ((True, "within the context", "blue"), (False, "longer than it", "vermillion")):
+    for inside, name, color in ((True, "within the context", "blue"), (False, "longer than the context", "vermillion")):
         pairs = [pair for pair, period in enumerate(periods) if (period <= context) is inside]
         label = f"{name}: {len(pairs)} pairs"
         ax.bar(pairs, [periods[pair] for pair in pairs], 0.7, color=OKABE_ITO[color], label=label)
@@ -379,7 +379,7 @@ def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: st
         left = [layer - 0.42 + n * width for layer in range(len(series))]
         ax.bar(left, series, width, align="edge", color=OKABE_ITO[color], label=drawable(name))
     if before is not None:
-        ax.axhline(before, color=INK, lw=1, label="before")
+        ax.axhline(before, color=INK, lw=1, label="unchanged")
     ax.set(xlim=(-0.7, lengths.pop() - 0.3), xlabel="layer", ylabel=drawable(label), title=drawable(title))
     ax.legend(ncols=len(values) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=8.5)
     return ax

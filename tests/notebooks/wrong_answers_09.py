@@ -27,7 +27,10 @@ WRONG_ANSWERS = {
             "which comes first",
         ),
         ("answer_2 = lambda attentions: torch.special.entr(attentions).sum(-1).exp()", "one number per head"),
-        ("answer_2 = lambda attentions: torch.special.entr(attentions).sum(-1).mean(-1)", "uses 1, not 0"),
+        (
+            "answer_2 = lambda attentions: torch.special.entr(attentions).sum(-1).mean(-1)",
+            "effective number of 1, not 0",
+        ),
     ],
     "09.3": [
         ("answer_3 = 0.74", "should be a function"),
@@ -50,7 +53,7 @@ WRONG_ANSWERS = {
             "    attentions[:, :, 1:, 0] = 0\n"
             "    left = attentions.sum(-1, keepdim=True).clamp(min=1e-9)\n"
             "    return attention_rollout(attentions / left)[-1]",
-            "have changed",
+            "changed the attentions passed to it",
         ),
         (
             "def answer_4(attentions):\n"

@@ -34,7 +34,7 @@ def test_each_row_of_each_step_is_drawn_once(steps):
 
 def test_rows_are_counted(steps):
     n = steps[0].kv_length
-    assert f"together: {n + 2} rows with the cache, {3 * n + 3} without" in repr(show_prefill_and_decode(steps))
+    assert f"in total: {n + 2} rows with the cache, {3 * n + 3} without" in repr(show_prefill_and_decode(steps))
 
 
 def test_it_stays_small(steps):

@@ -168,7 +168,8 @@ def test_periods_are_counted_against_the_context(model):
     assert heights == pytest.approx([2 * pi / float(frequency) for frequency in frequencies])
     inside = sum(height <= 8192 for height in heights)
     labels = {text.get_text() for text in ax.get_legend().get_texts()}
-    assert labels == {"context: 8,192", f"within the context: {inside} pairs", f"longer than it: {32 - inside} pairs"}
+    counts = {f"within the context: {inside} pairs", f"longer than the context: {32 - inside} pairs"}
+    assert labels == {"context: 8,192", *counts}
     assert ax.get_yscale() == "log"
 
 
