@@ -43,7 +43,8 @@ class CallPath:
     version: str
 
     def __repr__(self) -> str:
-        lines = [f"{self.entered:,} Python function calls; those with a note, and where they are · {self.version}"]
+        told = "below are those with a note, and where they begin"
+        lines = [f"{self.entered:,} Python function calls in all; {told} · {self.version}"]
         explained = set()
         for stop in self.stops:
             margin = "  " * stop.depth

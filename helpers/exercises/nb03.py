@@ -58,12 +58,12 @@ def _(answer: Any) -> str:
     given = answer(prompt_length, new_tokens)
     require(
         given != held + 1,
-        f"for a prompt of {prompt_length} and {new_tokens} new tokens that is {given}: it counts the last token, "
-        "which was chosen but never read.",
+        f"for a prompt of {prompt_length} tokens and {new_tokens} new ones your function returns {given}: it counts "
+        "the last token, which was chosen but never read.",
     )
     require(
         given == held,
-        f"for a prompt of {prompt_length} and {new_tokens} new tokens the cache holds {held} positions, "
+        f"for a prompt of {prompt_length} tokens and {new_tokens} new ones the cache holds {held} positions, "
         f"but your function returns {given}.",
     )
     require(answer(7, 1) == 7, "with one new token the model reads the prompt and nothing else.")

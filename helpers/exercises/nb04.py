@@ -62,7 +62,8 @@ def _(answer: Any) -> str:
         f"without the attention of layer {answer} the right token keeps a probability of {left[answer]:.2f}; there is "
         "a layer that leaves less. Did you use the Chinese prompt?",
     )
-    return f"Without it the right token keeps {left[lowest]:.2f}. Which layer matters depends on the prompt."
+    kept = f"Without it the right token keeps a probability of {left[lowest]:.2f}."
+    return f"{kept} Which layer matters depends on the prompt."
 
 
 WHY = {

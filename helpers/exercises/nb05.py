@@ -141,7 +141,7 @@ def _(answer: Any) -> str:
         given = answer(filled, sinks, window)
         require(hasattr(given, "layers"), f"it should return a DynamicCache, not {type(given).__name__}.")
         unchanged = all(torch.equal(layer.keys, keys) for layer, keys in zip(filled.layers, before, strict=True))
-        require(unchanged, "the cache that was given has changed: make a new one.")
+        require(unchanged, "your function changed the cache passed to it: make a new one.")
         keep = [p for p in range(length) if p < sinks or p >= length - window]
         require(
             len(given.layers) == len(filled.layers), f"it has {len(given.layers)} layers, not {len(filled.layers)}."
@@ -178,8 +178,8 @@ def _(answer: Any) -> str:
             require(isinstance(given, list), f"it should return a list of ids, not {type(given).__name__}.")
             require(
                 given == truth[: right + 1],
-                f"when the first {right} of {len(guesses)} guesses are right, it should return {right + 1} ids, "
-                f"{truth[: right + 1]}; yours are {given}.",
+                f"with {right} of {len(guesses)} guesses right, counted up to the first wrong one, it should return "
+                f"{right + 1} ids, {truth[: right + 1]}; yours are {given}.",
             )
             held = cache.get_seq_length()
             require(

@@ -75,7 +75,7 @@ def _(answer: Any) -> str:
     require(all(row in range(31) for row in answer), "rows run from 0 (embedding) to 30.")
     require(30 in answer, "row 30 is the model's own prediction, and that is 5.")
     wrong = [row for row in answer if row not in right]
-    require(not wrong, f"at row {wrong[0] if wrong else ''} another token is ahead of 5: only rank 0 is the top.")
+    require(not wrong, f"at row {wrong[0] if wrong else ''} another token is ahead of 5: only rank 1 is the top.")
     missing = len(set(right) - set(answer))
     require(missing == 0, f"{missing} more row(s) have 5 at the top, and they are not all next to each other.")
     return f"It appears at row {right[0]}, disappears, and comes back."
@@ -95,11 +95,11 @@ def _(answer: Any) -> str:
     given = [tuple(pair) for pair in answer]
     require(
         given[0] == right[0],
-        f"{given[0]} does not write most for Berlin against Paris. Did you take the Germany prompt, and are layer and "
-        "head the right way round?",
+        f"{given[0]} does not write the most for Berlin against Paris. Did you take the Germany prompt, and are layer "
+        "and head the right way round?",
     )
-    require(set(given) == set(right), "the first is right; one of the others is not. Did you subtract Paris?")
-    require(given == right, "these are the right three, but not in the order of how much they write.")
+    require(set(given) == set(right), "the first is right; at least one of the others is not. Did you subtract Paris?")
+    require(given == right, "these are the right three, but they should be in order of size, largest first.")
     return "Head 4 of layer 23 again, for another country: so it is not just the head for Paris."
 
 
@@ -132,7 +132,7 @@ def _(answer: Any) -> str:
     require(answer < 0, "it falls: the change is below 0.")
     require(
         abs(answer - with_zeros) > 0.02,
-        "that is the change with zeros. What does `value` get, and which axis is the mean taken over?",
+        "that is the change with zeros. What did you pass as `value`, and which axis is the mean taken over?",
     )
     require(
         abs(answer - with_mean) < 0.02,
@@ -241,6 +241,6 @@ def _(answer: Any) -> str:
         require(
             abs(given - right) < 0.005,
             f"head {head} moves the lead {right:.3f} of the way, not {given:.3f}. Do all positions but the last keep "
-            "the Germany prompt's own values, and does the way run from 0 (before) to 1 (goal)?",
+            "the Germany prompt's own values, and is the result 0 for no change and 1 for the France prompt's lead?",
         )
     return "One head, one position, 64 numbers."

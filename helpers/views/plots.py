@@ -383,7 +383,7 @@ def plot_logit_lens(
     ax.set_yticks(range(layers), [f"row {n}" if n else "embedding" for n in rows], fontsize=7)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="position (what it has just read)", title=drawable(title or LENS_TITLE))
+    ax.set(xlabel="position (token just read)", title=drawable(title or LENS_TITLE))
     ax.figure.colorbar(picture, ax=ax, shrink=0.6, label="its probability").outline.set_visible(False)
     return ax
 

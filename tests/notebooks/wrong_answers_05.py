@@ -34,7 +34,7 @@ WRONG_ANSWERS = {
             "    for layer in cache.layers:\n"
             "        layer.keys, layer.values = layer.keys[:, :, -window:], layer.values[:, :, -window:]\n"
             "    return cache",
-            "the cache that was given has changed",
+            "your function changed the cache",
         ),
         ("answer_4 = lambda cache, sinks, window: list(cache)", "it should return a DynamicCache"),
     ],
