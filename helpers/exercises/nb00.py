@@ -64,7 +64,7 @@ def _(answer: Any) -> str:
     beginning = "The capital of France is"
     best, second, always_second = _continued(beginning)
     answer, best, second, always_second = (text.strip() for text in (answer, best, second, always_second))
-    require(answer != best, "that is what the most likely tokens give. The first round has to take another token.")
+    require(answer != best, "that is what the most likely tokens give. The first round has to take a different token.")
     require(answer != always_second, "that takes the second best token in every round. Only the first round should.")
     require(answer.startswith(beginning), f"the whole text begins with {beginning!r}.")
     require(answer == second or not second.startswith(answer), "so far, so good. Eight rounds, please.")

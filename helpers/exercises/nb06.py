@@ -183,7 +183,8 @@ def _(answer: Any) -> str:
         given, which = answer(layer, head), f"head {head} of layer {layer}"
         require(
             isinstance(given, torch.Tensor) and tuple(given.shape) == tuple(right.shape),
-            f"for {which} it should be a tensor {list(right.shape)}: one number per token of the English prompt.",
+            f"for {which} it should be a tensor of shape {list(right.shape)}: one number per token of "
+            "the English prompt.",
         )
         if same(given, right):
             continue

@@ -127,7 +127,7 @@ def _(answer: Any) -> str:
         for name in names:
             require(
                 isinstance(given[name], torch.Tensor) and list(given[name].shape) == shape,
-                f"{name} should be a tensor {shape}.",
+                f"{name} should be a tensor of shape {shape}.",
             )
         for number, row in enumerate(rows):
             gap = shape[1] - len(row)

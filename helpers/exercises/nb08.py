@@ -151,7 +151,7 @@ def _(answer: Any) -> str:
     with torch.no_grad():
         given = answer(pixels.clone(), tower)
         right = isinstance(given, torch.Tensor) and given.shape == (38, 192)
-        require(right, "for pixels [3, 96, 96] it should return a tensor [38, 192].")
+        require(right, "for pixels [3, 96, 96] it should return a tensor of shape [38, 192].")
         if torch.allclose(given, tower(pixels[None]).last_hidden_state[0], atol=1e-3):
             return "All four are gone: the same vectors as the tower's own."
         for number in range(1, len(FAULTS) + 1):

@@ -69,7 +69,7 @@ def _(answer: Any) -> str:
     made = torch.stack([one, four, mixed])[None]
     given = answer(made.clone())
     right = isinstance(given, torch.Tensor) and given.shape == (1, 3)
-    require(right, f"for {list(made.shape)} it should return a tensor [1, 3], one number per head.")
+    require(right, f"for {list(made.shape)} it should return a tensor of shape [1, 3], one number per head.")
     require(not torch.isnan(given).any(), "a weight of 0 should contribute 0; yours gives nan.")
     require(
         abs(float(given[0, 0]) - 1) < 1e-4,
@@ -107,7 +107,7 @@ def _(answer: Any) -> str:
     made = made / made.sum(-1, keepdim=True)
     given = answer(made.clone(), length, copies)
     right = isinstance(given, torch.Tensor) and given.shape == (2, 3)
-    require(right, f"for {list(made.shape)} it should return a tensor [2, 3], one score per head.")
+    require(right, f"for {list(made.shape)} it should return a tensor of shape [2, 3], one score per head.")
     wanted = _induction(made, length, copies)
     mistakes = {
         "you score the occurrences themselves (duplicate-token heads); score the position right after each.": (

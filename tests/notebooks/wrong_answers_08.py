@@ -85,7 +85,7 @@ WRONG_ANSWERS = {
         ("answer_5 = ported", "4 of the 4 faults are left"),
         ("answer_5 = lambda pixels, tower: ported(pixels, tower) / 8", "3 of the 4 faults are left"),
         ("answer_5 = lambda pixels, tower: tower(pixels[None]).last_hidden_state[0] * 8", "Look at the very end"),
-        ("answer_5 = lambda pixels, tower: tower(pixels[None]).last_hidden_state", "a tensor [38, 192]"),
+        ("answer_5 = lambda pixels, tower: tower(pixels[None]).last_hidden_state", "a tensor of shape [38, 192]"),
         ("answer_5 = lambda pixels, tower: ported(pixels, tower) + 1", "that the port did not have"),
     ],
 }
