@@ -4,9 +4,10 @@ Nearly all of the time goes into one matrix product, states times `lm_head`. How
 around it. A CPU and a GPU need different code there, so there are two versions.
 
 **On a CPU** (`_read_in_slices`) memory is slow and the cache is small. All rows of a block go through the vocabulary
-one slice at a time. From each slice only the sums of the softmax and the highest score of each group of ids are
+in slices. From each slice only the sums of the softmax and the highest score of each group of ids are
 kept, and its scores are overwritten by the next. Only the groups that can contain one of the best ids are scored a
-second time, for the rows that need them.
+second time, for the rows that need them. Each core works on slices of its own (`_side_by_side`): if all cores shared
+each small operation, every one of them would end with a wait for the slowest core, and on a busy machine that is long.
 
 **On a GPU** (`_read_whole`) launching a kernel takes time, so each kernel should do a lot of work: a block of rows is
 multiplied by the whole vocabulary in one product. The best ids are found in two steps, first the groups and then the
@@ -19,7 +20,7 @@ states and weights are bfloat16, as the model has them; each product of two of t
 are float32, and scores are never rounded. The model's own head does round its scores to bfloat16, to 8 significant
 bits: a score near 20 then moves by up to 0.06, its probability by 6%, and the best tokens often end in a tie. So this
 lens is closer to the same model in float32 than a loop over the model's own `lm_head` is
-(tests/inside/test_fast_lens.py measures it).
+(tests/inside/test_lens.py measures it).
 
 Two cheaper products for a CPU were measured and do not help. bfloat16 takes longer on a processor without a matrix
 unit for it; on one that has it, three products (each number as a sum of two) would be needed for a probability that
@@ -28,7 +29,8 @@ divided by: in a third of the rows of a 128-token prompt, more than a millionth 
 best ids.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -138,7 +140,7 @@ def _one_pass(device: torch.device) -> Callable | None:
 def _rows_in_slices(size: Any, top_k: int) -> int:
     """The largest number of rows whose tensors in `_read_in_slices` fit into `BUFFER_BYTES`."""
     vocab, hidden = size
-    numbers = 2 * hidden + min(SLICE, vocab) + vocab // GROUP + 4 * top_k * GROUP
+    numbers = 2 * hidden + torch.get_num_threads() * min(SLICE, vocab) + vocab // GROUP + 4 * top_k * GROUP
     return max(1, BUFFER_BYTES // (4 * numbers))
 
 
@@ -148,21 +150,47 @@ def _read_in_slices(
     """(ids, probabilities, entropy) of normed states `[row, hidden]`."""
     rows, vocab = len(block), head.weight.shape[0]
     block = block.float()
-    buffer = torch.empty(rows * min(SLICE, vocab))
     maxima = torch.empty(rows, -(-vocab // GROUP))
     softmax = _Softmax(rows, -(-vocab // SLICE))
-    for place, start in enumerate(range(0, vocab, SLICE)):
-        stop = min(start + SLICE, vocab)
-        out = buffer[: rows * (stop - start)].view(rows, -1)
-        scores = _score(block, head, slice(start, stop), change, out)
-        for first in range(0, rows, CHUNK):
-            chunk = slice(first, first + CHUNK)
-            groups = maxima[chunk, start // GROUP : -(-stop // GROUP)]
-            _maxima(scores[chunk], out=groups)
-            softmax.add(chunk, place, scores[chunk], groups.amax(dim=-1))
+
+    def read_some(places: Iterator[int]) -> None:
+        buffer = torch.empty(rows * min(SLICE, vocab))
+        for place in places:
+            start, stop = place * SLICE, min((place + 1) * SLICE, vocab)
+            out = buffer[: rows * (stop - start)].view(rows, -1)
+            scores = _score(block, head, slice(start, stop), change, out)
+            for first in range(0, rows, CHUNK):
+                chunk = slice(first, first + CHUNK)
+                groups = maxima[chunk, start // GROUP : -(-stop // GROUP)]
+                _maxima(scores[chunk], out=groups)
+                softmax.add(chunk, place, scores[chunk], groups.amax(dim=-1))
+
+    _side_by_side(read_some, -(-vocab // SLICE))
     softmax.close()
     best, ids = _best(block, head, change, maxima, top_k)
     return ids, softmax.probabilities(best), softmax.entropy()
+
+
+def _side_by_side(work: Callable[[Iterator[int]], None], count: int) -> None:
+    """The numbers below `count`, worked off by as many threads as torch uses, each of which takes the next one.
+
+    `work(numbers)` runs once in each thread. Inside, torch uses one core, so that no thread waits for another.
+    """
+    threads, numbers = min(torch.get_num_threads(), count), iter(range(count))
+    if threads == 1:
+        return work(numbers)
+    before = torch.get_num_threads()
+
+    @torch.no_grad()
+    def on_one_core(_: int) -> None:
+        torch.set_num_threads(1)
+        work(numbers)
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(on_one_core, range(threads)))
+    finally:
+        torch.set_num_threads(before)  # threads that start later take the last number that was set
 
 
 def _score(block: torch.Tensor, head: Any, ids: Any, change: Change, out: torch.Tensor | None) -> torch.Tensor:
@@ -204,16 +232,21 @@ def _best(
     groups = maxima.topk(min(top_k, maxima.shape[1]), dim=-1).indices
     wanted = groups.flatten()
     scores = torch.full((len(wanted), GROUP), -torch.inf)
-    in_order = wanted.argsort()
     counts = wanted.bincount(minlength=maxima.shape[1]).tolist()
-    for group, places in enumerate(in_order.split(counts)):
-        start, stop = group * GROUP, min((group + 1) * GROUP, vocab)
-        if len(places):
-            rows = places // groups.shape[1]
-            out = scores.new_empty(len(places), stop - start)
-            again = _score(block[rows], head, slice(start, stop), change, out)
-            again += (maxima[rows, group] - again.amax(dim=-1))[:, None]
-            scores[places, : stop - start] = again
+    places_of = wanted.argsort().split(counts)
+
+    def score_some(numbers: Iterator[int]) -> None:
+        for group in numbers:
+            start, stop = group * GROUP, min((group + 1) * GROUP, vocab)
+            places = places_of[group]
+            if len(places):
+                rows = places // groups.shape[1]
+                out = scores.new_empty(len(places), stop - start)
+                again = _score(block[rows], head, slice(start, stop), change, out)
+                again += (maxima[rows, group] - again.amax(dim=-1))[:, None]
+                scores[places, : stop - start] = again
+
+    _side_by_side(score_some, len(places_of))
     best, place = scores.view(len(block), -1).topk(top_k, dim=-1)
     return best, groups.gather(1, place // GROUP) * GROUP + place % GROUP
 

@@ -1,5 +1,7 @@
 """The logit lens against the plain way: final norm, lm_head and softmax of every hidden state at once."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from transformers import GlmConfig, GlmForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -110,7 +112,7 @@ def _random_lens(dtype, bias=False, scale=3.0, top_k=7, vocab=5001, rows=530):
 @pytest.mark.parametrize("bias", [False, True])
 def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias, monkeypatch, either_way):
     """Several blocks of rows, chunks and slices, the last group not full; flat, usual and extreme distributions."""
-    monkeypatch.setattr(fast_lens, "BUFFER_BYTES", 4_000_000)
+    monkeypatch.setattr(fast_lens, "BUFFER_BYTES", 2_000_000 * (1 + torch.get_num_threads()))
     monkeypatch.setattr(fast_lens, "SCORE_BYTES", 16_000_000)
     rows = fast_lens._rows_in_slices((5001, 32), top_k=7)
     assert fast_lens.CHUNK < rows < 530 and 5001 % fast_lens.GROUP and 2 * fast_lens.SLICE < 5001
@@ -121,6 +123,38 @@ def test_it_equals_float64_in_a_vocabulary_that_ends_within_a_group(scale, bias,
     assert torch.allclose(taken, best.values, rtol=2e-4, atol=1e-9), "the ids belong to these probabilities"
     assert (found.token_ids[0] == best.indices).float().mean() > 0.999
     assert torch.allclose(found.entropy[0].double(), torch.special.entr(exact).sum(-1), atol=1e-4)
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_threads_change_nothing_and_are_as_many_as_before(model, traced):
+    found = logit_lens(model, traced, top_k=4)
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3, "Threads that start later have as many, too."
+    torch.set_num_threads(1)
+    alone = logit_lens(model, traced, top_k=4)
+    assert torch.equal(found.token_ids, alone.token_ids)
+    assert torch.allclose(found.probabilities, alone.probabilities, rtol=1e-5)
+    assert torch.allclose(found.entropy, alone.entropy, atol=1e-5)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_what_fails_in_a_thread_is_raised(model, traced, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("in a thread")
+
+    monkeypatch.setattr(fast_lens, "_maxima", fail)
+    with pytest.raises(RuntimeError, match="in a thread"):
+        logit_lens(model, traced)
+    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize("top_k", [1, 64, 5001])

@@ -1,15 +1,19 @@
 """How long things take, with nothing else running: `make test-measured`."""
 
 import os
+import statistics
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 from lab_by_make import ROOT, make, serving_lab
 
 from helpers.batch.throughput import measure_batch_sizes
 from helpers.errors import HubNotReachableError
+from helpers.inside.lens import logit_lens
+from helpers.inside.tracing import trace
 from helpers.models import hubs
 from helpers.text.prompts import load_prompts
 
@@ -72,6 +76,40 @@ def test_batches_of_eight_answer_2_5_times_as_many_prompts_a_second(model, token
     one, eight = measure_batch_sizes(model, tokenizer, texts, (1, 8), rounds=3, do_sample=False, max_new_tokens=8)
     ratio = eight.prompts_per_second / one.prompts_per_second
     assert ratio >= 2.5, f"{one.prompts_per_second:.3g} prompts/s one by one, {eight.prompts_per_second:.3g} in a batch"
+
+
+@pytest.mark.parametrize("length", [33, 128])
+def test_on_a_busy_cpu_the_lens_is_no_slower_than_a_loop_over_layers(model, tokenizer, length):
+    """One other process per core wants to work all the time, as in a class that shares a machine."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(100, 40_000, (length,), generator=generator).tolist()
+    run = trace(model, tokenizer, ids, attentions=False, logits=False)
+
+    @torch.no_grad()
+    def loop():
+        *before, last = run.hidden_states
+        normed = [*map(model.model.norm, before), last]
+        return [model.lm_head(states).softmax(dim=-1).topk(10) for states in normed]
+
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        seconds = _medians_in_turn(loop, lambda: logit_lens(model, run, top_k=10))
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert seconds[1] <= seconds[0], f"a loop takes {seconds[0]:.3g} s, the lens {seconds[1]:.3g} s"
+
+
+def _medians_in_turn(*works):
+    """The median seconds of five runs of each, in turn, after one that is not counted."""
+    seconds = [[] for _ in works]
+    for _ in range(6):
+        for work, its in zip(works, seconds, strict=True):
+            start = time.perf_counter()
+            work()
+            its.append(time.perf_counter() - start)
+    return [statistics.median(its[1:]) for its in seconds]
 
 
 def test_setup_with_nothing_missing_takes_under_five_seconds():
