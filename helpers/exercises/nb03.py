@@ -92,7 +92,7 @@ def _(answer: Any) -> str:
         counts, right = left.sum(dim=-1).tolist(), expected.isfinite().sum(dim=-1).tolist()
         require(
             torch.equal(given, expected),
-            f"with min_p={min_p} there should be {right} tokens left in the two rows, but yours leaves {counts}. "
+            f"with min_p={min_p} there should be {right} tokens left in the two rows; your function leaves {counts}. "
             "Compare with each row's best token.",
         )
     return "Equal to the library's MinPLogitsWarper."

@@ -149,13 +149,13 @@ def _(answer: Any) -> str:
         for mine, layer in zip(filled.layers, given.layers, strict=True):
             require(
                 layer.keys.shape[2] == len(keep),
-                f"of {length} positions, with {sinks} sinks and a window of {window}, {len(keep)} should be kept; "
+                f"of {length} positions {len(keep)} should be kept (sinks: {sinks}, window: {window}); "
                 f"yours holds {layer.keys.shape[2]}.",
             )
             same = torch.equal(layer.keys, mine.keys[:, :, keep]) and torch.equal(layer.values, mine.values[:, :, keep])
             require(
                 same,
-                f"with {sinks} sinks and a window of {window} the wrong positions are kept, or keys and values are "
+                f"for sinks={sinks} and window={window} the wrong positions are kept, or keys and values are "
                 "mixed up.",
             )
     return "The first positions and the last ones, each once."

@@ -198,7 +198,7 @@ def _(answer: Any) -> str:
         )
         require(
             not same(given, unnormed),
-            f"for {which} the final norm is missing: divide by the divisor of section 5 and multiply by the weight.",
+            f"for {which} the final norm is missing: use the divisor of section 5, then multiply by the norm's weight.",
         )
         require(
             not any(same(given, _by_position(layer, head, value_head=other)[1]) for other in range(3)),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class PatchEmbedding(nn.Module):
     """`pixel_values` [batch, channel, height, width] -> [batch, 1 + patch, width of the tower].
 
-    Position 0 is the class position; the patches follow, row by row.
+    Position 0 is the class token; the patches follow, row by row.
     """
 
     def __init__(self, config: ChatGLMVisionConfig) -> None:
@@ -121,7 +121,7 @@ class VisionTower(nn.Module):
     `pixel_values` [batch, channel, height, width] -> `last_hidden_state` [batch, 1 + patch + 1, hidden]:
     a vector for the picture's beginning, one per patch (row by row), and one for its end. `hidden_states`
     are the tower's own, layers + 1 tensors [batch, 1 + fine patch, width], and `attentions` one tensor
-    [batch, head, query, key] per layer; position 0 of both is the class position.
+    [batch, head, query, key] per layer; position 0 of both is the class token.
     """
 
     def __init__(self, config: ChatGLMConfig) -> None:
@@ -148,7 +148,7 @@ class VisionTower(nn.Module):
                 all_hidden_states.append(hidden_states)
             attentions.append(weights)
         side = self.config.image_size // self.config.patch_size
-        grid = hidden_states[:, 1:].reshape(-1, side, side, self.config.hidden_size)  # the class position is dropped
+        grid = hidden_states[:, 1:].reshape(-1, side, side, self.config.hidden_size)  # the class token is dropped
         features = self.linear_proj(self.conv(grid.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2))
         boi, eoi = (vector.to(features).expand(len(features), 1, -1) for vector in (self.boi, self.eoi))
         return BaseModelOutput(

@@ -31,7 +31,7 @@ def does_not_fit(
     smaller = {how: size for how, size in options.items() if size <= free}
     advice = "; ".join(f"{how} ({size_text(size)})" for how, size in smaller.items())
     return DoesNotFitError(
-        f"{what} needs {size_text(needed)}, and {size_text(free)} are free on {device}. "
+        f"{what} needs {size_text(needed)}, and {size_text(free)} is free on {device}. "
         + (f"What would fit: {advice}." if advice else otherwise),
         needed_bytes=needed,
         available_bytes=free,

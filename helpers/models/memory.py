@@ -278,7 +278,7 @@ def _plan(
     options = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")]
     smaller = [option for option in options if sum(needs(*option)) <= available and needs(*option)[0] < weights]
     fits = total <= available
-    need = f"It needs {total / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free on {', '.join(devices)}"
+    need = f"It needs {total / 1e9:.1f} GB, and {available / 1e9:.1f} GB is free on {', '.join(devices)}"
     cure = () if fits else _cure(smaller, sum(needs(*options[-1])))
     advice = (f"{need}: it fits." if fits else f"{need}: it does not fit. ", *cure)
     return MemoryPlan(

@@ -71,7 +71,7 @@ def test_auto_takes_the_cpu_when_the_gpu_is_full(free):
     assert tracing._place("auto", 5 * GB, {}, gpu) == gpu
     assert tracing._place("auto", 20 * GB, {}, gpu) == torch.device("cpu")
     assert tracing._place("cpu", 5 * GB, {}, gpu) == torch.device("cpu")
-    with pytest.raises(DoesNotFitError, match=r"needs 70 GB, and 9 GB are free on cuda:0"):
+    with pytest.raises(DoesNotFitError, match=r"needs 70 GB, and 9 GB is free on cuda:0"):
         tracing._place("auto", 70 * GB, {}, gpu)
 
 
@@ -87,7 +87,7 @@ def test_a_trace_that_cannot_fit_is_refused_before_it_runs(model, tokenizer, fre
     assert not ran
     assert 69 * GB < error.value.needed_bytes < 72 * GB and error.value.available_bytes == 7.2 * GB
     assert error.value.would_fit[0] == "attentions=False" and "layers=[0]" in error.value.would_fit[1]
-    assert str(error.value).startswith("Keeping this trace needs 71.3 GB, and 7.2 GB are free on cpu.")
+    assert str(error.value).startswith("Keeping this trace needs 71.3 GB, and 7.2 GB is free on cpu.")
     assert trace(model, tokenizer, "a b", layers=3, logits=False).attentions.shape[0] == 1
 
 

@@ -112,7 +112,7 @@ def test_a_device_and_device_map_auto_contradict_each_other(machine):
 
 def test_what_does_not_fit_on_the_gpu_is_not_started(machine, taken):
     machine((8 * GB, AMPERE))
-    with pytest.raises(DoesNotFitError, match=r"8\.0 GB are free on cuda:0: it does not fit. It would fit with"):
+    with pytest.raises(DoesNotFitError, match=r"8\.0 GB is free on cuda:0: it does not fit. It would fit with"):
         loading.load_model("glm-4-9b-chat")
     assert not taken
 
