@@ -305,7 +305,7 @@ def test_a_second_picture_is_refused_and_the_talk_goes_on(glm4v):
     talk = Conversation(*glm4v)
     talk.ask(SHAPE, image=_noise(), max_new_tokens=3)
     before = list(talk.messages)
-    with pytest.raises(BadInputError, match="one in a conversation"):
+    with pytest.raises(BadInputError, match="only one per conversation"):
         talk.ask("And this?", image=_noise(1))
     assert talk.messages == before
     reply = talk.ask(FOLLOW_UPS[0], max_new_tokens=3)

@@ -202,7 +202,7 @@ def two_images(name, path, value):
 
     assert "Multiple images are not supported" in value
     turn = {"role": "user", "image": FOLDER / name / "images" / "rgb_wide.png", "content": "?"}
-    with pytest.raises(BadInputError, match="one in a conversation"):
+    with pytest.raises(BadInputError, match="only one per conversation"):
         glm_processor(name).apply_chat_template([turn, turn])
 
 
