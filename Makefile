@@ -22,7 +22,6 @@ ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requi
 # Tests run JOBS at a time, with one thread each: that is faster than one after the other with two. Whoever has
 # nothing left to do takes over half of what the slowest still has to do.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
-LATER = $(if $(filter Windows_NT,$(OS)),,nice -n 19)
 NPM = PATH="$(CURDIR)/$(JS)/$(notdir $(BIN)):$$PATH" npm --prefix tests/javascript
 NOT_HERE := --ignore=tests/measured --ignore=tests/engines --ignore=tests/book --ignore=tests/room  # these have targets of their own
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -34,7 +33,7 @@ OPEN = --users $(USERS) --address $(ADDRESS) --port $(PORT) $(if $(CODE),--code 
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab workshop workshop-update workshop-stop test all-tests unit test-notebooks test-measured test-browser test-gpu test-room lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu teaching slides book test-book bench-room clean
+.PHONY: help setup lab workshop workshop-update workshop-stop test all-tests unit test-notebooks test-measured test-browser test-gpu test-room style lint lint-js test-js notebooks new lock hooks engines test-architectures test-engines test-latest test-oldest bench bench-gpu teaching slides book test-book bench-room clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,11 +55,9 @@ workshop-update:  ## Give the students the pages as they are now; what they wrot
 workshop-stop:  ## Close the room: nothing keeps running, and nobody's work is lost
 	@$(PYTHON) docs/room/room.py close --folder "$(ROOM)"
 
-# Style and types are checked while the tests run: mypy needs half a minute of a core, and takes what they leave.
-test: setup  ## Everything, then all tests: style, unit tests, every notebook
-	@$(MAKE) --no-print-directory --jobs=2 lint all-tests
+test: style all-tests  ## Everything, then all tests: style, unit tests, every notebook
 
-all-tests: setup  ## All tests alone, without style and types
+all-tests: setup  ## All tests alone, without style
 	$(PYTEST) tests $(NOT_HERE) $(ARGS)
 
 unit: setup  ## Unit tests alone (ARGS="-k lens" picks some)
@@ -81,11 +78,13 @@ test-gpu: setup  ## The tests that need a GPU alone; they are skipped where ther
 test-room: setup  ## The tests of the room for a class, with real users: they need root, and are skipped without it
 	ROOM="$(ROOM)" $(BIN)/python -m pytest tests/room $(ARGS)
 
-lint: setup  ## Style, spelling and types, in modules and notebooks
+style: setup  ## Style and spelling, in modules and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(LATER) $(BIN)/mypy
+
+lint: style  ## The same, and types
+	$(BIN)/mypy
 
 # Node comes from PyPI, the tools from npm's registry. Nobody needs them but those who change a widget's page.
 lint-js: $(JS_TOOLS)  ## Style and types of the widgets' pages (FIX=1 mends their style)

@@ -60,5 +60,5 @@ def test_ci_tests_as_on_a_newcomers_machine_and_then_with_a_browser(tmp_path, ha
         "test: fonts: none but its own (1), browser: ",
         *([] if has_browser else ["apt-get update", "apt-get install"]),
         "test-browser: fonts: all, browser: of the PATH",
-        "lint-js: fonts: all, browser: of the PATH",  # and test-js: one call
+        "lint: fonts: all, browser: of the PATH",  # with lint-js and test-js: one call
     ]

@@ -27,7 +27,7 @@ WRONG_ANSWERS = {
             "def answer_4(cache, sinks, window):\n"
             "    both_ends = lambda x: torch.cat([x[:, :, :sinks], x[:, :, -window:]], 2)\n"
             "    return DynamicCache([(both_ends(k), both_ends(v)) for k, v, *_ in cache])",
-            "should be kept; yours holds",
+            "yours holds",
         ),
         (
             "def answer_4(cache, sinks, window):\n"
