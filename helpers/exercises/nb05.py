@@ -155,8 +155,7 @@ def _(answer: Any) -> str:
             same = torch.equal(layer.keys, mine.keys[:, :, keep]) and torch.equal(layer.values, mine.values[:, :, keep])
             require(
                 same,
-                f"for sinks={sinks} and window={window} the wrong positions are kept, or keys and values are "
-                "mixed up.",
+                f"for sinks={sinks} and window={window} the wrong positions are kept, or keys and values are mixed up.",
             )
     return "The first positions and the last ones, each once."
 
