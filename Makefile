@@ -9,7 +9,7 @@ USERS ?= 20
 ADDRESS ?= 127.0.0.1
 ROOM ?= /opt/inside-language-models
 NAME ?=
-JOBS ?= 2
+JOBS ?= 3
 ROUNDS ?= 7
 ONLY ?=
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -19,8 +19,9 @@ JS := .javascript
 JS_TOOLS := tests/javascript/node_modules/.package-lock.json
 AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container
 ENGINES_TORCH = $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' tests/engines/requirements.txt)
-# Tests run JOBS at a time, with one thread each: that is faster than one after the other with two. Whoever has
-# nothing left to do takes over half of what the slowest still has to do.
+# Tests run JOBS at a time, with one thread each: two cores work for three of them, since some wait for a moment (for a
+# slow hub, say). Whoever has nothing left to do takes over half of what the slowest still has to do. They take 7 GB of
+# memory: JOBS=1 or 2 needs less.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 NPM = PATH="$(CURDIR)/$(JS)/$(notdir $(BIN)):$$PATH" npm --prefix tests/javascript
 NOT_HERE := --ignore=tests/measured --ignore=tests/engines --ignore=tests/book --ignore=tests/room  # these have targets of their own

@@ -2,12 +2,16 @@
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HELPERS_PROGRESS"] = "off"  # what tests solve is nobody's progress
 
 import pytest
+
+# nbformat's validator would read a grammar of web addresses for two seconds; no notebook's format has one.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 @pytest.hookimpl(trylast=True)
