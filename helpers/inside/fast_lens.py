@@ -31,6 +31,7 @@ best ids.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -181,13 +182,22 @@ def _side_by_side(work: Callable[[Iterator[int]], None], count: int) -> None:
         return work(numbers)
     before = torch.get_num_threads()
 
+    @contextmanager
+    def or_all_stop() -> Iterator[None]:
+        try:
+            yield
+        except BaseException:  # an interrupt, too: no thread takes another number
+            list(numbers)
+            raise
+
     @torch.no_grad()
     def on_one_core(_: int) -> None:
         torch.set_num_threads(1)
-        work(numbers)
+        with or_all_stop():
+            work(numbers)
 
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads) as pool, or_all_stop():
             list(pool.map(on_one_core, range(threads)))
     finally:
         torch.set_num_threads(before)  # threads that start later take the last number that was set

@@ -1,5 +1,6 @@
 """The logit lens against the plain way: final norm, lm_head and softmax of every hidden state at once."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -155,6 +156,22 @@ def test_what_fails_in_a_thread_is_raised(model, traced, monkeypatch):
     with pytest.raises(RuntimeError, match="in a thread"):
         logit_lens(model, traced)
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_an_interrupt_ends_all_threads_soon():
+    taken = []
+
+    def work(numbers):
+        for number in numbers:
+            taken.append(number)
+            time.sleep(0.01)
+            if number == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fast_lens._side_by_side(work, 1000)
+    assert len(taken) < 900
 
 
 @pytest.mark.parametrize("top_k", [1, 64, 5001])
