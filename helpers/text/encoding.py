@@ -110,20 +110,25 @@ def _is_forged(
         stop -= 1  # … and right
     if token_id == tokenizer.unk_token_id and text[start:stop] != content:
         return False  # an ordinary text that has no token
-    inside = set(owners[start:stop])
-    if any(is_users(owner) for owner in inside):
+    return not _is_templates(content, set(owners[start:stop]), written)
+
+
+def _is_templates(content: str, owners: set[int], written: Iterable[str]) -> bool:
+    """Whether a control string whose characters have these owners is the template's own."""
+    if owners == {TEMPLATE}:
         return True
-    return inside != {TEMPLATE} and any(content in one for one in written)
+    if any(is_users(owner) for owner in owners) or (TEMPLATE in owners and max(owners) >= 0):
+        return False  # wholly or partly a user's
+    return not any(content.casefold() in one.casefold() for one in written)
 
 
 def _own_controls(text: str, owners: Sequence[int], controls: Any, written: Any) -> list[tuple[int, int, int]]:
     """(start, stop, id) of the control tokens that the template itself put into the text."""
     trusted = [owner == TEMPLATE for owner in owners]
     for content in controls.values():  # those that went through an unknown operation, but no user wrote
-        if not any(content in one for one in written):
-            for at in _occurrences(text, content):
-                if not any(is_users(owner) for owner in owners[at : at + len(content)]):
-                    trusted[at : at + len(content)] = [True] * len(content)
+        for at in _occurrences(text, content):
+            if _is_templates(content, set(owners[at : at + len(content)]), written):
+                trusted[at : at + len(content)] = [True] * len(content)
     visible = "".join(character if own else "\0" for character, own in zip(str.__iter__(text), trusted, strict=True))
     ids = {content: token_id for token_id, content in controls.items()}
     pattern = "|".join(re.escape(content) for content in sorted(ids, key=len, reverse=True))

@@ -7,12 +7,15 @@ text that is made from them knows its owners.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex
+
+from markupsafe import Markup
 
 TEMPLATE = -1  # the owner of the template's own text
 UNKNOWN = -2  # the owner of text that went through an operation that this module does not track
 ROUGHLY = 1_000_000  # added to a message's index: part of this text is the message's, but not every character
+MASKS = range(0xF0000, 0xFFFFE)  # private-use characters that stand for owners; no operation changes them
 
 Runs = tuple[tuple[int, int], ...]  # (how many characters, their owner), one after the other
 
@@ -148,26 +151,47 @@ class Marked(str):
         return joined(_between(texts, self))
 
     def upper(self) -> Marked:
-        return self._changed(str.upper(self))
+        return self._changed(str.upper)
 
     def lower(self) -> Marked:
-        return self._changed(str.lower(self))
+        return self._changed(str.lower)
 
     def casefold(self) -> Marked:
-        return self._changed(str.casefold(self))
+        return self._changed(str.casefold)
 
     def swapcase(self) -> Marked:
-        return self._changed(str.swapcase(self))
+        return self._changed(str.swapcase)
 
     def capitalize(self) -> Marked:
-        return self._changed(str.capitalize(self))
+        return self._changed(str.capitalize)
 
     def title(self) -> Marked:
-        return self._changed(str.title(self))
+        return self._changed(str.title)
 
-    def _changed(self, text: str) -> Marked:
-        """This text with other letters; if their number has changed, the owners are only roughly known."""
-        return _marked(text, self._runs) if len(text) == len(self) else Marked(text, roughly_of((self,)))
+    def _changed(self, change: Callable[[str], str]) -> Marked:
+        """This text with other letters. A letter may become several (`"ß".upper()`); if these do not add up, the owners
+        are only roughly known."""
+        text = change(self.plain())
+        if len(text) == len(self):
+            return _marked(text, self._runs)
+        lengths = [len(change(letter)) for letter in self.plain()]
+        if sum(lengths) != len(text):
+            return Marked(text, roughly_of((self,)))
+        return _marked(text, _merged(zip(lengths, self.owners(), strict=True)))
+
+
+class MarkedMarkup(Markup):
+    """A text that is safe to put into a web page, as Jinja's filter `safe` makes it, with its owners."""
+
+    __slots__ = ("_runs",)
+    _runs: Runs
+
+    @classmethod
+    def of(cls, text: Markup, runs: Runs) -> MarkedMarkup:
+        """The same text, with these runs of owners."""
+        new = str.__new__(cls, text)
+        new._runs = runs
+        return new
 
 
 def joined(texts: Iterable[str]) -> Marked:
@@ -179,8 +203,9 @@ def joined(texts: Iterable[str]) -> Marked:
 
 def runs_of(text: str) -> Runs:
     """`Marked.owned_runs` for any text: a plain `str` is one run of `UNKNOWN`."""
-    if isinstance(text, Marked):
-        return text.owned_runs()
+    runs: Runs | None = getattr(text, "_runs", None)  # what Markup makes of a MarkedMarkup has none
+    if runs is not None:
+        return runs
     return ((len(text), UNKNOWN),) if text else ()
 
 
@@ -192,6 +217,60 @@ def roughly_of(values: Iterable[Any]) -> int:
     if users:
         return users[0] % ROUGHLY + ROUGHLY
     return UNKNOWN if UNKNOWN in found else TEMPLATE
+
+
+def followed(make: Callable[[list[Any]], str], values: list[Any], text: str | None = None) -> Marked:
+    """`make(values)`, with the owners of its characters, whatever it does with the texts among the values.
+
+    It is made a second time from texts in which a character that stands for its owner is in place of every character
+    that is not the template's. Where the two results agree, it is the template's own. If they differ elsewhere (a quote
+    that becomes two characters), the owners are only roughly known. `text` is the first result, if it is already known.
+
+    >>> text = followed(lambda values: "<|%s|>" % values[0], [Marked("me", 7)])
+    >>> text, text.owned_runs()
+    ('<|me|>', ((2, -1), (2, 7), (2, -1)))
+    """
+    text = make(values) if text is None else text
+    roughly = roughly_of(values)
+    if roughly == TEMPLATE:
+        return Marked(text, TEMPLATE)
+    owners = sorted({owner for value in values for owner in _owners_in(value)} - {TEMPLATE})
+    if len(owners) > len(MASKS) or not all(map(_can_be_masked, values)):
+        return Marked(text, roughly)
+    masks = dict(zip(owners, MASKS, strict=False))
+    try:
+        masked = make([_masked(value, masks) for value in values])
+    except Exception:  # what it does depends on the characters
+        return Marked(text, roughly)
+    owner_of = {chr(mask): owner for owner, mask in masks.items()}
+    if len(masked) != len(text) or any(c not in owner_of and c != was for c, was in zip(masked, text, strict=True)):
+        return Marked(text, roughly)
+    return _marked(str.__getitem__(text, slice(None)), _merged((1, owner_of.get(c, TEMPLATE)) for c in masked))
+
+
+def _can_be_masked(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_can_be_masked, (*value.keys(), *value.values())))
+    if isinstance(value, list | tuple):
+        return all(map(_can_be_masked, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def _masked(value: Any, masks: dict[int, int]) -> Any:
+    """The value with a character that stands for its owner in place of each that is not the template's."""
+    if isinstance(value, str):
+        pieces, at = [], 0
+        for length, owner in runs_of(value):
+            own = owner not in masks
+            pieces.append(str.__getitem__(value, slice(at, at + length)) if own else chr(masks[owner]) * length)
+            at += length
+        return "".join(pieces)
+    if isinstance(value, dict):
+        return {_masked(key, masks): _masked(item, masks) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_masked(item, masks) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
 
 
 def _owners_in(value: Any) -> Iterator[int]:

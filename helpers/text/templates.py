@@ -25,9 +25,10 @@ from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import object_type_repr
+from markupsafe import Markup
 
 from helpers.errors import BadInputError, Setting, printable
-from helpers.text.marked import TEMPLATE, Marked, joined, roughly_of
+from helpers.text.marked import TEMPLATE, Marked, MarkedMarkup, followed, joined, roughly_of
 
 SECONDS = 1.0  # of this thread's processor time for one rendering; templates take milliseconds
 CHARACTERS = 10_000_000  # in one text that a template makes
@@ -255,7 +256,9 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
         self.tick()
         _METER.get().take(_size_of_result(operator, left, right))
         if operator == "%" and isinstance(left, str):
-            return _formatted(left, lambda: str.__mod__(left, right), [left, right])
+            if "*" in left:  # widths are among the values
+                self._check("%", list(right) if isinstance(right, tuple) else [right])
+            return _formatted(left, lambda values: str.__mod__(left, values[0]), [right])
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context, __obj, *args, **kwargs):
@@ -265,6 +268,11 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
         given = [*bound, *args, *(value for name, value in kwargs.items() if not name.startswith("_"))]
         __self._check(getattr(__obj, "__name__", "").removeprefix("safe_"), given)
         result = super().call(__context, __obj, *args, **kwargs)
+        if type(result) is str and bound:
+            name = __obj.__name__
+            named = {key: value for key, value in kwargs.items() if not key.startswith("_")}
+            values = [*bound, args, named]
+            result = followed(lambda given: getattr(given[0], name)(*given[1], **given[2]), values, result)
         return __self._checked(result, given)
 
     def wrap_str_format(self, value):
@@ -274,8 +282,7 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
         pattern = value.__self__
 
         def formatted(*args, **kwargs):
-            values = [pattern, *args, *kwargs.values()]
-            return _formatted(pattern, lambda: function(*args, **kwargs), values)
+            return _formatted(pattern, lambda values: function(*values[0], **values[1]), [args, kwargs])
 
         return formatted
 
@@ -285,9 +292,13 @@ class _CountingEnvironment(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def counting(*args, **kwargs):
             args = _as_lists(args)
-            values = [value for value in (*args, *kwargs.values()) if not _is_context(value)]
-            self._check(name, values)
-            return self._checked(function(*args, **kwargs), values)
+            context, own = [value for value in args if _is_context(value)], [v for v in args if not _is_context(v)]
+            self._check(name, [*own, *kwargs.values()])
+            result = function(*args, **kwargs)
+            if isinstance(result, str) and not isinstance(result, Marked):
+                made = followed(lambda values: function(*context, *values[0], **values[1]), [own, kwargs], result)
+                result = MarkedMarkup.of(result, made.owned_runs()) if isinstance(result, Markup) else made
+            return self._checked(result, [*own, *kwargs.values()])
 
         return counting
 
@@ -336,12 +347,14 @@ def _sum(environment, iterable, attribute=None, start=0):
     return sum(values, start)
 
 
-def _formatted(pattern: str, make: Callable[[], str], values: list) -> Marked:
+def _formatted(pattern: str, make: Callable[[list], str], values: list) -> Marked:
     if WIDE.search(pattern):
         raise TooMuch("it formats a text to a width of more than 99,999 characters")
-    text = make()
+    text = make(values)
     _METER.get().take(len(text))
-    return Marked(text, roughly_of(values))
+    if roughly_of([pattern]) != TEMPLATE:
+        return Marked(text, roughly_of([pattern, *values]))
+    return followed(make, values, text)
 
 
 def _size_of_result(operator: str, left: Any, right: Any) -> int:
