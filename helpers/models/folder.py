@@ -31,7 +31,10 @@ SETTINGS = (  # small files, each a JSON object
     INDEX,
 )
 OPENED = (".json", ".jinja", ".txt", ".model", ".safetensors", ".tiktoken")  # what a library may open
+TEMPLATES = "additional_chat_templates"  # a folder of .jinja files in a model's folder
 MOST_SETTINGS_BYTES = 32 * 2**20  # the largest index of a published model is 12 MB
+MOST_TOKENIZER_BYTES = 256 * 2**20  # the largest tokenizer of a published model is about 35 MB
+MOST_BYTES = {".jinja": 2**20, ".safetensors": None}  # of files with these endings; None is no limit
 # Files of a distributed training run, which PyTorch reads with pickle.
 DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors", re.ASCII)
 
@@ -46,7 +49,7 @@ def checked_folder(folder: Path, *, weights: bool = True) -> Path:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise ModelNotFoundError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from None
-    for name in names:
+    for name in [*names, *_named_templates(folder)]:
         if name.endswith(OPENED):
             _check_file(folder, name)
     if not {"config.json", "tokenizer_config.json", "adapter_config.json", "tokenizer.json"} & set(names):
@@ -60,16 +63,29 @@ def checked_folder(folder: Path, *, weights: bool = True) -> Path:
     return folder
 
 
+def _named_templates(folder: Path) -> list[str]:
+    """The chat templates that have a name and a file of their own."""
+    try:
+        return sorted(f"{TEMPLATES}/{name}" for name in os.listdir(folder / TEMPLATES))
+    except OSError:
+        return []
+
+
 def _check_file(folder: Path, name: str) -> None:
-    """Check that this is a regular file: no pipe, device or folder, and no link to another kind of file elsewhere."""
+    """Check that this is a regular file of a possible size: no pipe, device or folder, and no link to another kind of
+    file elsewhere."""
     file = folder / name
     try:
-        mode = file.stat().st_mode
+        status = file.stat()
     except OSError as error:
         raise DamagedFilesError(f"{file} cannot be opened ({error.strerror}): fetch it again.") from None
+    mode = status.st_mode
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
         raise DamagedFilesError(f"{file} is {what} where a file should be: remove it, or fetch the model again.")
+    most = MOST_BYTES.get(file.suffix, MOST_TOKENIZER_BYTES)
+    if most is not None and status.st_size > most:
+        raise _unreadable(file, _too_large(status.st_size))
     target = file.resolve()
     if not _is_own(folder, target) and target.suffix != file.suffix:
         raise DamagedFilesError(f"{file} is a link to {target}, which is another kind of file: fetch it again.")
@@ -94,7 +110,7 @@ def read_settings(file: Path, *, most_bytes: int = MOST_SETTINGS_BYTES) -> dict[
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
             if status.st_size > most_bytes:
-                raise ValueError(f"its size is {status.st_size / 1e6:,.0f} MB, far more than such a file needs")
+                raise ValueError(_too_large(status.st_size))
             settings = json.loads(stream.read().decode("utf-8"))
     except OSError as error:
         raise _unreadable(file, error.strerror) from None
@@ -105,6 +121,10 @@ def read_settings(file: Path, *, most_bytes: int = MOST_SETTINGS_BYTES) -> dict[
     if not isinstance(settings, dict):
         raise _unreadable(file, f"it holds {shown(settings)}, which is not a JSON object")
     return settings
+
+
+def _too_large(size: int) -> str:
+    return f"its size is {size / 1e6:,.0f} MB, far more than such a file needs"
 
 
 def _unreadable(file: Path, why: object) -> DamagedFilesError:

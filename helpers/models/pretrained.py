@@ -11,7 +11,7 @@ from typing import Any
 from helpers.checks import shown
 from helpers.errors import BadInputError, DamagedFilesError, DoesNotFitError, HelpersError, printable
 from helpers.models import catalog
-from helpers.models.folder import read_settings
+from helpers.models.folder import MOST_TOKENIZER_BYTES, read_settings
 from helpers.models.locate import find_files
 from helpers.models.out_of_memory import is_out_of_memory
 
@@ -36,11 +36,16 @@ SIZES = (
     "max_position_embeddings",
 )
 LARGEST_SIZE = 2**31  # of any of them
+# Settings for each of which a config or a model creates an object: layers, experts, labels.
+COUNTS = frozenset(
+    "num_hidden_layers num_layers n_layers n_layer depth encoder_layers decoder_layers num_encoder_layers "
+    "num_decoder_layers num_experts num_local_experts n_routed_experts moe_num_experts num_labels".split()
+)
+LARGEST_COUNT = 10**5
 FOR_EACH_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")  # may be lists
 SMALL_NUMBERS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 IDS = ("eos_token_id", "bos_token_id", "pad_token_id")  # of generation_config.json
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
-MOST_TOKENIZER_BYTES = 256 * 2**20  # the largest of a published model is about 35 MB
 LONGEST_TOKEN = 10_000  # characters; the time to load a tokenizer grows with the square of it
 MOST_GROWTH = 100  # how many times longer a tokenizer may make a text before it looks for tokens
 # The types that tokenizers rely on without checking.
@@ -94,6 +99,7 @@ def read_config(folder: Path) -> Any:
     if kind == "mistral" and "layer_types" in settings:  # as AutoConfig reads it
         kind = settings["model_type"] = "ministral"
     with told(f"{file} cannot be used"):
+        _check_counts(settings)
         config = CONFIG_MAPPING[kind].from_dict(_without_code(settings))
         config.name_or_path = str(folder)
         _check_sizes(config)
@@ -115,6 +121,14 @@ def _without_code(settings: Any) -> Any:
     if isinstance(settings, dict):
         return {name: _without_code(value) for name, value in settings.items() if name not in NOT_FOR_A_FOLDER_TO_SAY}
     return settings
+
+
+def _check_counts(settings: Any) -> None:
+    """Check that nothing is counted in millions, before objects are created for it."""
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        if name in COUNTS and isinstance(value, int | float) and not abs(value) <= LARGEST_COUNT:
+            raise ValueError(f"{name} is {shown(value)}")
+        _check_counts(value)
 
 
 def _check_sizes(config: Any) -> None:
@@ -176,6 +190,7 @@ def _config_if_any(folder: Path) -> dict[str, Any]:
     if str(settings.get("model_type")) in (*CONFIG_MAPPING, *OUR_ARCHITECTURES):
         return {"config": read_config(folder)}
     with told(f"{file} cannot be used"):
+        _check_counts(settings)
         return {"config": PreTrainedConfig.from_dict(_without_code(settings))}
 
 
@@ -198,7 +213,8 @@ def _check_tokenizer_file(file: Path) -> None:
     longest = max((len(token) for token in (*pieces, *added) if isinstance(token, str)), default=0)
     if longest > LONGEST_TOKEN:
         raise DamagedFilesError(f"{file} cannot be used: it has a token of {longest:,} characters. Fetch it again.")
-    growth = _growth([described.get(part) for part in ("normalizer", "pre_tokenizer")])
+    with told(f"{file} cannot be used"):  # it may be nested too deeply
+        growth = _growth([described.get(part) for part in ("normalizer", "pre_tokenizer")])
     if growth > MOST_GROWTH:
         raise DamagedFilesError(
             f"{file} cannot be used: its normalizer would make a text up to {min(growth, 10**12):,} times as long. "
