@@ -616,6 +616,18 @@ def attention_as(name: str, attend: Callable | None, mask: Callable | None, *con
             AttentionMaskInterface._global_mapping.pop(name, None)
 
 
+def without_a_second_bias(module: Module, arguments: tuple, keywords: dict) -> tuple[tuple, dict] | None:
+    """A pre-hook for attention that computes itself what "sdpa" does, and is switched to "eager" for its weights.
+
+    In Falcon, ALiBi's bias of each head is part of the mask that the layers are given, which is all that "sdpa" takes;
+    "eager" adds the bias to the scores once more. Source: `FalconModel.forward` and `FalconAttention.forward`.
+    """
+    bias, mask = keywords.get("alibi"), keywords.get("attention_mask")
+    if bias is None or mask is None or mask.dim() != 4 or mask.shape[1] == 1:
+        return None
+    return arguments, {**keywords, "alibi": torch.zeros_like(bias)}
+
+
 def _find_layers(model, flow, config):
     """The list of modules that ran one after the other, each once: (its owner's name, the list, their calls)."""
     runs = defaultdict(list)

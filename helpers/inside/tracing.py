@@ -25,7 +25,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from helpers import checks
 from helpers.errors import BadInputError, PromptTooLongError
-from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, library_eager
+from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, library_eager, without_a_second_bias
 from helpers.inside.exclusive import alone, in_this_thread
 from helpers.inside.flow import tensors
 from helpers.inside.keeping import Keeper, home, input_device
@@ -335,7 +335,12 @@ class _Recorder:
         name = f"trace-{id(self)}" if by_library else "eager"
         attend = self.attend if by_library else None
         causal = all(getattr(attention.caller, "is_causal", True) for attention in self.attention.values())
-        with attention_as(name, attend, sdpa_mask if causal else eager_mask, self.parts.owner.config):
+        config = self.parts.owner.config
+        switched = () if by_library or config._attn_implementation == "eager" else self.callers
+        with attention_as(name, attend, sdpa_mask if causal else eager_mask, config), ExitStack() as hooks:
+            for caller in switched:
+                hook = in_this_thread(without_a_second_bias)
+                hooks.enter_context(caller.register_forward_pre_hook(hook, with_kwargs=True))
             yield
 
     def attend(
@@ -699,12 +704,21 @@ def _cached(model: PreTrainedModel, cache: Any, length: int, attention_layers: S
         with suppress(ValueError):  # a cache that holds only states of fixed size
             past = int(cache.get_seq_length())
     check_cache(cache, model, past + length)
-    kept = [layer for layer in attention_layers if layer < len(cache.layers)]
-    keys = {layer: int(cache.layers[layer].get_mask_sizes(length)[0]) for layer in kept}
+    sources = {layer: _source(model, cache, layer) for layer in attention_layers if layer < len(cache.layers)}
+    keys = {n: int(cache.layers[at].get_mask_sizes(length)[0]) for n, at in sources.items() if at is not None}
+    first = next(iter(keys.values()), 0)
     for layer, count in keys.items():
-        if count != keys[kept[0]]:
-            raise _of_several_kinds(layer, count, keys[kept[0]])
+        if count != first:
+            raise _of_several_kinds(layer, count, first)
     return past
+
+
+def _source(model: PreTrainedModel, cache: Cache, layer: int) -> int | None:
+    """The layer whose part of the cache a layer's queries look at. In Gemma 4 the upper layers keep nothing and use the
+    keys of the last layer of their kind that does. None where no such layer is known."""
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    alike = [n for n in range(layer) if n < len(kinds) > layer and kinds[n] == kinds[layer]]
+    return next((n for n in (layer, *reversed(alike)) if hasattr(cache.layers[n], "get_mask_sizes")), None)
 
 
 def _complete(

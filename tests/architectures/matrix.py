@@ -16,6 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from unittest import mock
 
 import torch
 import transformers
@@ -123,11 +124,28 @@ class Case:
 
     @cached_property
     def attentions(self):
-        """transformers' own attention weights `[layer, head, query, key]` of the layers that have any."""
+        """transformers' own attention weights `[layer, head, query, key]` of the layers that have any.
+
+        Its "eager" Falcon adds ALiBi twice. There they are the softmax of what "sdpa" is given.
+        """
         mask = torch.ones_like(self.ids)
+        if getattr(self.model.config, "alibi", False):
+            return self._given_to_sdpa()
         with torch.no_grad():
             output = self.own(input_ids=self.ids, attention_mask=mask, use_cache=False, output_attentions=True)
         return torch.stack([weights[0] for weights in output.attentions if weights is not None])
+
+    def _given_to_sdpa(self):
+        plain, found = torch.nn.functional.scaled_dot_product_attention, []
+
+        def attend(query, key, value, attn_mask, **more):
+            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5 + attn_mask
+            found.append(scores.softmax(-1)[0])
+            return plain(query, key, value, attn_mask, **more)
+
+        with mock.patch("torch.nn.functional.scaled_dot_product_attention", attend):
+            self.logits()
+        return torch.stack(found)
 
     @cached_property
     def trace(self):
@@ -216,6 +234,17 @@ def passes(layer):
     return layer.register_forward_hook(hook, with_kwargs=True)
 
 
+def writes_nothing(part):
+    """A hook: a part of a layer adds nothing to the stream."""
+
+    def hook(module, arguments, output):
+        found = [output] if isinstance(output, torch.Tensor) else list(output)
+        found[part.place] = torch.zeros_like(found[part.place])
+        return found[0] if isinstance(output, torch.Tensor) else type(output)(found)
+
+    return part.writer.register_forward_hook(hook)
+
+
 # Loading and running.
 
 
@@ -273,7 +302,8 @@ def trace_hidden_states(case):
 @check
 def trace_attentions(case):
     result = case.full_trace
-    near(result.logits, case.logits(case.own))
+    # PaliGemma's "eager" looks at earlier positions only, its "sdpa" both ways.
+    near(result.logits, case.logits(case.own if case.model.config.model_type == "paligemma" else case.model))
     near(result.attentions, case.attentions)
     assert len(result.attention_layers) == len(case.attentions)
 
@@ -284,9 +314,10 @@ def logit_lens(case):
     expected = case.logits().softmax(-1).topk(3)
     near(lens.probabilities[-1], expected.values)
     near(case.logits().softmax(-1).gather(1, lens.token_ids[-1]), expected.values)
-    early = hooked(case, [passes(layer) for layer in case.layers[1:]]).softmax(-1)
-    near(lens.probabilities[1], early.topk(3).values)
-    near(lens.entropy[1], torch.special.entr(early).sum(-1))
+    for number in range(1, len(case.layers)):
+        early = hooked(case, [passes(layer) for layer in case.layers[number:]]).softmax(-1)
+        near(lens.probabilities[number], early.topk(3).values)
+        near(lens.entropy[number], torch.special.entr(early).sum(-1))
 
 
 @check
@@ -311,18 +342,20 @@ def head_contributions(case):
         with helpers.ablate_heads(case.model, [(layer, 1)]):
             without = helpers.residual_contributions(case.model, case.tokenizer, case.ids)
         taken = case.parts.attention[layer] - without.attention[layer]
-        if inside.layers[layer].attention.norm is None:  # a norm after attention changes its size with every head
+        normed = inside.layers[layer].attention.norm is not None
+        if not normed:  # a norm after attention changes its size with every head
             near(taken, heads[1])
         with helpers.skip_attention(case.model, layer):
             skipped = helpers.residual_contributions(case.model, case.tokenizer, case.ids)
         wrote = case.parts.attention[layer] - skipped.attention[layer]
-        bias = (wrote - heads.sum(0))[:1]  # of the projection: the same at every position
-        if inside.layers[layer].attention.norm is None:
-            near(heads.sum(0) + bias, wrote)
+        bias = getattr(inside.projection(layer), "bias", None)
+        bias = 0 if bias is None else bias.detach() * (1 if parts.scales is None else parts.scales[layer])
+        near(heads.sum(0) + bias, wrote, 1e-3 if normed else 2e-4)
 
 
 @check
 def direct_logit(case):
+    inside = anatomy(case.model)
     logits = case.trace.logits[-1]
     best, second = logits.topk(2).indices.tolist()
     for against in (None, second):
@@ -330,6 +363,10 @@ def direct_logit(case):
         near(direct.total, logits[best] - (0 if against is None else logits[against]), 1e-3)
         summed = direct.embedding + direct.attention.sum() + direct.mlp.sum() + direct.edits + direct.bias
         near(float(summed), direct.total, 1e-3)
+        for layer, attention in enumerate(inside.layers):
+            others = sum(part.mixes for part in attention.parts) != 1
+            if attention.attention and not others and getattr(inside.projection(layer), "bias", None) is None:
+                near(direct.heads[layer].sum(), direct.attention[layer], 1e-3)
 
 
 # Changing something.
@@ -347,6 +384,13 @@ def ablate_heads(case):
     projection = inside.projection(case.middle)
     zeros = projection.register_forward_pre_hook(lambda module, arguments: (torch.zeros_like(arguments[0]),))
     near(every, hooked(case, [zeros]))
+
+    def first(module, arguments):
+        mixed = arguments[0].clone()
+        mixed[..., : mixed.shape[-1] // heads] = 0
+        return (mixed,)
+
+    near(one, hooked(case, [projection.register_forward_pre_hook(first)]))
     assert not torch.equal(one, before), "nothing changed"
     assert torch.equal(case.logits(), before), "not as before"
 
@@ -386,12 +430,6 @@ def skip_layer(case):
 def skip_attention(case):
     inside = anatomy(case.model)
     part, before = inside.attention(case.middle), case.logits()
-
-    def nothing(module, arguments, output):
-        found = [output] if isinstance(output, torch.Tensor) else list(output)
-        found[part.place] = torch.zeros_like(found[part.place])
-        return found[0] if isinstance(output, torch.Tensor) else type(output)(found)
-
     with helpers.skip_attention(case.model, case.middle):
         skipped = case.logits()
         near(helpers.trace(case.model, case.tokenizer, case.ids, attentions=False).logits, skipped)
@@ -399,7 +437,7 @@ def skip_attention(case):
             parts = helpers.residual_contributions(case.model, case.tokenizer, case.ids)
             if sum(other.mixes for other in inside.layers[case.middle].parts) == 1:
                 assert not parts.attention[case.middle].any(), "attention still writes"
-    near(skipped, hooked(case, [part.writer.register_forward_hook(nothing)]), 1e-5)
+    near(skipped, hooked(case, [writes_nothing(part)]), 1e-5)
     assert not torch.equal(skipped, before), "nothing changed"
 
 
@@ -412,6 +450,7 @@ def skip_mlp(case):
     if sum(not part.mixes for part in anatomy(case.model).layers[layer].parts) == 1:
         assert not skipped.mlp[layer].any(), "the MLP still writes"
     near(skipped.attention[layer], case.parts.attention[layer])
+    near(logits, hooked(case, [writes_nothing(anatomy(case.model).mlp(layer))]), 1e-5)
     assert not torch.equal(logits, case.logits()), "nothing changed"
 
 

@@ -269,3 +269,30 @@ def test_heads_that_are_wide_beside_the_stream(opened):
     ).eval()
     parts = helpers.residual_contributions(model, tokenizer, PROMPT)
     assert torch.allclose(helpers.head_contributions(model, parts, 1).sum(0), parts.attention[1], atol=1e-4)
+
+
+def test_a_bias_that_is_in_the_mask_is_added_once(opened):
+    """Falcon's "eager" adds ALiBi to scores whose mask has it already: weights and logits were not those of its run."""
+    model, tokenizer = opened("falcon_sequential", attn_implementation="sdpa")
+    ids = ids_of(tokenizer)
+    run = helpers.trace(model, tokenizer, ids)
+    assert torch.allclose(run.logits, model(ids, use_cache=False).logits[0], atol=1e-4)
+    cache = model(ids[:, :4], use_cache=True).past_key_values
+    rest = helpers.trace(model, tokenizer, ids[:, 4:], past_key_values=cache)
+    assert torch.allclose(rest.attentions, run.attentions[:, :, 4:], atol=1e-5)
+
+
+def test_a_cache_whose_upper_layers_keep_nothing_can_be_continued(opened):
+    """Gemma 4's upper layers use the keys of lower ones: their empty places in the cache ended in an AttributeError."""
+    model, tokenizer = opened("gemma4")
+    ids = ids_of(tokenizer, PROMPT * 2)
+    whole = helpers.trace(model, tokenizer, ids)
+
+    def rest(**more):
+        cache = model(ids[:, :9], use_cache=True).past_key_values
+        return helpers.trace(model, tokenizer, ids[:, 9:], past_key_values=cache, **more)
+
+    assert torch.allclose(rest(attentions=False).logits, whole.logits[9:], atol=1e-3)
+    assert torch.allclose(rest(layers=[1, 3]).attentions, whole.attentions[[1, 3], :, 9:], atol=1e-5)
+    with pytest.raises(BadInputError, match=r"Layer 3 looks at \d+ keys, an earlier one at"):
+        rest(layers=[2, 3])
