@@ -14,6 +14,7 @@ An engine is any object with
 """
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -30,7 +31,7 @@ from helpers.errors import (
     PromptTooLongError,
     Setting,
 )
-from helpers.models.cache_size import kv_cache_bytes
+from helpers.models.cache_size import keeps_states, kv_cache_bytes
 from helpers.models.fitting import refusing_what_does_not_fit
 from helpers.text.encoding import text_tokenizer
 from helpers.text.pictures import picture_inputs
@@ -159,7 +160,8 @@ class TransformersEngine:
 
     `tokenizer` is a tokenizer, or a processor for a vision-language model. `batch_size` prompts run at once;
     `window` batches are read ahead and sorted, so that prompts of similar length share a batch and little is padded.
-    If a batch fails, each of its prompts is tried again alone.
+    If a batch fails, each of its prompts is tried again alone. If a model's answers depend on what else is
+    in the batch (RWKV's do), its prompts run one at a time; a sentence on stderr says so.
 
     If a batch does not fit in memory, it and all later ones run in halves; a sentence on stderr says so. All settings
     come from here and none from the model's generation_config. Raises `BadInputError` for arguments that cannot work,
@@ -194,8 +196,45 @@ class TransformersEngine:
                     encoded.append((prompt, self._ids(prompt, settings)))
                 except Exception as error:
                     yield prompt.index, error
+            if len(encoded) > 1 and self.batch_size > 1 and self._depends_on_others:
+                self.batch_size = 1
             for batch in batches_by_length(encoded, self.batch_size):
                 yield from self._answers(batch, settings)
+
+    @functools.cached_property
+    def _depends_on_others(self) -> bool:
+        """Whether a prompt gets other scores in a batch than alone, tried on two short texts.
+
+        Attention masks hide padding from attention. A layer that keeps a state of fixed size may read it nonetheless:
+        RWKV knows no mask (and mixes the prompts of a batch), and a state space whose projection has a bias makes
+        something out of nothing.
+        """
+        import torch
+
+        from helpers.inside.anatomy import neutral_ids
+
+        if not keeps_states(self.model.config):
+            return False
+        ids = neutral_ids(self.model)[0].tolist()
+        alone, beside = self._next_scores([ids[:1]])[-1], self._next_scores([ids * 4, ids[:1]])[-1]
+        tolerance = 1e-4 if self.model.dtype in (torch.float32, torch.float64) else 2e-2  # rounding is below that
+        depends = bool((alone - beside).abs().max() > tolerance * alone.abs().max())
+        if depends:
+            say("In a batch this model's answers would depend on the other prompts: they run one at a time.")
+        return depends
+
+    def _next_scores(self, rows: list[list[int]]) -> Any:
+        """The scores `[row, vocab]` of the token after each of these lists of ids, read as one batch."""
+        import torch
+        from transformers import GenerationConfig
+
+        from helpers.inside.exclusive import one_at_a_time
+
+        input_ids, attention_mask = (values.to(self.model.device) for values in left_padded(rows))
+        config = GenerationConfig(max_new_tokens=1, output_logits=True, return_dict_in_generate=True, pad_token_id=0)
+        with one_at_a_time(self.model, "a batch"), _no_settings_of_its_own(self.model), torch.inference_mode():
+            output = self.model.generate(input_ids, attention_mask=attention_mask, generation_config=config)
+        return output.logits[0].float()
 
     def _ids(self, prompt: Prompt, settings: GenerationSettings) -> list[int]:
         import torch

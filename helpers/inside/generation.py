@@ -31,7 +31,7 @@ from helpers import checks
 from helpers.errors import BadInputError, NotANumberError, PromptTooLongError, Setting
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.keeping import input_device
-from helpers.inside.kv_cache import check_cache
+from helpers.inside.kv_cache import check_cache, check_reading_on
 from helpers.inside.when_read import WhenRead
 from helpers.models.cache_size import kv_cache_bytes
 from helpers.models.fitting import refusing_what_does_not_fit
@@ -462,6 +462,7 @@ def _check_cache(model: PreTrainedModel, input_ids: Tensor, model_inputs: dict[s
             f"past_key_values already holds {cached} positions and the prompt has {length} tokens: "
             "give the whole prompt, that is, what the cache holds and at least one more token."
         )
+    check_reading_on(model, cached, rest["input_ids"].shape[1])
 
 
 def _check_numbers(probabilities, logits):

@@ -7,17 +7,24 @@ its last positions, latent attention (DeepSeek) keeps one compressed vector in p
 keeps a state of fixed size, and a layer that reuses another layer's keys keeps nothing.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from helpers.checks import several, shown, whole_number
 from helpers.errors import BadInputError
-from helpers.models.cache_size import stored_shapes
+from helpers.models.cache_size import keeps_states, stored_shapes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NO_KEYS = "No layer of this model keeps keys and values: each keeps a state of fixed size, however long the text is."
 STATES = ("conv_states", "recurrent_states")  # what layers without attention keep, in transformers
+_reading_on: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # what `_reads_on` found
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,38 @@ def check_cache(past_key_values: Any, model: Any, needed: int) -> None:
                 f"past_key_values has room for {layer.max_cache_len} positions; what it holds and the new "
                 f"tokens need {needed}: make it with max_cache_len of at least that."
             )
+
+
+def check_reading_on(model: PreTrainedModel, cached: int, new: int) -> None:
+    """Check that a model reads `new` tokens after a cache of `cached` positions as it would read them in one text.
+
+    In `transformers`, some layers that keep a state (those of Jamba and Bamba) go on from it for a single token only
+    and begin afresh for several, without an error. A model with such layers is tried once, on a short text. Raises
+    `BadInputError` if it forgets.
+    """
+    if cached and new > 1 and keeps_states(model.config) and not _reads_on(model):
+        raise BadInputError(
+            f"{type(model).__name__} cannot read {new} tokens at once after a cache: its layers without attention then "
+            "forget what came before. Give the whole prompt without past_key_values."
+        )
+
+
+def _reads_on(model: PreTrainedModel) -> bool:
+    import torch
+
+    from helpers.inside.anatomy import neutral_ids
+    from helpers.inside.exclusive import one_at_a_time
+    from helpers.inside.keeping import input_device
+
+    if model not in _reading_on:
+        ids = neutral_ids(model).to(input_device(model))
+        with one_at_a_time(model, "a look at its cache"), torch.no_grad():
+            whole = model(ids, use_cache=False).logits[0, -2:].float()
+            cache = model(ids[:, :-2], use_cache=True).past_key_values
+            rest = model(ids[:, -2:], past_key_values=cache, use_cache=True).logits[0].float()
+        tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 5e-2
+        _reading_on[model] = bool((rest - whole).abs().max() <= tolerance * whole.abs().max())
+    return _reading_on[model]
 
 
 def _in_heads(shape: tuple[int, int, int]) -> str:

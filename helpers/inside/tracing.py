@@ -29,7 +29,7 @@ from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, l
 from helpers.inside.exclusive import alone, in_this_thread
 from helpers.inside.flow import tensors
 from helpers.inside.keeping import Keeper, home, input_device
-from helpers.inside.kv_cache import check_cache
+from helpers.inside.kv_cache import check_cache, check_reading_on
 from helpers.inside.when_read import WhenRead
 from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
 from helpers.models.memory import available_bytes, pick_device
@@ -704,6 +704,7 @@ def _cached(model: PreTrainedModel, cache: Any, length: int, attention_layers: S
         with suppress(ValueError):  # a cache that holds only states of fixed size
             past = int(cache.get_seq_length())
     check_cache(cache, model, past + length)
+    check_reading_on(model, past, length)
     sources = {layer: _source(model, cache, layer) for layer in attention_layers if layer < len(cache.layers)}
     keys = {n: int(cache.layers[at].get_mask_sizes(length)[0]) for n, at in sources.items() if at is not None}
     first = next(iter(keys.values()), 0)

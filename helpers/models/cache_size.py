@@ -11,6 +11,7 @@ WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3f
 # How a layer's cache grows, by the name that transformers gives its kind (DYNAMIC_LAYER_TYPE_MAPPING in cache_utils).
 FULL = ("full_attention", "hybrid")
 SLIDING = ("sliding_attention", "chunked_attention", "hybrid_sliding")
+BOTH = ("hybrid", "hybrid_sliding")  # attention and a state side by side (Falcon-H1)
 WITHOUT = ("linear_attention", "conv", "dummy")  # a state of fixed size, or nothing
 LATENT = ("kv_lora_rank", "qk_rope_head_dim")
 # Model types whose formula is tested against what their caches hold (tests/models/test_cache_size.py). For any other,
@@ -72,6 +73,23 @@ def layer_caches(config: Any) -> list[tuple[int, int | None]]:
     if held is not None and [values for values, _ in layers] != held:
         raise _unknown(text, "it differs from what the formula gives")
     return layers
+
+
+def keeps_states(config: Any) -> bool:
+    """Whether a model has layers that keep something else than keys, such as a state of fixed size, or both; True where
+    that is not known.
+
+    >>> from transformers import LlamaConfig
+    >>> keeps_states(LlamaConfig())
+    False
+    """
+    from transformers.cache_utils import get_layer_types_and_kwargs
+
+    try:
+        without_keys = any(not values for values, _ in layer_caches(config))
+    except BadInputError:
+        return True
+    return without_keys or not {*BOTH}.isdisjoint(get_layer_types_and_kwargs(config.get_text_config(decoder=True))[0])
 
 
 def _by_formula(text: Any) -> Iterator[tuple[int, int | None]]:

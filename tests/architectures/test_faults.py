@@ -1,6 +1,7 @@
 """Faults that readers of other projects met, and this one had: each is right now, or refused in a sentence."""
 
 import copy
+import json
 from importlib.util import find_spec
 
 import pytest
@@ -296,3 +297,41 @@ def test_a_cache_whose_upper_layers_keep_nothing_can_be_continued(opened):
     assert torch.allclose(rest(layers=[1, 3]).attentions, whole.attentions[[1, 3], :, 9:], atol=1e-5)
     with pytest.raises(BadInputError, match=r"Layer 3 looks at \d+ keys, an earlier one at"):
         rest(layers=[2, 3])
+
+
+def test_a_batch_answers_as_each_prompt_alone_where_padding_is_read(opened, tmp_path):
+    """RWKV knows no attention mask: in a batch it read the padding, and mixed prompts even where there was none."""
+    model, tokenizer = opened("rwkv")
+    prompts = ["The", PROMPT, "A language model reads tokens", "And"]
+
+    def answers(name, given):
+        settings = {"max_new_tokens": 4, "do_sample": False, "repetition_penalty": 1.0, "progress": False}
+        helpers.run_batch(model, tokenizer, given, tmp_path / name, **settings)
+        return [entry["Output"] for entry in json.loads((tmp_path / name).read_text())]
+
+    together = answers("together.json", prompts)
+    assert together == [answers(f"{at}.json", [prompt])[0] for at, prompt in enumerate(prompts)]
+
+
+def test_a_model_that_forgets_after_a_cache_says_so(opened):
+    """Jamba's state space layers begin afresh for several tokens after a cache: the logits were those of no text."""
+    model, tokenizer = opened("jamba")
+    ids = ids_of(tokenizer, PROMPT * 2)
+
+    def cache(length):
+        return model(ids[:, :length], use_cache=True).past_key_values
+
+    with torch.no_grad():
+        expected = model(ids).logits[0, -1]
+        last = helpers.trace(model, tokenizer, ids[:, -1:], past_key_values=cache(ids.shape[1] - 1), attentions=False)
+        assert torch.allclose(last.logits[-1], expected, atol=1e-3)
+        for run in (
+            lambda: helpers.trace(model, tokenizer, ids[:, -3:], past_key_values=cache(ids.shape[1] - 3)),
+            lambda: next(helpers.generate_steps(model, tokenizer, ids, past_key_values=cache(ids.shape[1] - 3))),
+        ):
+            with pytest.raises(BadInputError, match=r"JambaForCausalLM cannot read 3 tokens at once after a cache"):
+                run()
+    model, tokenizer = opened("qwen3_next")
+    with torch.no_grad():
+        rest = helpers.trace(model, tokenizer, ids[:, -3:], past_key_values=cache(ids.shape[1] - 3), attentions=False)
+        assert torch.allclose(rest.logits, model(ids).logits[0, -3:], atol=1e-3)
