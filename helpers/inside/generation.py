@@ -213,6 +213,9 @@ def _steps(
         with one_at_a_time(model, "generate_steps"), refusing_what_does_not_fit("generate_steps", *needs):
             outputs = model(**now, return_dict=True)
         model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs)
+        if model_inputs["past_key_values"] is not cache:  # Phi-3 begins a new one where its rotary embedding changes
+            cache.layers = model_inputs["past_key_values"].layers
+            model_inputs["past_key_values"] = cache
         # Only the last position says what comes next.
         logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
         del outputs
@@ -454,6 +457,8 @@ def _check_cache(model: PreTrainedModel, input_ids: Tensor, model_inputs: dict[s
     rest = model.prepare_inputs_for_generation(
         input_ids, next_sequence_length=length - cached, is_first_iteration=True, **model_inputs
     )
+    if rest.get("past_key_values") is not cache:
+        return  # the model reads the whole prompt afresh
     mask = rest.get("attention_mask")
     if getattr(mask, "ndim", 0) == 2:  # counts a picture's patches in the cache; masks of fixed-size caches differ
         seen = mask.shape[1]

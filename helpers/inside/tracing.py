@@ -736,10 +736,12 @@ def _complete(
             f"shorten the prompt by {length - context} tokens."
         )
     device = input_device(model)
+    # Without a mask, transformers takes positions that repeat (a picture's) for several texts in one row. After a cache
+    # it does not, and Qwen's models that see would give the new tokens one position for each place in the mask.
+    mask = {} if past else {"attention_mask": torch.ones(1, length, dtype=torch.long, device=device)}
     given = {
         "input_ids": input_ids,
-        # Without a mask, transformers takes positions that repeat (a picture's) for several texts in one row.
-        "attention_mask": torch.ones(1, length, dtype=torch.long, device=device),
+        **mask,
         "use_cache": model_inputs.get("past_key_values") is not None,
         **model_inputs,
     }

@@ -335,3 +335,51 @@ def test_a_model_that_forgets_after_a_cache_says_so(opened):
     with torch.no_grad():
         rest = helpers.trace(model, tokenizer, ids[:, -3:], past_key_values=cache(ids.shape[1] - 3), attentions=False)
         assert torch.allclose(rest.logits, model(ids).logits[0, -3:], atol=1e-3)
+
+
+def test_a_conversation_goes_on_where_a_model_drops_its_cache(opened):
+    """Phi-3 with a long context reads the prompt afresh once it is longer than the context it was first trained on: a
+    later turn was refused, and the steps said that the cache held nothing."""
+    _, tokenizer = opened("phi3")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 2.3, 2.6, 2.9]}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0, "factor": 4.0}
+    torch.manual_seed(0)
+    config = transformers.Phi3Config(
+        vocab_size=400,
+        pad_token_id=0,
+        eos_token_id=3,
+        max_position_embeddings=512,
+        original_max_position_embeddings=40,
+        rope_parameters={**rope, **factors, "original_max_position_embeddings": 40},
+        initializer_range=0.2,
+        **sizes,
+    )
+    model = transformers.Phi3ForCausalLM(config).eval()
+
+    def plain(ids, count):
+        ids = torch.tensor([ids])
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+        return made[0, ids.shape[1] :].tolist()
+
+    steps = list(helpers.generate_steps(model, tokenizer, torch.arange(50, 88)[None], max_new_tokens=5))
+    assert [step.kv_length for step in steps] == [38, 39, 40, 41, 42]
+    assert [step.token_id for step in steps] == plain(list(range(50, 88)), 5)
+    talk = helpers.Conversation(model, tokenizer)
+    for question in ("Hi", "And you?", "What is it?"):
+        reply = talk.ask(question, max_new_tokens=4)
+        assert reply.output_ids == plain(reply.input_ids, 4)
+    assert talk.reused > 40
+
+
+def test_a_cache_can_be_continued_after_generate_has_run(opened):
+    """`generate` leaves the offset of a picture's positions in Qwen2-VL: a trace after a cache had one position for
+    each place in its mask, and failed in transformers."""
+    model, tokenizer = opened("qwen2_vl")
+    ids = ids_of(tokenizer, PROMPT * 2)
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=1)
+    whole = helpers.trace(model, tokenizer, ids)
+    cache = model(ids[:, :6], use_cache=True).past_key_values
+    rest = helpers.trace(model, tokenizer, ids[:, 6:], past_key_values=cache)
+    assert torch.allclose(rest.logits, whole.logits[6:], atol=1e-3)
+    assert torch.allclose(rest.attentions, whole.attentions[:, :, 6:], atol=1e-5)
