@@ -31,7 +31,7 @@ from helpers.errors import (
     PromptTooLongError,
     Setting,
 )
-from helpers.models.cache_size import keeps_states, kv_cache_bytes
+from helpers.models.cache_size import kv_cache_bytes, purely_causal
 from helpers.models.fitting import refusing_what_does_not_fit
 from helpers.text.encoding import text_tokenizer
 from helpers.text.pictures import picture_inputs
@@ -207,13 +207,13 @@ class TransformersEngine:
 
         Attention masks hide padding from attention. A layer that keeps a state of fixed size may read it nonetheless:
         RWKV knows no mask (and mixes the prompts of a batch), and a state space whose projection has a bias makes
-        something out of nothing.
+        something out of nothing. PaliGemma's attention looks both ways alone, and only back beside padding.
         """
         import torch
 
         from helpers.inside.anatomy import neutral_ids
 
-        if not keeps_states(self.model.config):
+        if purely_causal(self.model.config):
             return False
         ids = neutral_ids(self.model)[0].tolist()
         alone, beside = self._next_scores([ids[:1]])[-1], self._next_scores([ids * 4, ids[:1]])[-1]

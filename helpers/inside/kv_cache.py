@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from helpers.checks import several, shown, whole_number
 from helpers.errors import BadInputError
-from helpers.models.cache_size import keeps_states, stored_shapes
+from helpers.models.cache_size import purely_causal, stored_shapes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -213,13 +213,13 @@ def check_reading_on(model: PreTrainedModel, cached: int, new: int) -> None:
     """Check that a model reads `new` tokens after a cache of `cached` positions as it would read them in one text.
 
     In `transformers`, some layers that keep a state (those of Jamba and Bamba) go on from it for a single token only
-    and begin afresh for several, without an error. A model with such layers is tried once, on a short text. Raises
-    `BadInputError` if it forgets.
+    and begin afresh for several, without an error. Where attention looks both ways (PaliGemma), what is in the cache has
+    not seen what comes after it. Such a model is tried once, on a short text. Raises `BadInputError` if it differs.
     """
-    if cached and new > 1 and keeps_states(model.config) and not _reads_on(model):
+    if cached and new > 1 and not purely_causal(model.config) and not _reads_on(model):
         raise BadInputError(
-            f"{type(model).__name__} cannot read {new} tokens at once after a cache: its layers without attention then "
-            "forget what came before. Give the whole prompt without past_key_values."
+            f"{type(model).__name__} does not read {new} tokens after a cache as it reads them in one text: give the "
+            "whole prompt, without past_key_values."
         )
 
 

@@ -75,21 +75,25 @@ def layer_caches(config: Any) -> list[tuple[int, int | None]]:
     return layers
 
 
-def keeps_states(config: Any) -> bool:
-    """Whether a model has layers that keep something else than keys, such as a state of fixed size, or both; True where
-    that is not known.
+def purely_causal(config: Any) -> bool:
+    """Whether a model is nothing but attention that looks back, over keys that it keeps. False for one with layers that
+    keep a state of fixed size, for PaliGemma, whose attention looks both ways, and where it is not known.
+
+    What others say about a text may depend on padding beside it, and on how much of it came from a cache.
 
     >>> from transformers import LlamaConfig
-    >>> keeps_states(LlamaConfig())
-    False
+    >>> purely_causal(LlamaConfig())
+    True
     """
     from transformers.cache_utils import get_layer_types_and_kwargs
 
     try:
-        without_keys = any(not values for values, _ in layer_caches(config))
+        values = [values for values, _ in layer_caches(config)]
     except BadInputError:
-        return True
-    return without_keys or not {*BOTH}.isdisjoint(get_layer_types_and_kwargs(config.get_text_config(decoder=True))[0])
+        return False
+    text = config.get_text_config(decoder=True)
+    side_by_side = not {*BOTH}.isdisjoint(get_layer_types_and_kwargs(text)[0])
+    return all(values) and not side_by_side and not getattr(text, "use_bidirectional_attention", False)
 
 
 def _by_formula(text: Any) -> Iterator[tuple[int, int | None]]:

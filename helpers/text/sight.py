@@ -82,8 +82,10 @@ class NoSight:
     def begins_afresh(self, *, with_picture: bool) -> bool:
         """Whether the KV cache of an earlier prompt cannot be used for the next one."""
         # The shift of positions after a picture is kept in the model (`rope_deltas`), not in the cache, so another
-        # conversation's shift could be mistaken for this one's.
-        return with_picture or hasattr(getattr(self.model, "model", None), "rope_deltas")
+        # conversation's shift could be mistaken for this one's. Where attention looks both ways (PaliGemma), what is in
+        # the cache has not seen the next prompt.
+        both_ways = getattr(self.model.config.get_text_config(), "use_bidirectional_attention", False)
+        return with_picture or bool(both_ways) or hasattr(getattr(self.model, "model", None), "rope_deltas")
 
 
 class Glm4vSight(NoSight):
