@@ -213,8 +213,8 @@ def check_reading_on(model: PreTrainedModel, cached: int, new: int) -> None:
     """Check that a model reads `new` tokens after a cache of `cached` positions as it would read them in one text.
 
     In `transformers`, some layers that keep a state (those of Jamba and Bamba) go on from it for a single token only
-    and begin afresh for several, without an error. Where attention looks both ways (PaliGemma), what is in the cache has
-    not seen what comes after it. Such a model is tried once, on a short text. Raises `BadInputError` if it differs.
+    and begin afresh for several, without an error. Where attention looks both ways (PaliGemma), what is in the cache
+    has not seen what comes after it. Such a model is tried once, on a short text. Raises `BadInputError` if it differs.
     """
     if cached and new > 1 and not purely_causal(model.config) and not _reads_on(model):
         raise BadInputError(
