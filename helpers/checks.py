@@ -131,7 +131,8 @@ def tensor(name: str, value: Any) -> Any:
     import torch
 
     try:
-        numbers = torch.as_tensor(value)
+        # Of a tensor, as_tensor would make a copy on the default device.
+        numbers = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # what torch raises for strings, None and ragged lists
         raise BadInputError(f"{name} must be a tensor of numbers, not {shown(value)}.") from None
     if numbers.is_meta:

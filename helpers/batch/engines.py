@@ -242,7 +242,7 @@ class TransformersEngine:
         limits = {"context": self.context, "max_new_tokens": settings.max_new_tokens}
         ids = prompt_token_ids(self.tokenizer, prompt, **limits)
         made = None if prompt.input_ids is not None else text_tokenizer(self.tokenizer)
-        checks.ids_of_model(self.model, torch.tensor(ids), made)
+        checks.ids_of_model(self.model, torch.tensor(ids, device="cpu"), made)
         return ids
 
     def _answers(
@@ -390,9 +390,9 @@ def left_padded(ids: Sequence[Sequence[int]]) -> tuple[Any, Any]:
 
     longest = max(map(len, ids))
     padding = [longest - len(row) for row in ids]
-    input_ids = torch.tensor([[*row[:1]] * missing + [*row] for row, missing in zip(ids, padding, strict=True)])
-    attention_mask = torch.tensor([[0] * missing + [1] * (longest - missing) for missing in padding])
-    return input_ids, attention_mask
+    input_ids = [[*row[:1]] * missing + [*row] for row, missing in zip(ids, padding, strict=True)]
+    attention_mask = [[0] * missing + [1] * (longest - missing) for missing in padding]
+    return torch.tensor(input_ids, device="cpu"), torch.tensor(attention_mask, device="cpu")
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int], terminators: Sequence[int]) -> str:

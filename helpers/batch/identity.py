@@ -66,7 +66,8 @@ def _odd_numbers(device: Any) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(SEED)
-    return torch.randint(-(2**62), 2**62, (WORDS_AT_ONCE,), generator=generator).mul_(2).add_(1).to(device)
+    numbers = torch.randint(-(2**62), 2**62, (WORDS_AT_ONCE,), generator=generator, device="cpu")
+    return numbers.mul_(2).add_(1).to(device)
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:

@@ -49,7 +49,8 @@ class ChatGLMImageProcessor(ImageProcessingMixin):
     def _pixels(self, picture: Image.Image) -> torch.Tensor:
         picture = picture.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float() / 255
-        return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        mean, deviation = (torch.tensor(each, device="cpu")[:, None, None] for each in (MEAN, STD))
+        return (pixels - mean) / deviation
 
 
 class ChatGLMProcessor(ProcessorMixin):

@@ -132,7 +132,7 @@ class LogitMap:
 
     def factor(self, score: float) -> float:
         """The number that this score is multiplied by to give its logit."""
-        changed = float(self.apply_(torch.tensor([score], dtype=torch.float64)))
+        changed = float(self.apply_(torch.tensor([score], dtype=torch.float64, device="cpu")))
         return changed / score if score else self.scale
 
 
@@ -438,7 +438,7 @@ def _examine(model: PreTrainedModel) -> Anatomy:
     ids = neutral_ids(model).to(input_device(model))
     flow = Flow(ids.numel() * config.hidden_size)
     listener = _Listener()
-    scores = torch.linspace(-3, 4, 8, dtype=torch.float64)
+    scores = torch.linspace(-3, 4, 8, dtype=torch.float64, device="cpu")
     scores = torch.cat([-(10**scores), 10**scores]).float()
 
     def give_known_scores(module: Module, arguments: Any, output: Any) -> None:
@@ -515,7 +515,7 @@ def neutral_ids(model: Any) -> torch.Tensor:
     step = max(1, vocabulary // (3 * PROBE_LENGTH))
     usual = [token for token in range(step, vocabulary) if token not in special]
     chosen = usual[:: max(1, len(usual) // PROBE_LENGTH)][:PROBE_LENGTH]
-    return torch.tensor([chosen])
+    return torch.tensor([chosen], device="cpu")
 
 
 def _tolerance(tensor: Tensor) -> float:

@@ -303,7 +303,7 @@ def direct_logit(
         values[layer + (len(values) - last) :] = 0  # rows of later layers; edits have one row more
         return values
 
-    heads = torch.zeros(last, inside.heads)
+    heads = torch.zeros(last, inside.heads, device="cpu")
     for number in inside.attention_layers:
         if number >= layer:
             continue

@@ -151,11 +151,11 @@ def _read_in_slices(
     """(ids, probabilities, entropy) of normed states `[row, hidden]`."""
     rows, vocab = len(block), head.weight.shape[0]
     block = block.float()
-    maxima = torch.empty(rows, -(-vocab // GROUP))
+    maxima = block.new_empty(rows, -(-vocab // GROUP))
     softmax = _Softmax(rows, -(-vocab // SLICE))
 
     def read_some(places: Iterator[int]) -> None:
-        buffer = torch.empty(rows * min(SLICE, vocab))
+        buffer = block.new_empty(rows * min(SLICE, vocab))
         for place in places:
             start, stop = place * SLICE, min((place + 1) * SLICE, vocab)
             out = buffer[: rows * (stop - start)].view(rows, -1)
@@ -241,7 +241,7 @@ def _best(
     vocab = head.weight.shape[0]
     groups = maxima.topk(min(top_k, maxima.shape[1]), dim=-1).indices
     wanted = groups.flatten()
-    scores = torch.full((len(wanted), GROUP), -torch.inf)
+    scores = block.new_full((len(wanted), GROUP), -torch.inf)
     counts = wanted.bincount(minlength=maxima.shape[1]).tolist()
     places_of = wanted.argsort().split(counts)
 
@@ -269,7 +269,7 @@ class _Softmax:
     """
 
     def __init__(self, rows: int, slices: int) -> None:
-        self.highest, self.total, self.mean = torch.empty(3, rows, slices)
+        self.highest, self.total, self.mean = torch.empty(3, rows, slices, device="cpu")
 
     @classmethod
     def of(cls, highest: torch.Tensor, total: torch.Tensor, mean: torch.Tensor) -> "_Softmax":

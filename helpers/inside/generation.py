@@ -274,8 +274,12 @@ def _needs(model, length, new):
 
 
 def _read(chosen, probabilities, logits):
-    """The chosen token's id. A single score that is NaN makes every probability NaN: `_check_numbers` then raises."""
-    token_id, probability = torch.cat([chosen.double(), probabilities.gather(-1, chosen).double()]).flatten().tolist()
+    """The chosen token's id. A single score that is NaN makes every probability NaN: `_check_numbers` then raises.
+
+    Both numbers are read at once, as float32: it holds every whole number up to 2^24, more than any vocabulary has, and
+    Apple's GPUs have no float64.
+    """
+    token_id, probability = torch.cat([chosen.float(), probabilities.gather(-1, chosen).float()]).flatten().tolist()
     if math.isnan(probability):
         _check_numbers(probabilities, logits)
     return int(token_id)

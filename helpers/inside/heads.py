@@ -78,20 +78,22 @@ def repeated_ids(
     `[1, 2 * length]` for a tokenizer without one.
 
     Within a half no id occurs twice, and no special token occurs at all. Only the first half tells what comes next in
-    the second, so heads that look something up stand out. `generator` is a `torch.Generator`. Raises `BadInputError`
-    for a length that is not possible.
+    the second, so heads that look something up stand out. `generator` is a `torch.Generator`; the ids are on
+    its device. Raises `BadInputError` for a length that is not possible.
 
     >>> list(repeated_ids(tokenizer, length=5).shape)
     [1, 11]
     """
     tokenizer = text_tokenizer(tokenizer)
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
-    ordinary = torch.tensor([token for token in range(tokenizer.vocab_size) if token not in special])
+    device = None if generator is None else generator.device
+    ordinary = [token for token in range(tokenizer.vocab_size) if token not in special]
     if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= len(ordinary):
         raise BadInputError(f"length is a whole number from 1 to {len(ordinary)} (the vocabulary), not {length!r}.")
-    half = ordinary[torch.randperm(len(ordinary), generator=generator)[:length]]
+    chosen = torch.randperm(len(ordinary), generator=generator, device=device)[:length].tolist()
+    half = [ordinary[place] for place in chosen]
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return torch.cat([torch.tensor(first, dtype=torch.long), half, half])[None]
+    return torch.tensor([[*first, *half, *half]], device=device)
 
 
 def head_scores(trace: Trace) -> HeadScores:

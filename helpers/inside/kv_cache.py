@@ -306,7 +306,7 @@ def kv_cache_norms(past_key_values: Any, *, aligned: bool = False) -> KVCacheNor
                 f"The layers of this cache hold different numbers of positions, {lengths}: pass aligned=True."
             )
         length = lengths[0]
-    norms = torch.full((2, len(rows), length), torch.nan)
+    norms = torch.full((2, len(rows), length), torch.nan, device="cpu")
     for index, parts in enumerate(rows):
         for part, vectors in enumerate(parts):
             norms[part, index, length - len(vectors) :] = vectors

@@ -807,7 +807,8 @@ def _positions(positions: Any, length: int) -> Any:
     for position in positions:
         if not -length <= position < length:
             raise BadInputError(f"There is no position {position}: this prompt has positions 0 to {length - 1}.")
-    return torch.tensor(_whole_numbers([position % length for position in positions], "positions"))
+    counted = _whole_numbers([position % length for position in positions], "positions")
+    return torch.tensor(counted, device="cpu")
 
 
 def _modules(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:

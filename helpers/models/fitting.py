@@ -72,5 +72,5 @@ def release_cached(device: str) -> None:
 
     if str(device).startswith("cuda"):
         torch.cuda.empty_cache()
-    elif str(device) == "mps":
+    elif str(device).startswith("mps"):
         torch.mps.empty_cache()

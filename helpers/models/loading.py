@@ -124,7 +124,7 @@ def _ran_out(name: str | Path, plan: MemoryPlan, source: str | None) -> DoesNotF
     for device in devices:
         release_cached(device)
     options = {}
-    for bits in (None, "8bit", "4bit"):
+    for bits in (None,) if plan.device == "mps" else (None, "8bit", "4bit"):
         smaller = loading_plan(name, dtype="bfloat16", quantization=bits, source=source)
         if smaller.weights_bytes < plan.weights_bytes:
             options['dtype="bfloat16"' + (f', quantization="{bits}"' if bits else "")] = smaller.weights_bytes

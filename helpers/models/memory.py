@@ -84,7 +84,9 @@ def pick_device(device: Any = "auto") -> str:
         raise BadInputError(f'{str(device)!r} is not available: this machine has {have}. Try device="auto".')
     if kind.type == "mps" and not torch.backends.mps.is_available():
         raise BadInputError('"mps" is not available on this machine: it needs an Apple GPU. Try device="auto".')
-    return "cpu" if kind.type == "cpu" else str(device)
+    if kind.type == "mps" and kind.index:
+        raise BadInputError(f'{str(device)!r} is not available: an Apple machine has one GPU, "mps".')
+    return str(device) if kind.type == "cuda" else kind.type
 
 
 def pick_dtype(dtype: Any, device: str, quantization: str | None = None) -> str:
@@ -112,7 +114,7 @@ def _has_bfloat16(device: str) -> bool:
 
     if str(device).startswith("cuda"):
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return str(device) != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
+    return not str(device).startswith("mps") or torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def available_bytes(device: str = "auto") -> int:
@@ -134,7 +136,7 @@ def available_bytes(device: str = "auto") -> int:
         )
         return torch.cuda.mem_get_info(device)[0] + reserved - allocated
     free = psutil.virtual_memory().available
-    if str(device) == "mps":  # it shares the machine's memory, up to a limit of its own
+    if str(device).startswith("mps"):  # it shares the machine's memory, up to a limit of its own
         import torch
 
         free = min(free, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
@@ -275,11 +277,13 @@ def _plan(
 
     weights, cache, working, overhead = needs(dtype, quantization)
     total = weights + cache + working + overhead
-    options = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")]
+    options, smallest = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")], "4 bits"
+    if device == "mps":  # bitsandbytes, which quantizes, has no kernels for Apple GPUs
+        options, smallest = options[:1], "bfloat16"
     smaller = [option for option in options if sum(needs(*option)) <= available and needs(*option)[0] < weights]
     fits = total <= available
     need = f"It needs {total / 1e9:.1f} GB, and {available / 1e9:.1f} GB is free on {', '.join(devices)}"
-    cure = () if fits else _cure(smaller, sum(needs(*options[-1])))
+    cure = () if fits else _cure(smaller, smallest, sum(needs(*options[-1])))
     advice = (f"{need}: it fits." if fits else f"{need}: it does not fit. ", *cure)
     return MemoryPlan(
         name=str(name),
@@ -321,13 +325,14 @@ def _vision_bytes(config: Any, pictures: int, width: float, quantization: str | 
     return int(positions * (inner * vision.intermediate_size + hidden * vision.hidden_size) * width)
 
 
-def _cure(smaller: list[tuple[str, str | None]], least: int) -> tuple[str | Setting, ...]:
-    """What a reader without enough memory can do, as the parts of a sentence."""
+def _cure(smaller: list[tuple[str, str | None]], smallest: str, least: int) -> tuple[str | Setting, ...]:
+    """What a reader without enough memory can do, as the parts of a sentence. In `smallest`, the format that takes the
+    least memory on this device, the model takes `least` bytes."""
     if smaller:
         dtype, quantization = smaller[0]
         packed = (", ", Setting("quantization", quantization)) if quantization else ()
         return "It would fit with ", Setting("dtype", dtype), *packed, "."
-    return (f"Even in 4 bits it needs {least / 1e9:.1f} GB. Use a smaller model.",)
+    return (f"Even in {smallest} it needs {least / 1e9:.1f} GB. Use a smaller model.",)
 
 
 def _pick_devices(device: Any, device_map: Any) -> list[str]:

@@ -179,7 +179,7 @@ class ProcessorSight(NoSight):
         PaliGemma's are 0 in the whole prompt, and its processor writes text of its own besides the picture.
         """
         ids = torch.as_tensor(encoded["input_ids"])
-        pictures = torch.isin(ids, torch.tensor(sorted(visible))).long()
+        pictures = torch.isin(ids, torch.tensor(sorted(visible), device=ids.device)).long()
         if any(not torch.equal(torch.as_tensor(encoded[name]), pictures) for name in TOKEN_TYPES & set(encoded)):
             raise BadInputError(
                 f"How a {type(self.model).__name__} reads a picture within a chat is not known here: omit the picture, "

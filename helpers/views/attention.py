@@ -134,8 +134,14 @@ def pack_layer(weights, positions):
 
     Short prompts are compressed harder, which takes only a few milliseconds per layer.
     """
-    sees = torch.arange(weights.shape[-1]) <= torch.tensor(positions)[:, None]
+    sees = _sees(weights, positions)
     return zlib.compress(as_bytes(weights)[:, sees].numpy().tobytes(), 6 if weights.shape[-1] <= 128 else 1)
+
+
+def _sees(weights, positions):
+    """Which keys come no later than the query: bool `[query, key]`, where `weights [..., query, key]` are."""
+    device = weights.device
+    return torch.arange(weights.shape[-1], device=device) <= torch.tensor(positions, device=device)[:, None]
 
 
 def colors():
@@ -241,7 +247,7 @@ def _labelled(trace, most):
 def _plot_plane(ax, attention_map, row, plane):
     trace = attention_map.trace
     weights = attention_map.weights(row)[plane]
-    hidden = torch.arange(weights.shape[1]) > torch.tensor(trace.positions)[:, None]
+    hidden = ~_sees(weights, trace.positions)
     shown = (as_bytes(weights) // 16 * 16).float().masked_fill(hidden, float("nan"))
     ax.imshow(shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
     labels = [drawable(label if len(label) <= 14 else f"{label[:13]}…") for label in numbered(trace.tokens)]

@@ -297,7 +297,7 @@ class HiddenStates(Commands):
 
 def _vector(values: Any) -> torch.Tensor:
     try:
-        return torch.as_tensor(values)
+        return values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):
         raise BadInputError(f"A vector is a tensor [hidden] or a list of numbers, not {shown(values)}.") from None
 

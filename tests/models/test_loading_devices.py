@@ -8,6 +8,7 @@ import torch
 
 from helpers.errors import BadInputError, DoesNotFitError
 from helpers.models import loading, memory
+from helpers.models.fitting import release_cached
 from helpers.models.skeleton import auto_class
 
 GB = 10**9
@@ -132,6 +133,31 @@ def test_apple_gpus(machine, taken):
     assert memory.memory_plan("smollm2-135m").dtype == "float16"
     with pytest.raises(BadInputError, match="no kernels for Apple GPUs"):
         loading.load_model("smollm2-135m", quantization="4bit")
+
+
+def test_apple_gpus_by_the_name_that_their_tensors_have(machine, taken, monkeypatch):
+    """A tensor on "mps" says that it is on "mps:0"."""
+    machine(mps=True, macos=13)
+    assert memory.pick_device("mps:0") == memory.pick_device(torch.device("mps", 0)) == "mps"
+    assert memory.memory_plan("smollm2-135m", device="mps:0").dtype == "float16"
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1 * GB + 7)
+    assert memory.available_bytes(torch.device("mps", 0)) == 7
+    released = []
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: released.append(True))
+    release_cached(torch.device("mps", 0))
+    assert released == [True]
+    with pytest.raises(BadInputError, match="no kernels for Apple GPUs"):
+        loading.load_model("smollm2-135m", device="mps:0", quantization="4bit")
+    with pytest.raises(BadInputError, match="one GPU"):
+        memory.pick_device("mps:1")
+
+
+def test_on_an_apple_gpu_nothing_is_advised_that_it_cannot_do(machine, monkeypatch):
+    machine(mps=True)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1 * GB + 300_000_000)
+    assert "quantization" not in memory.memory_plan("smollm2-135m", dtype="float32").cure
+    too_large = memory.memory_plan("llama-3-8b-instruct")
+    assert not too_large.fits and "Even in bfloat16" in too_large.cure
 
 
 def test_no_apple_gpu_here(machine):
