@@ -4,10 +4,11 @@ Every public function uses these to check what a reader passes, before anything 
 the argument's name and its value, and returns the value in the form that the rest of the code works with.
 """
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,54 @@ def several(name: str, value: Any, of: str) -> list[Any]:
     >>> several("titles", ("one", "two"), "texts")
     ['one', 'two']
     """
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise BadInputError(f"{name} must be a list of {of}, not {shown(value)}.")
-    return list(value)
+    with contextlib.suppress(TypeError):  # what cannot be iterated: a number, a tensor without axes
+        if not isinstance(value, str | bytes):
+            return list(value)
+    raise BadInputError(f"{name} must be a list of {of}, not {shown(value)}.")
+
+
+def named(name: str, value: Any, of: str, *, empty: bool = False) -> Mapping[Any, Any]:
+    """The value, if it is a dict or another mapping, with something in it unless it may be `empty`. Raises
+    `BadInputError`.
+
+    >>> named("values", {"attention": [0.1]}, "numbers")
+    {'attention': [0.1]}
+    """
+    if not isinstance(value, Mapping) or not (value or empty):
+        raise BadInputError(f"{name} must be a dict from names to {of}, with at least one name, not {shown(value)}.")
+    return value
+
+
+def plain(name: str, value: Any) -> Any:
+    """A tensor's or an array's numbers as Python numbers, in lists; anything else as it is. Raises `BadInputError`
+    for a tensor without values.
+
+    >>> import torch
+    >>> plain("layers", torch.tensor([0, 5])), plain("layers", 5)
+    ([0, 5], 5)
+    """
+    if getattr(value, "is_meta", False):
+        raise BadInputError(f'{name} is on the device "meta", so it has no values: create it on a real device.')
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def axes(name: str, value: Any, *names: str) -> Any:
+    """A tensor with as many axes as there are names, whatever real numbers it holds. Raises `BadInputError`.
+
+    >>> import torch
+    >>> axes("scores", [[0.5, 0.5]], "layer", "head").shape
+    torch.Size([1, 2])
+    """
+    import torch
+
+    try:
+        numbers = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise BadInputError(f"{name} must be a tensor [{', '.join(names)}], not {shown(value)}.") from None
+    if numbers.is_meta or numbers.is_complex() or numbers.dim() != len(names):
+        kind = f"{list(numbers.shape)} of {numbers.dtype} on {numbers.device}"
+        raise BadInputError(f"{name} must be a tensor of real numbers [{', '.join(names)}], not {kind}.")
+    return numbers
 
 
 def language_model(name: str, value: Any) -> Any:

@@ -236,7 +236,7 @@ def _source_lines(function: Any) -> tuple[Any, list[SourceLine], str]:
         file = inspect.getsourcefile(target) or ""
     except (TypeError, OSError):
         raise BadInputError(
-            f"There is no Python source for {function!r:.80}. show_source takes a function, method, property "
+            f"There is no Python source for {shown(function)}. show_source takes a function, method, property "
             "or class written in Python; for an object, take its class: show_source(type(x).forward)."
         ) from None
     hidden = _docstring_lines("".join(texts))

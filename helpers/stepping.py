@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import named, shown
 from helpers.errors import AnchorNotFoundError, BadInputError
 from helpers.library_source import package_version, within_package
 
@@ -71,6 +72,9 @@ def step_into(call: Callable[[], Any], notes: Mapping[Any, str]) -> CallPath:
     >>> print([(stop.name, stop.depth) for stop in step_into(outer, {outer: "calls", inner: "is called"}).stops])
     [('outer', 0), ('inner', 1)]
     """
+    if not callable(call):
+        raise BadInputError(f"call must be a function without arguments, not {shown(call)}.")
+    named("notes", notes, "notes, where each name is a function")
     functions = {_code(function): function for function in notes}
     texts = {_code(function): note for function, note in notes.items()}
     watcher = _Watcher(frozenset(functions))
@@ -118,7 +122,7 @@ def _code(function: Any) -> CodeType:
     """The code of a function, without its decorators."""
     code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
     if code is None:
-        raise BadInputError(f"step_into follows functions written in Python; {function!r:.80} is not one.")
+        raise BadInputError(f"step_into follows functions written in Python; {shown(function)} is not one.")
     return code
 
 

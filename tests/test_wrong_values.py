@@ -2,6 +2,7 @@
 
 import io
 import re
+from functools import reduce
 from xml.etree import ElementTree
 
 import matplotlib
@@ -12,7 +13,7 @@ from PIL import Image
 from small_tokenizers import sentencepiece_like, tiny_llama
 
 import helpers
-from helpers import checks
+from helpers import batch, checks, inside, models, text, views
 from helpers.errors import BadInputError
 from helpers.inside.kv_cache import common_prefix
 from helpers.library_source import show_source
@@ -29,6 +30,8 @@ PARTS = helpers.residual_contributions(MODEL, TOKENIZER, "Hello")
 STEP = next(iter(helpers.generate_steps(MODEL, TOKENIZER, "Hello", max_new_tokens=1)))
 RED = Image.new("RGB", (8, 8), "red")
 ZEROS = torch.zeros(48)
+META = torch.zeros(2, dtype=torch.long, device="meta")
+DEEP = reduce(lambda inner, _: [inner], range(3000), [])
 
 
 def _inside(change):
@@ -127,6 +130,56 @@ WRONG = {
     "glossary": lambda: helpers.show_glossary(None),
     "predictions file": lambda: show_predictions(None),
     "predictions name": lambda: show_predictions("x" * 5000),
+    "trace flags": lambda: helpers.trace(MODEL, TOKENIZER, "Hello", attentions=torch.zeros(0)),
+    "trace layers": lambda: helpers.trace(MODEL, TOKENIZER, "Hello", layers=META),
+    "terminators": lambda: helpers.generate_steps(MODEL, TOKENIZER, "Hello", eos_token_id=META),
+    "forced": lambda: helpers.generate_steps(MODEL, TOKENIZER, "Hello", forced_ids=META),
+    "role": lambda: helpers.Conversation(MODEL, TOKENIZER).ask("Hello", role=torch.zeros(3)),
+    "lens top_k": lambda: helpers.logit_lens(MODEL, RUN, top_k=DEEP),
+    "layer": lambda: _inside(helpers.skip_layer(MODEL, DEEP)),
+    "ablate a number": lambda: _inside(helpers.ablate_heads(MODEL, torch.tensor(5))),
+    "patch positions": lambda: _inside(helpers.patch_hidden_state(MODEL, 0, META, ZEROS)),
+    "temperature of heads": lambda: _inside(inside.head_temperature(MODEL, [(0, 0)], None)),
+    "heads without a list": lambda: _inside(inside.head_temperature(MODEL, None, 0.5)),
+    "cache dtype": lambda: helpers.kv_cache_bytes(MODEL.config, 5, dtype=torch.zeros(0)),
+    "plan dtype": lambda: helpers.memory_plan("smollm2-135m", dtype=DEEP),
+    "settings nested": lambda: batch.GenerationSettings(temperature=DEEP),
+    "settings module": lambda: batch.GenerationSettings(top_k=torch),
+    "settings do_sample": lambda: batch.GenerationSettings(do_sample=torch.zeros(0)),
+    "prompts of nothing": lambda: helpers.run_batch(MODEL, TOKENIZER, torch.tensor(5), "p.json"),
+    "progress": lambda: helpers.run_batch(MODEL, TOKENIZER, ["a"], "p.json", progress=torch.zeros(0)),
+    "sizes": lambda: batch.measure_batch_sizes(MODEL, TOKENIZER, ["a"], None),
+    "padded": lambda: batch.left_padded([["x"]]),
+    "context": lambda: text.prompt_ids(TOKENIZER, "Hello", context="x"),
+    "text of ids": lambda: text.text_ids(TOKENIZER, 5),
+    "a token's bytes": lambda: text.token_bytes(TOKENIZER, "x"),
+    "table meta": lambda: text.token_table(TOKENIZER, META),
+    "stream": lambda: text.TextStream(TOKENIZER).push(None),
+    "picture's name": lambda: text.open_picture(RED, name=5),
+    "merges": lambda: text.train_merges(None, 5),
+    "merges count": lambda: text.train_merges([b"ab"], "x"),
+    "merge steps": lambda: text.merge_steps("ab", None),
+    "weights": lambda: models.weight_shapes(None),
+    "hub": lambda: models.folder_of(None, "huggingface"),
+    "head scores": lambda: views.plot_head_scores(None),
+    "heads": lambda: views.plot_heads("x"),
+    "patching": lambda: views.plot_patching(5),
+    "layers": lambda: views.plot_by_layer([1, 2]),
+    "mask": lambda: views.plot_mask(None, ["a"], ["a"]),
+    "scores": lambda: views.plot_scores(5, ["a"]),
+    "plot of merges": lambda: views.plot_merges("x"),
+    "dials": lambda: views.plot_dials("x"),
+    "periods": lambda: views.plot_periods([0.0], 5),
+    "two passes": lambda: views.plot_two_passes(None, None, TOKENIZER, MODEL.config),
+    "parts": lambda: views.plot_parts(5),
+    "plot of structure": lambda: views.plot_structure(None),
+    "layout": lambda: views.show_file_layout(None, 5, ["w"]),
+    "prefill": lambda: views.show_prefill_and_decode(5),
+    "controls": lambda: views.plot_against_controls(5, 5),
+    "next token": lambda: helpers.plot_next_token(torch.zeros(0), TOKENIZER),
+    "sharpen": lambda: views.sharpen_heads(MODEL, TOKENIZER, "Hello", None),
+    "step into": lambda: helpers.step_into(None, {print: "x"}),
+    "attempt": lambda: helpers.attempt(None),
 }
 
 

@@ -16,7 +16,7 @@ An engine is any object with
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from helpers import checks
 from helpers.batch.identity import model_sha256, tokenizer_sha256
 from helpers.batch.predictions import say
 from helpers.errors import (
+    BadInputError,
     DamagedFilesError,
     DoesNotFitError,
     NotANumberError,
@@ -41,6 +42,7 @@ from helpers.text.stopping import terminator_ids
 
 T = TypeVar("T")
 Encoded = tuple["Prompt", list[int]]  # a prompt and its ids
+MOST_AT_ONCE = 2**20  # prompts
 TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"  # of `PreTrainedTokenizerBase`
 
 
@@ -86,12 +88,13 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         from helpers.inside.generation import check_settings
 
+        checks.flag("do_sample", self.do_sample)
         neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": None}
         check_settings(**neutral | self.in_use())
 
     def in_use(self) -> dict[str, Any]:
         """A dict of the settings that have an effect, under the names that `generate_steps` and `generate` use."""
-        return {k: v for k, v in asdict(self).items() if self.do_sample or k not in ("temperature", "top_k", "top_p")}
+        return {k: v for k, v in vars(self).items() if self.do_sample or k not in ("temperature", "top_k", "top_p")}
 
 
 def prompt_token_ids(
@@ -174,8 +177,8 @@ class TransformersEngine:
     name = "transformers"
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 8, window: int = 16) -> None:
-        self.batch_size = checks.whole_number("batch_size", batch_size, least=1)
-        self.window = checks.whole_number("window", window, least=1)
+        self.batch_size = checks.whole_number("batch_size", batch_size, least=1, most=MOST_AT_ONCE)
+        self.window = checks.whole_number("window", window, least=1, most=MOST_AT_ONCE)
         self.model, self.tokenizer = checks.language_model("model", model), tokenizer
         self.model_name = f"{Path(model.name_or_path).name or type(model).__name__} in {_numbers_of(model)}"
         self.terminators = terminator_ids(tokenizer, model)
@@ -388,6 +391,9 @@ def left_padded(ids: Sequence[Sequence[int]]) -> tuple[Any, Any]:
     """
     import torch
 
+    ids = [checks.several("Each prompt's ids", row, "whole numbers") for row in checks.several("ids", ids, "lists")]
+    if not ids or not all(type(token_id) is int for row in ids for token_id in row):
+        raise BadInputError(f"ids must be lists of whole numbers, one for each prompt, not {checks.shown(ids)}.")
     longest = max(map(len, ids))
     padding = [longest - len(row) for row in ids]
     input_ids = [[*row[:1]] * missing + [*row] for row, missing in zip(ids, padding, strict=True)]

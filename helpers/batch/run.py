@@ -17,7 +17,7 @@ import stat
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -231,13 +231,15 @@ def run_batch(
     started = time.perf_counter()
     settings = _settings(generation)
     checks.flag("resume", resume)
+    checks.flag("progress", progress)
+    checks.flag("retry_failed", retry_failed)
     engine = TransformersEngine(model, tokenizer, batch_size=batch_size) if engine is None else _checked(engine)
     numbered = _Numbered(prompts, tokenizer)
     with Predictions(predictions_file, inputs=numbered.files) as predictions:
         total, fingerprint = numbered.count_and_fingerprint(progress)
         record = {"prompts": total, "prompts_sha256": fingerprint, "engine": engine.name, "model": engine.model_name}
         record |= engine.identity() if hasattr(engine, "identity") else {}
-        predictions.open(total, record | asdict(settings), resume=resume)
+        predictions.open(total, record | vars(settings), resume=resume)
         if retry_failed:
             predictions.forget_failed()
         kept = sum(map(predictions.is_done, range(total)))
@@ -265,12 +267,18 @@ def _settings(generation: dict[str, Any]) -> GenerationSettings:
     return GenerationSettings(**generation)
 
 
+def _is_iterable(value: Any) -> bool:
+    with contextlib.suppress(TypeError):
+        return iter(value) is not None
+    return False
+
+
 class _Numbered:
     """Prompts as `Prompt`s numbered from 0, which can be iterated any number of times."""
 
     def __init__(self, prompts: Iterable[Any], tokenizer: Any) -> None:
         is_kind = isinstance(prompts, str | bytes | dict | type)  # PromptFile itself is not one of them
-        if is_kind or not hasattr(prompts, "__iter__") or iter(prompts) is prompts:
+        if is_kind or not _is_iterable(prompts) or iter(prompts) is prompts:
             raise BadInputError(
                 f"prompts must be a list or a PromptFile, not a {type(prompts).__name__}: they are read twice, to know "
                 "how many there are and whether they are the same when a run is resumed."

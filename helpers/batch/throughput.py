@@ -39,7 +39,9 @@ def measure_batch_sizes(
     """
     settings = GenerationSettings(**generation)
     checks.whole_number("rounds", rounds, least=1)
-    prompts = [as_prompt(index, prompt, tokenizer) for index, prompt in enumerate(prompts)]
+    sizes = [checks.whole_number("A batch size", size, least=1) for size in checks.several("sizes", sizes, "numbers")]
+    given = checks.several("prompts", prompts, "prompts")
+    prompts = [as_prompt(index, prompt, tokenizer) for index, prompt in enumerate(given)]
     list(TransformersEngine(model, tokenizer).generate(prompts[:1], settings))
     runs = {size: [] for size in sizes}
     for _ in range(rounds):

@@ -129,7 +129,7 @@ def gpu_numbers(gpus: Any) -> list[int]:
     except (TypeError, ValueError):
         numbers = [-1]
     if min(numbers, default=-1) < 0 or len(set(numbers)) != len(numbers):
-        raise BadInputError(f'gpus must be numbers of GPUs, such as "0" or "0,1", not {gpus!r}.')
+        raise BadInputError(f'gpus must be numbers of GPUs, such as "0" or "0,1", not {checks.shown(gpus)}.')
     return numbers
 
 
@@ -173,7 +173,7 @@ def _start(folder: Any, gpus: list[int], dtype: str, context: int | None, at_onc
     dtype = pick_dtype(dtype, "cpu")
     longest = getattr(load_config(folder).get_text_config(), "max_position_embeddings", None)
     if context is not None and (checks.whole_number("context", context) < 2 or (longest and context > longest)):
-        raise BadInputError(f"context must be from 2 to the model's {longest} positions, not {context!r}.")
+        raise BadInputError(f"context must be from 2 to the model's {longest} positions, not {checks.shown(context)}.")
     try:
         return LLM(
             str(folder),

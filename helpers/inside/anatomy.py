@@ -24,7 +24,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from helpers.checks import language_model
+from helpers.checks import language_model, shown
 from helpers.errors import BadInputError
 from helpers.inside.exclusive import alone, in_this_thread
 from helpers.inside.flow import Call, Flow, tensors
@@ -185,7 +185,7 @@ class Anatomy:
         """
         count = len(self.layers)
         if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
-            raise BadInputError(f"There is no layer {layer!r}: this model has layers 0 to {count - 1}.")
+            raise BadInputError(f"There is no layer {shown(layer)}: this model has layers 0 to {count - 1}.")
         return layer % count
 
     def layer(self, layer: Any) -> Layer:

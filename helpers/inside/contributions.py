@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helpers.checks import given_by
+from helpers.checks import given_by, shown
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import Anatomy, anatomy, is_edited, matrix
 from helpers.inside.exclusive import one_at_a_time
@@ -423,4 +423,4 @@ def _checked_layer(model, layer):
 
 def _check_choice(what: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise BadInputError(f"There is no {what} {value!r} here: they run from {low} to {high}.")
+        raise BadInputError(f"There is no {what} {shown(value)} here: they run from {low} to {high}.")

@@ -316,8 +316,7 @@ def _terminators(
     """The ids that end the answer, as a set."""
     if eos_token_id is None:
         return set(terminator_ids(tokenizer, model))
-    if isinstance(eos_token_id, torch.Tensor):
-        eos_token_id = eos_token_id.tolist()
+    eos_token_id = checks.plain("eos_token_id", eos_token_id)
     ids = eos_token_id if isinstance(eos_token_id, list | tuple | set) else [eos_token_id]
     if not all(_is_whole(i) for i in ids):
         raise BadInputError(
@@ -329,7 +328,7 @@ def _terminators(
 
 def _forced(forced_ids: Any, vocab_size: int, max_new_tokens: int) -> list[int]:
     """`forced_ids` as a list of int, checked."""
-    ids = forced_ids.reshape(-1).tolist() if isinstance(forced_ids, torch.Tensor) else forced_ids
+    ids = checks.plain("forced_ids", forced_ids.reshape(-1) if isinstance(forced_ids, torch.Tensor) else forced_ids)
     if not isinstance(ids, list | tuple) or not all(_is_whole(i) and 0 <= i < vocab_size for i in ids):
         raise BadInputError(f"forced_ids are token ids from 0 to {vocab_size - 1}, not {checks.shown(forced_ids)}.")
     if len(ids) > max_new_tokens:

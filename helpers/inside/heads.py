@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helpers.checks import number, tensor
+from helpers.checks import number, several, shown, tensor
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy
 from helpers.inside.exclusive import one_at_a_time
@@ -61,7 +61,7 @@ class HeadScores:
         Raises `BadInputError` for an unknown kind.
         """
         if kind not in KINDS:
-            raise BadInputError(f"There is no kind {kind!r}; the kinds are: {', '.join(KINDS)}.")
+            raise BadInputError(f"There is no kind {shown(kind)}; the kinds are: {', '.join(KINDS)}.")
         scores = getattr(self, kind).nan_to_num(-1.0)
         order = scores.flatten().argsort(descending=True, stable=True)[:count].tolist()
         return [(self.layers[place // scores.shape[1]], place % scores.shape[1]) for place in order]
@@ -89,7 +89,9 @@ def repeated_ids(
     device = None if generator is None else generator.device
     ordinary = [token for token in range(tokenizer.vocab_size) if token not in special]
     if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= len(ordinary):
-        raise BadInputError(f"length is a whole number from 1 to {len(ordinary)} (the vocabulary), not {length!r}.")
+        raise BadInputError(
+            f"length is a whole number from 1 to {len(ordinary)} (the vocabulary), not {shown(length)}."
+        )
     chosen = torch.randperm(len(ordinary), generator=generator, device=device)[:length].tolist()
     half = [ordinary[place] for place in chosen]
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -198,11 +200,12 @@ def head_temperature(model: PreTrainedModel, heads: Sequence[tuple[int, int]], t
     >>> bool(sharper[0, 0, -1].max() > trace(model, tokenizer, "The sky is", layers=[5]).attentions[0, 0, -1].max())
     True
     """
-    if not temperature > 0:
-        raise BadInputError(f"temperature is above 0, not {temperature!r}.")
+    temperature = number("temperature", temperature)
+    if temperature <= 0:
+        raise BadInputError(f"temperature is above 0, not {temperature:g}.")
     parts = anatomy(model)
     with one_at_a_time(model, "head_temperature"), ExitStack() as hooks:
-        for pair in heads:
+        for pair in several("heads", heads, "pairs (layer, head) such as (5, 0)"):
             layer, head = layer_and_head(model, pair)
             hook = _scale_slice(head, parts.attention(layer).heads, temperature)
             hooks.enter_context(parts.query_projection(layer).register_forward_hook(hook))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helpers.checks import number, several, shown, tensor, whole_number
+from helpers.checks import number, plain, several, shown, tensor, whole_number
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, replace_output, replaced, with_first
 from helpers.inside.exclusive import one_at_a_time
@@ -186,7 +186,7 @@ def patch_hidden_state(
     >>> bool((patched[10, -1] == 0).all()), bool((patched[10, 0] == 0).all())
     (True, False)
     """
-    listed = position.tolist() if isinstance(position, torch.Tensor) else position
+    listed = plain("position", position)
     listed = listed if isinstance(listed, Iterable) and not isinstance(listed, str) else [listed]
     positions = [whole_number("position", one) for one in listed]
     value = tensor("value", value)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from helpers.checks import several, shown, whole_number
+from helpers.checks import plain, several, shown, whole_number
 from helpers.errors import BadInputError
 from helpers.models.cache_size import purely_causal, stored_shapes
 
@@ -340,7 +340,7 @@ def common_prefix(first_ids: Any, second_ids: Any) -> int:
     2
     """
     first, second = (
-        ids.reshape(-1).tolist() if hasattr(ids, "reshape") else several("A prompt's ids", ids, "whole numbers")
+        several("A prompt's ids", plain("ids", ids.reshape(-1)) if hasattr(ids, "reshape") else ids, "whole numbers")
         for ids in (first_ids, second_ids)
     )
     pairs = zip(first, second, strict=False)

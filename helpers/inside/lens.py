@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helpers.checks import given_by
+from helpers.checks import given_by, shown
 from helpers.errors import BadInputError
 from helpers.inside import fast_lens
 from helpers.inside.anatomy import Anatomy, anatomy
@@ -132,4 +132,4 @@ def _check(trace: Trace, parts: Anatomy, top_k: int) -> None:
             f"{parts.hidden_size}: it was made with another model."
         )
     if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= vocabulary:
-        raise BadInputError(f"top_k is from 1 to {vocabulary} (the vocabulary), not {top_k!r}.")
+        raise BadInputError(f"top_k is from 1 to {vocabulary} (the vocabulary), not {shown(top_k)}.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helpers.checks import shown
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy, at_the_end, replace_output, with_first
 from helpers.inside.exclusive import alone, in_this_thread
@@ -87,7 +88,7 @@ def patching_sweep(
     for even one patch at a time; and whatever `trace` raises.
     """
     if part not in PARTS:
-        raise BadInputError(f"What can be patched is {', '.join(PARTS)}, not {part!r}.")
+        raise BadInputError(f"What can be patched is {', '.join(PARTS)}, not {shown(part)}.")
     inside = anatomy(model)
     layers = _rows(inside, part, layers)
     ids, source_ids = (prompt_ids(tokenizer, p, context=inside.context) for p in (prompt, source))
@@ -153,7 +154,7 @@ def _most_at_once(model: PreTrainedModel, length: int) -> int:
 def _check_tokens(answer: Any, against: Any, vocabulary: int) -> None:
     for token in (answer, against):
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary:
-            raise BadInputError(f"There is no token id {token!r}: ids run from 0 to {vocabulary - 1}.")
+            raise BadInputError(f"There is no token id {shown(token)}: ids run from 0 to {vocabulary - 1}.")
     if answer == against:
         raise BadInputError(
             f"Both prompts are answered with token {answer}: choose prompts whose answers differ, or name answer and "
@@ -171,7 +172,7 @@ def _rows(inside, part, layers):
     layers = tuple(layers)
     for layer in layers:
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= last:
-            raise BadInputError(f"There is no layer {layer!r} of {part}: they run from 0 to {last}.")
+            raise BadInputError(f"There is no layer {shown(layer)} of {part}: they run from 0 to {last}.")
     return layers
 
 

@@ -182,6 +182,8 @@ def trace(
     """
     parts = anatomy(model)
     _check_model_inputs(model, model_inputs)
+    for name, value in (("hidden_states", hidden_states), ("attentions", attentions), ("logits", logits)):
+        checks.flag(name, value)
     if not (hidden_states or attentions or logits or outputs_of or inputs_of):
         raise BadInputError("There is nothing to keep: ask for hidden_states, attentions, logits or a module's output.")
     tokenizer = text_tokenizer(tokenizer)
@@ -763,7 +765,7 @@ def _check_model_inputs(model: PreTrainedModel, model_inputs: Any) -> None:
 
 def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:
     """One int or several, as a tuple without duplicates."""
-    values = values.tolist() if isinstance(values, torch.Tensor) else values
+    values = checks.plain(what, values)
     several = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
     if not several or not all(isinstance(value, Integral) and not isinstance(value, bool) for value in several):
         raise BadInputError(f"{what} is a whole number or several, such as [0, 5], not {checks.shown(values)}.")

@@ -46,9 +46,11 @@ def kv_cache_bytes(config: Any, length: int, *, batch: int = 1, dtype: Any = Non
     True
     """
     length, batch = whole_number("length", length, least=0), whole_number("batch", batch, least=1)
-    name = str(dtype or getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    dtype = getattr(config, "dtype", None) or "float32" if dtype is None else dtype
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, str) or type(dtype).__name__ == "dtype" else None
     if name not in WIDTHS:
-        raise BadInputError(f"A KV cache cannot have the dtype {shown(name)}; choose one of {', '.join(WIDTHS)}.")
+        given = shown(name or dtype)
+        raise BadInputError(f"A KV cache cannot have the dtype {given}; choose one of {', '.join(WIDTHS)}.")
     values = sum(width * (length if window is None else min(length, window)) for width, window in layer_caches(config))
     return values * batch * WIDTHS[name]
 

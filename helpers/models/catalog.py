@@ -6,6 +6,7 @@ arithmetic such as `parameter_groups(card)` works on a card and on `model.config
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ def parameter_groups(config: ModelCard | PreTrainedConfig) -> dict[str, int]:
     >>> sum(parameter_groups(card).values()) == card.parameters
     True
     """
+    given_by("load_config or find_card", "config", config, "hidden_size", "num_hidden_layers", "num_attention_heads")
     hidden, layers = config.hidden_size, config.num_hidden_layers
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
@@ -108,6 +110,8 @@ def find_card(name: str | Path) -> ModelCard | None:
     >>> find_card("no-such-model") is None
     True
     """
+    if not isinstance(name, str | os.PathLike):
+        return None
     return _CARDS.get(str(name)) or _BY_ID.get(str(name).lower())
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import file_path, shown
 from helpers.errors import (
     AccessDeniedError,
     BadInputError,
@@ -88,8 +89,9 @@ class Listing:
 
 def repo_id(name: str | Path, source: str) -> str:
     """The hub id of a catalog name, or the id itself. Raises `ModelNotFoundError`, `BadInputError`."""
-    if source not in HUBS:
-        raise BadInputError(f"{source!r} is not a hub; the course knows {' and '.join(map(repr, HUBS))}.")
+    file_path("name", name)
+    if not isinstance(source, str) or source not in HUBS:
+        raise BadInputError(f"{shown(source)} is not a hub; the course knows {' and '.join(map(repr, HUBS))}.")
     card = catalog.find_card(name)
     if card and source in card.sources:
         return card.sources[source]
@@ -112,7 +114,8 @@ def folder_of(name: str | Path, source: str) -> Path:
     >>> folder_of("owner/model", "huggingface").name
     'owner--model'
     """
-    return store.models_dir() / source / repo_id(name, source).replace("/", "--")
+    of_hub = repo_id(name, source).replace("/", "--")
+    return store.models_dir() / source / of_hub
 
 
 def find(name: str | Path) -> Path | None:

@@ -99,6 +99,8 @@ def pick_dtype(dtype: Any, device: str, quantization: str | None = None) -> str:
     >>> pick_dtype("bfloat16", "cpu")
     'bfloat16'
     """
+    if not isinstance(dtype, str) and type(dtype).__name__ != "dtype":
+        raise BadInputError(f'dtype must be the name of a number format, such as "float32", not {shown(dtype)}.')
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
         if device == "cpu":

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from helpers.checks import file_path
 from helpers.errors import DamagedFilesError, ModelNotFoundError
 from helpers.models.folder import weight_files
 from helpers.models.store import read_manifest
@@ -30,7 +31,10 @@ def weight_shapes(folder: str | Path) -> dict[str, list[int]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    files = weight_files(Path(folder))
+    folder = file_path("folder", folder)
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"{folder} is not a folder: give the folder that holds a model's files.")
+    files = weight_files(folder)
     if not files:
         raise _no_weights(Path(folder))
     shapes: dict[str, list[int]] = {}

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from helpers import checks
 from helpers.errors import BadInputError
 from helpers.text.tokens import byte_alphabet
 
@@ -67,6 +68,10 @@ def train_merges(pieces: Sequence[bytes], count: int) -> list[tuple[bytes, bytes
     >>> train_merges([b"low", b"lower", b"slow"], 2)
     [(b'l', b'o'), (b'lo', b'w')]
     """
+    count = checks.whole_number("count", count)
+    pieces = checks.several("pieces", pieces, "bytes")
+    if not all(isinstance(piece, bytes) for piece in pieces):
+        raise BadInputError(f"pieces must be a list of bytes, such as [b'low'], not {checks.shown(pieces)}.")
     if count < 1 or not pieces:
         raise BadInputError(f"Training needs pieces and at least 1 merge, not {len(pieces)} pieces and count={count}.")
     sequences = [single_bytes(piece) for piece in pieces]
@@ -87,6 +92,8 @@ def merge_steps(piece: bytes, rank: Callable[[tuple[bytes, bytes]], int | None])
     >>> [step.tokens for step in merge_steps(b"aab", {(b"a", b"a"): 0, (b"aa", b"b"): 1}.get)]
     [(b'a', b'a', b'b'), (b'aa', b'b'), (b'aab',)]
     """
+    if not isinstance(piece, bytes) or not callable(rank):
+        raise BadInputError(f"A piece must be bytes and rank a function of a pair; the piece is {checks.shown(piece)}.")
     tokens = single_bytes(piece)
     steps = [MergeStep(tuple(tokens), None, None)]
     while True:

@@ -66,7 +66,7 @@ def text_ids(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> 
     >>> text_ids(tokenizer, "hello"), tokenizer.convert_tokens_to_ids("<|im_end|>") in text_ids(tokenizer, "<|im_end|>")
     ([28120], False)
     """
-    return encode(tokenizer, Marked(text, 0), add_special_tokens=add_special_tokens).ids
+    return encode(tokenizer, Marked(checks.text("The text", text), 0), add_special_tokens=add_special_tokens).ids
 
 
 def encode(

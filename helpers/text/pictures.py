@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from helpers import checks
 from helpers.errors import BadImageError, printable
 from helpers.text.sight import sight_of
 
@@ -78,6 +79,7 @@ def open_picture(source: Any, *, name: str | None = None) -> Image.Image:
     >>> open_picture(Image.new("L", (4, 3))).mode
     'RGB'
     """
+    name = None if name is None else checks.text("name", name)
     name = name or (str(source) if isinstance(source, str | Path) else None)
     name = "This picture" if name is None else f"The picture {shown_name(name)}"
     try:

@@ -124,7 +124,7 @@ def prompt_ids(tokenizer: Any, prompt: Any, *, context: int | None = None) -> to
     if ids.min() < 0 or ids.max() >= len(tokenizer):
         wrong = int(ids.max() if ids.max() >= len(tokenizer) else ids.min())
         raise BadInputError(f"Token id {wrong} is not in this vocabulary: ids run from 0 to {len(tokenizer) - 1}.")
-    if context is not None and ids.shape[1] > context:
+    if context is not None and ids.shape[1] > checks.whole_number("context", context):
         raise PromptTooLongError(
             f"The prompt is {ids.shape[1]} tokens long, but the model's context is {context}: "
             f"shorten it by {ids.shape[1] - context} tokens."
@@ -250,7 +250,7 @@ def check_messages(messages: Any) -> None:
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
             raise BadInputError(f'Message {index} needs a "role" and a string as "content": {checks.shown(message)}.')
-        if message["role"] not in ROLES:
+        if not isinstance(message["role"], str) or message["role"] not in ROLES:
             raise BadInputError(
                 f"Message {index} has the role {checks.shown(message['role'])}; the roles are {', '.join(ROLES)}."
             )

@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 from helpers.text.encoding import text_tokenizer
+from helpers.text.tokens import as_ids
 
 
 class TextStream:
@@ -32,7 +33,7 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """What this id adds to the text; an empty string while a character is incomplete."""
-        self.ids.append(token_id)
+        self.ids += as_ids([token_id])
         piece = self._grown()
         self._said += piece
         return piece

@@ -52,7 +52,7 @@ def token_table(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Tensor)
     ['hello', '·world', '<|im_end|>']
     """
     tokenizer = text_tokenizer(tokenizer)
-    ids = _as_ids(ids)
+    ids = as_ids(ids)
     added = tokenizer.added_tokens_decoder
     special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
     raws = [token_bytes(tokenizer, i, added) for i in ids]
@@ -63,8 +63,9 @@ def token_table(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Tensor)
     ]
 
 
-def _as_ids(ids: Any) -> list[int]:
-    values: Any = ids.reshape(-1).tolist() if hasattr(ids, "reshape") else ids
+def as_ids(ids: Any) -> list[int]:
+    """Token ids as a list of int, from a list, a tensor or an array. Raises `BadInputError` for anything else."""
+    values: Any = checks.plain("ids", ids.reshape(-1)) if hasattr(ids, "reshape") else ids
     whole = isinstance(values, Iterable) and not isinstance(values, str | bytes | dict)
     values = [i.item() if getattr(i, "ndim", None) == 0 else i for i in values] if whole else [None]  # tensor(7) is 7
     if not all(isinstance(i, Integral) and not isinstance(i, bool) and 0 <= int(i) < 2**31 for i in values):
@@ -83,7 +84,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int, added: Mappin
     >>> token_bytes(load_tokenizer("smollm2-135m"), 905)
     b' world'
     """
-    added = tokenizer.added_tokens_decoder if added is None else added
+    if added is None:
+        tokenizer, (token_id,) = text_tokenizer(tokenizer), as_ids([token_id])
+        added = tokenizer.added_tokens_decoder
     if token_id in added:
         return added[token_id].content.encode()
     token = tokenizer.convert_ids_to_tokens(token_id)
@@ -124,6 +127,7 @@ def visible(text: str) -> str:
     >>> visible("a b\\n")
     'a·b⏎'
     """
+    checks.text("text", text) if not isinstance(text, str) else None
     signs = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
     invisible = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")
     hidden = {c for c in set(text) if unicodedata.category(c) in invisible or c in "\ufffe\uffff"}
@@ -136,6 +140,9 @@ def byte_labels(raws: Sequence[bytes], special: Sequence[bool]) -> list[str]:
     >>> byte_labels(["你".encode()[:2], "你".encode()[2:]], [False, False])
     ['你 1/2', '你 2/2']
     """
+    raws = checks.several("raws", raws, "bytes")
+    if not all(isinstance(raw, bytes) for raw in raws) or len(checks.several("special", special, "flags")) != len(raws):
+        raise BadInputError(f"raws are the bytes of tokens, with a flag for each in special, not {checks.shown(raws)}.")
     starts, total = [], 0
     for raw in raws:
         starts.append(total)

@@ -63,9 +63,9 @@ class AttentionMap(Commands):
         layer = self.layers[0] if layer is None else layer
         head = "0" if head is None else str(head)
         if layer not in self.layers:
-            raise BadInputError(f"There is no layer {layer!r} in this trace; there are: {_span(self.layers)}.")
+            raise BadInputError(f"There is no layer {shown(layer)} in this trace; there are: {_span(self.layers)}.")
         if head not in self.planes:
-            raise BadInputError(f"There is no head {head!r} here; there are: {', '.join(self.planes)}.")
+            raise BadInputError(f"There is no head {shown(head)} here; there are: {', '.join(self.planes)}.")
         return self.layers.index(layer), self.planes.index(head)
 
     def weights(self, row):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from helpers.checks import given_by, several
 from helpers.errors import BadInputError
 from helpers.views.style import INK, MUTED, OKABE_ITO
 
@@ -76,6 +77,9 @@ def show_prefill_and_decode(steps: Sequence[GenerationStep]) -> DecodingView:
     >>> sum(view.read) == view.lengths[-1]  # each position is read once
     True
     """
+    steps = several("steps", steps, "steps of generate_steps")
+    for step in steps:
+        given_by("generate_steps", "Each of the steps", step, "input_ids", "kv_length")
     if not steps or steps[0].input_ids.shape[1] != steps[0].kv_length:
         raise BadInputError("Give the steps of an answer from the first one on, which reads the whole prompt.")
     if len(steps) > MOST_STEPS or steps[-1].kv_length > MOST_POSITIONS:

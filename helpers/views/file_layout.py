@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import named, several
 from helpers.errors import BadInputError
 from helpers.views.style import INK, MUTED, OKABE_ITO
 
@@ -70,6 +71,8 @@ def show_file_layout(
     8 bytes: the header's length | 64 bytes: the header | 24 bytes: numbers
     w: F32 [2, 3], bytes 0 to 24
     """
+    named("header", header, "descriptions of tensors")
+    names = several("names", names, "names of tensors")
     missing = [name for name in names if name not in header]
     if missing:
         raise BadInputError(

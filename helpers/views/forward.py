@@ -9,6 +9,7 @@ from itertools import cycle
 from math import ceil, cos, inf, pi, sin
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import axes, given_by, named, several, shown, tensor, whole_number
 from helpers.errors import BadInputError
 from helpers.text.tokens import token_table
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, new_axes
@@ -47,6 +48,8 @@ def plot_two_passes(
     >>> len(ax.patches) > 0
     True
     """
+    for name, step in (("first", first), ("later", later)):
+        given_by("generate_steps", name, step, "input_ids", "kv_length")
     if first.input_ids.shape[1] != first.kv_length or later.kv_length != first.kv_length + later.input_ids.shape[1]:
         raise BadInputError(
             f"These steps hold {first.kv_length} and {later.kv_length} positions: give the first two steps of "
@@ -210,6 +213,8 @@ def plot_mask(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('key (attended to)', 'query (attends)')
     """
+    visible = axes("visible", visible, "query", "key")
+    queries, keys = several("queries", queries, "tokens"), several("keys", keys, "tokens")
     if tuple(visible.shape) != (len(queries), len(keys)):
         raise BadInputError(
             f"visible has the shape {list(visible.shape)}, but {len(queries)} queries and {len(keys)} keys need "
@@ -251,6 +256,7 @@ def plot_scores(
     """
     from matplotlib import colormaps
 
+    scores, tokens = axes("scores", scores, "query", "key"), several("tokens", tokens, "tokens")
     if tuple(scores.shape) != (len(tokens), len(tokens)):
         raise BadInputError(
             f"scores has the shape {list(scores.shape)}, but {len(tokens)} tokens need [{len(tokens)}, {len(tokens)}]."
@@ -295,7 +301,8 @@ def plot_dials(
     >>> plot_dials([1.0, 0.5, 0.25], pairs=(0, 2), positions=4).get_title()
     'Where the hand stands at positions 0 to 3'
     """
-    frequencies = [float(frequency) for frequency in frequencies]
+    frequencies = tensor("frequencies", frequencies).reshape(-1).tolist()
+    pairs = several("pairs", pairs, "numbers of pairs")
     missing = [pair for pair in pairs if not 0 <= pair < len(frequencies)]
     if missing:
         raise BadInputError(f"There is no pair {missing[0]}: there are pairs 0 to {len(frequencies) - 1}.")
@@ -344,7 +351,11 @@ def plot_periods(frequencies: Any, context: int, *, title: str = "", ax: Axes | 
     >>> plot_periods([1.0, 0.5, 0.25], 2048).get_xlabel()
     'pair'
     """
-    periods = [2 * pi / float(frequency) for frequency in frequencies]
+    whole_number("context", context, least=1)
+    turned = tensor("frequencies", frequencies).reshape(-1).tolist()
+    if not turned or not all(frequency > 0 for frequency in turned):
+        raise BadInputError(f"frequencies are angles above 0, not {shown(frequencies)}.")
+    periods = [2 * pi / frequency for frequency in turned]
     ax = new_axes(ax, 5.8, 2.6)
     for inside, name, color in ((True, "within the context", "blue"), (False, "longer than the context", "vermillion")):
         pairs = [pair for pair, period in enumerate(periods) if (period <= context) is inside]
@@ -369,6 +380,10 @@ def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: st
     >>> ax.get_title(), ax.get_ylabel()
     ('Through the layers', 'p')
     """
+    values = {
+        name: several(f"values[{name!r}]", series, "numbers")
+        for name, series in named("values", values, "the layers' numbers", empty=True).items()
+    }
     lengths = {len(series) for series in values.values()}
     if len(lengths) != 1 or 0 in lengths:
         found = {name: len(series) for name, series in values.items()}

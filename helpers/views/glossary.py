@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from textwrap import wrap
 
-from helpers.checks import text
+from helpers.checks import shown, text
 from helpers.errors import BadInputError
 from helpers.glossary import Term, load_glossary
 
@@ -41,7 +41,7 @@ def show_glossary(search: str = "") -> GlossaryView:
     found = tuple(t for t in terms if wanted in f"{t.term} {t.chinese} {t.definition}".casefold())
     if not found:
         raise BadInputError(
-            f"No term of the glossary contains {search!r}: try a shorter word, or show_glossary() for all."
+            f"No term of the glossary contains {shown(search)}: try a shorter word, or show_glossary() for all."
         )
     return GlossaryView(found)
 

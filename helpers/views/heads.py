@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import axes
 from helpers.errors import BadInputError
 from helpers.views.style import INK, OKABE_ITO, WEIGHTS_COLORMAP, drawable, new_axes, veil_colormap
 
@@ -35,8 +36,7 @@ def plot_head_scores(
     >>> ax.get_title(), ax.get_xlabel(), ax.get_ylabel()
     ('Induction', 'layer', 'head')
     """
-    if scores.dim() != 2:
-        raise BadInputError(f"scores is [layer, head], not {list(scores.shape)}.")
+    scores = axes("scores", scores, "layer", "head")
     layers, heads = scores.shape
     ax = new_axes(ax, min(11.0, 2.0 + 0.22 * layers), 1.1 + 0.17 * heads)
     shown = scores.float().T.numpy(force=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+from helpers.checks import shown
 from helpers.errors import BadInputError
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE
 
@@ -79,7 +80,7 @@ def show_loop(*stages: str) -> LoopView:
     """  # noqa: E501
     for stage in stages:
         if stage not in STAGES:
-            raise BadInputError(f"The loop has no stage {stage!r}: give some of {', '.join(STAGES)}.")
+            raise BadInputError(f"The loop has no stage {shown(stage)}: give some of {', '.join(STAGES)}.")
     return LoopView(stages)
 
 

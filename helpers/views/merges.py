@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from helpers.checks import given_by, several
 from helpers.errors import BadInputError
 from helpers.text.tokens import byte_labels
 from helpers.views.style import INK, MUTED, OKABE_ITO, drawable, new_axes
@@ -32,6 +33,8 @@ def plot_merges(
     >>> plot_merges(merge_steps(b"aab", {(b"a", b"a"): 0}.get)).get_xlabel()
     '3 bytes'
     """
+    for step in several("steps", steps, "steps that merge_steps returns"):
+        given_by("merge_steps", "Each of the steps", step, "tokens", "made", "rank")
     if not 1 <= len(steps) <= MOST_ROWS or not steps[0].tokens:
         raise BadInputError(f"Draw 1 to {MOST_ROWS} steps of a piece that has bytes; these are {len(steps)} steps.")
     width = len(steps[0].tokens)

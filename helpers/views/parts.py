@@ -29,7 +29,11 @@ def plot_parts(
     >>> ax.get_title(), [label.get_text() for label in ax.get_yticklabels()]
     ('Memory', ['float32'])
     """
-    if not rows or not all(isinstance(parts, Mapping) and parts for parts in rows.values()):
+    if (
+        not isinstance(rows, Mapping)
+        or not rows
+        or not all(isinstance(parts, Mapping) and parts for parts in rows.values())
+    ):
         raise BadInputError(
             'There is nothing to draw: rows is a dict such as {"model": {"weights": 1.5, "cache": 0.2}}.'
         )

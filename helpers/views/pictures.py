@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helpers.checks import number, several, tensor, whole_number
+from helpers.checks import number, several, shown, tensor, whole_number
 from helpers.errors import BadInputError
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, VEIL_COLOR, drawable, new_axes, veil_colormap, wrapped
 
@@ -91,7 +91,7 @@ def plot_patches(picture: Any, grid: int, *, title: str = "", ax: Axes | None = 
     from PIL.Image import Resampling
 
     if isinstance(grid, bool) or not isinstance(grid, int) or not 1 <= grid <= 48:
-        raise BadInputError(f"grid is the number of patches along a side, 1 to 48, not {grid!r}.")
+        raise BadInputError(f"grid is the number of patches along a side, 1 to 48, not {shown(grid)}.")
     (picture,) = _opened([picture])
     inside = max(6, 288 // grid)
     gap = max(1, inside // 8)

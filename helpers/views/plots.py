@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from helpers.checks import given_by, several, shown, tensor, whole_number
+from helpers.checks import axes, given_by, several, shown, tensor, whole_number
 from helpers.errors import BadInputError
 from helpers.text.tokens import token_table
 from helpers.views.style import (
@@ -433,7 +433,9 @@ def _as_logits(values: Tensor) -> Tensor:
             f"This is {shape}; give it a step of generate_steps, or probabilities or logits [vocab], such as "
             "logits[0, -1] of a model's output."
         )
-    values = values.float()
+    values = axes("step", values, "vocab").float()
+    if not len(values):
+        raise BadInputError("There are no scores to draw: this tensor is empty.")
     is_probability = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-3
     return values.log() if is_probability else values
 

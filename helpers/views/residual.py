@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import axes, given_by, named, several
 from helpers.errors import BadInputError
 from helpers.views.plots import MOST_LABELS
 from helpers.views.style import DIFFERENCES_COLORMAP, INK, MUTED, OKABE_ITO, columns, drawable, new_axes
@@ -29,6 +30,7 @@ def plot_patching(sweep: PatchingSweep, *, title: str = "", ax: Axes | None = No
     >>> plot_patching(sweep).get_ylabel()
     'row (number of layers passed)'
     """
+    given_by("patching_sweep", "sweep", sweep, "moved", "source_tokens")
     rows, length = sweep.moved.shape
     ax = new_axes(ax, min(11.0, 2.6 + 0.62 * length), min(6.5, 1.7 + 0.125 * rows))
     picture = _heat(ax, sweep.moved.numpy(force=True), 1.0)
@@ -68,7 +70,9 @@ def plot_heads(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('head', 'layer')
     """
-    if heads.dim() != 2 or (mlp is not None and tuple(mlp.shape) != (heads.shape[0],)):
+    heads = axes("heads", heads, "layer", "head")
+    mlp = None if mlp is None else axes("mlp", mlp, "layer")
+    if mlp is not None and tuple(mlp.shape) != (heads.shape[0],):
         other = "" if mlp is None else f" and mlp {list(mlp.shape)}"
         raise BadInputError(f"heads is [layer, head] and mlp is [layer]; these are {list(heads.shape)}{other}.")
     layers, count = heads.shape
@@ -107,7 +111,11 @@ def plot_against_controls(
     >>> ax.get_title()
     'One against three'
     """
-    if not measured or not controls or not all(len(values) for values in controls.values()):
+    if not measured or not controls:
+        raise BadInputError("There is nothing to compare: measured and controls each need a name with a number.")
+    named("measured", measured, "numbers")
+    named("controls", controls, "lists of numbers")
+    if not all(several(f"controls[{name!r}]", values, "numbers") for name, values in controls.items()):
         raise BadInputError("There is nothing to compare: measured and controls each need a name with a number.")
     rows = [*measured, *controls]
     ax = new_axes(ax, 6.8, 1.0 + 0.42 * len(rows))

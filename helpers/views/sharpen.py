@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helpers.checks import several, shown
 from helpers.errors import BadInputError
 from helpers.inside.heads import head_temperature
 from helpers.inside.tracing import trace
@@ -45,7 +46,8 @@ class SharpenedHeads(Commands):
         temperature: float = 1.0,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.heads: list[Any] = [tuple(pair) for pair in heads]
+        pairs = several("heads", heads, "pairs (layer, head) such as (18, 6)")
+        self.heads: list[Any] = [tuple(several("A head", pair, "a layer and a head")) for pair in pairs]
         if not self.heads:
             raise BadInputError("There is no head to sharpen: heads is empty. Give pairs such as (18, 6).")
         self.ids = prompt_ids(tokenizer, prompt)
@@ -64,7 +66,7 @@ class SharpenedHeads(Commands):
     def change(self, temperature: Any) -> None:
         """Set another temperature. Raises `BadInputError` if it is not above 0."""
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
-            raise BadInputError(f"temperature is a number above 0, not {temperature!r}.")
+            raise BadInputError(f"temperature is a number above 0, not {shown(temperature)}.")
         self.temperature = float(temperature)
         self.after = self._run(self.temperature)
 

@@ -17,6 +17,7 @@ from math import prod
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import given_by
 from helpers.errors import BadInputError
 from helpers.views.strip import ADD, Strip
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, drawable, is_sharp, new_axes, png_bytes
@@ -356,6 +357,7 @@ def plot_structure(structure: Structure, *, ax: Axes | None = None) -> Axes:
     >>> len(plot_structure(show_structure(model)).patches) > 0
     True
     """
+    given_by("show_structure", "structure", structure, "blocks", "idle")
     ax = _canvas(structure, ax)
     drawing = _Drawing(ax, structure)
     y = drawing.pill(0.3, "token ids")
