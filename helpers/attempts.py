@@ -11,9 +11,6 @@ import traceback
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from helpers.checks import shown
-from helpers.errors import BadInputError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -85,8 +82,6 @@ def attempt(program: Callable[..., Result], *arguments: Any) -> Result | None:
     """
     stopped: Exception | None = None
     result = None
-    if not callable(program):
-        raise BadInputError(f"program must be a function, not {shown(program)}.")
     with library_messages() as said:
         try:
             result = program(*arguments)

@@ -179,7 +179,6 @@ WRONG = {
     "next token": lambda: helpers.plot_next_token(torch.zeros(0), TOKENIZER),
     "sharpen": lambda: views.sharpen_heads(MODEL, TOKENIZER, "Hello", None),
     "step into": lambda: helpers.step_into(None, {print: "x"}),
-    "attempt": lambda: helpers.attempt(None),
 }
 
 

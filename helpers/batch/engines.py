@@ -15,6 +15,7 @@ An engine is any object with
 
 import contextlib
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -42,7 +43,6 @@ from helpers.text.stopping import terminator_ids
 
 T = TypeVar("T")
 Encoded = tuple["Prompt", list[int]]  # a prompt and its ids
-MOST_AT_ONCE = 2**20  # prompts
 TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"  # of `PreTrainedTokenizerBase`
 
 
@@ -136,7 +136,7 @@ def _check_length(ids: Sequence[int], context: int | None, max_new_tokens: int) 
 def in_windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` consecutive items (the last may be shorter), taken from the iterator only when needed."""
     items = iter(items)
-    while window := list(islice(items, size)):
+    while window := list(islice(items, min(size, sys.maxsize))):
         yield window
 
 
@@ -177,8 +177,8 @@ class TransformersEngine:
     name = "transformers"
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 8, window: int = 16) -> None:
-        self.batch_size = checks.whole_number("batch_size", batch_size, least=1, most=MOST_AT_ONCE)
-        self.window = checks.whole_number("window", window, least=1, most=MOST_AT_ONCE)
+        self.batch_size = checks.whole_number("batch_size", batch_size, least=1)
+        self.window = checks.whole_number("window", window, least=1)
         self.model, self.tokenizer = checks.language_model("model", model), tokenizer
         self.model_name = f"{Path(model.name_or_path).name or type(model).__name__} in {_numbers_of(model)}"
         self.terminators = terminator_ids(tokenizer, model)

@@ -5,8 +5,10 @@ All of it works on the attention weights that `trace` returns; only `head_temper
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -200,9 +202,9 @@ def head_temperature(model: PreTrainedModel, heads: Sequence[tuple[int, int]], t
     >>> bool(sharper[0, 0, -1].max() > trace(model, tokenizer, "The sky is", layers=[5]).attentions[0, 0, -1].max())
     True
     """
-    temperature = number("temperature", temperature)
-    if temperature <= 0:
-        raise BadInputError(f"temperature is above 0, not {temperature:g}.")
+    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not temperature > 0:
+        raise BadInputError(f"temperature is a number above 0, not {shown(temperature)}.")
+    temperature = float(temperature) if temperature < 1e300 else math.inf
     parts = anatomy(model)
     with one_at_a_time(model, "head_temperature"), ExitStack() as hooks:
         for pair in several("heads", heads, "pairs (layer, head) such as (5, 0)"):

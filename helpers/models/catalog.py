@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import given_by
+
 if TYPE_CHECKING:
     from pathlib import Path
 

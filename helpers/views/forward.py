@@ -9,7 +9,7 @@ from itertools import cycle
 from math import ceil, cos, inf, pi, sin
 from typing import TYPE_CHECKING, Any
 
-from helpers.checks import axes, given_by, named, several, shown, tensor, whole_number
+from helpers.checks import axes, given_by, named, number, plain, several, shown, whole_number
 from helpers.errors import BadInputError
 from helpers.text.tokens import token_table
 from helpers.views.style import INK, MUTED, OKABE_ITO, RULE, WEIGHTS_COLORMAP, drawable, new_axes
@@ -267,10 +267,10 @@ def plot_scores(
     colours = colormaps[WEIGHTS_COLORMAP].with_extremes(bad="#f0f2f4")
     ax.imshow(scores.float().numpy(force=True), cmap=colours, vmin=low, vmax=high, aspect="auto")
     for query, row in enumerate(scores.tolist()):
-        for key, number in enumerate(row):
-            masked = number == -inf
-            dark = not masked and number - low < 0.55 * (high - low)
-            text = "−∞" if masked else f"{number:.2f}" if weights else f"{number:.1f}"
+        for key, score in enumerate(row):
+            masked = score == -inf
+            dark = not masked and score - low < 0.55 * (high - low)
+            text = "−∞" if masked else f"{score:.2f}" if weights else f"{score:.1f}"
             color = MUTED if masked else "white" if dark else "black"
             ax.text(key, query, text, ha="center", va="center", fontsize=8, color=color)
     labels = [drawable(token) for token in tokens]
@@ -301,7 +301,7 @@ def plot_dials(
     >>> plot_dials([1.0, 0.5, 0.25], pairs=(0, 2), positions=4).get_title()
     'Where the hand stands at positions 0 to 3'
     """
-    frequencies = tensor("frequencies", frequencies).reshape(-1).tolist()
+    frequencies = _numbers("frequencies", frequencies)
     pairs = several("pairs", pairs, "numbers of pairs")
     missing = [pair for pair in pairs if not 0 <= pair < len(frequencies)]
     if missing:
@@ -343,6 +343,10 @@ def _dial(ax: Axes, x: float, y: float, pair: int, frequency: float, positions: 
     )
 
 
+def _numbers(name: str, values: Any) -> list[float]:
+    return [number(name, value) for value in several(name, plain(name, values), "numbers")]
+
+
 def plot_periods(frequencies: Any, context: int, *, title: str = "", ax: Axes | None = None) -> Axes:
     """How many positions each rotary pair needs for one full circle, beside the model's context. Returns the Axes.
 
@@ -352,7 +356,7 @@ def plot_periods(frequencies: Any, context: int, *, title: str = "", ax: Axes | 
     'pair'
     """
     whole_number("context", context, least=1)
-    turned = tensor("frequencies", frequencies).reshape(-1).tolist()
+    turned = _numbers("frequencies", frequencies)
     if not turned or not all(frequency > 0 for frequency in turned):
         raise BadInputError(f"frequencies are angles above 0, not {shown(frequencies)}.")
     periods = [2 * pi / frequency for frequency in turned]
@@ -381,7 +385,7 @@ def plot_by_layer(values: Any, *, before: Any = None, label: str = "", title: st
     ('Through the layers', 'p')
     """
     values = {
-        name: several(f"values[{name!r}]", series, "numbers")
+        name: several(f"values[{name!r}]", plain(name, series), "numbers")
         for name, series in named("values", values, "the layers' numbers", empty=True).items()
     }
     lengths = {len(series) for series in values.values()}

@@ -33,7 +33,8 @@ def plot_merges(
     >>> plot_merges(merge_steps(b"aab", {(b"a", b"a"): 0}.get)).get_xlabel()
     '3 bytes'
     """
-    for step in several("steps", steps, "steps that merge_steps returns"):
+    steps = several("steps", steps, "steps that merge_steps returns")
+    for step in steps:
         given_by("merge_steps", "Each of the steps", step, "tokens", "made", "rank")
     if not 1 <= len(steps) <= MOST_ROWS or not steps[0].tokens:
         raise BadInputError(f"Draw 1 to {MOST_ROWS} steps of a piece that has bytes; these are {len(steps)} steps.")

@@ -436,6 +436,8 @@ def _as_logits(values: Tensor) -> Tensor:
     values = axes("step", values, "vocab").float()
     if not len(values):
         raise BadInputError("There are no scores to draw: this tensor is empty.")
+    if bool(values.isnan().any()):
+        raise BadInputError("These scores cannot be drawn: some are NaN, as those of a model with damaged weights.")
     is_probability = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-3
     return values.log() if is_probability else values
 

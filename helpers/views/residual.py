@@ -111,7 +111,7 @@ def plot_against_controls(
     >>> ax.get_title()
     'One against three'
     """
-    if not measured or not controls:
+    if any(isinstance(given, dict) and not given for given in (measured, controls)):
         raise BadInputError("There is nothing to compare: measured and controls each need a name with a number.")
     named("measured", measured, "numbers")
     named("controls", controls, "lists of numbers")
