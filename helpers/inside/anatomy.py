@@ -588,6 +588,19 @@ def _configs(model: PreTrainedModel) -> list[Any]:
     return list(found.values())
 
 
+class _OwnName(str):
+    """A name of its own that counts as "eager" where a model asks for it: DeepSeek-V3.2 and GLM-5 leave out all but the
+    positions that their index chose only where attention is "eager" or "sdpa"."""
+
+    __hash__ = str.__hash__  # a dict still finds the function that is registered under the name itself
+
+    def __eq__(self, other: object) -> bool:
+        return other == "eager" or str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
 @contextmanager
 def attention_as(name: str, attend: Callable | None, mask: Callable | None, *configs: Any) -> Iterator[None]:
     """Inside the `with` block the configs name another attention implementation, which consists of `attend` and
@@ -596,6 +609,7 @@ def attention_as(name: str, attend: Callable | None, mask: Callable | None, *con
     A run that another thread has begun earlier, with a mask of its own kind, keeps the implementation that it had.
     """
     before = [config._attn_implementation for config in configs]
+    name = name if attend is None else _OwnName(name)
 
     def as_before(module: Module, *arguments: Any, **more: Any) -> Any:
         known = AttentionInterface().get(next((b for c, b in zip(configs, before, strict=True) if c is module.config)))

@@ -9,7 +9,7 @@ from helpers.errors import BadInputError
 
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}  # bytes per value
 # How a layer's cache grows, by the name that transformers gives its kind (DYNAMIC_LAYER_TYPE_MAPPING in cache_utils).
-FULL = ("full_attention", "hybrid")
+FULL = ("full_attention", "hybrid", "indexed_attention")
 SLIDING = ("sliding_attention", "chunked_attention", "hybrid_sliding")
 BOTH = ("hybrid", "hybrid_sliding")  # attention and a state side by side (Falcon-H1)
 WITHOUT = ("linear_attention", "conv", "dummy")  # a state of fixed size, or nothing
@@ -33,7 +33,8 @@ def kv_cache_bytes(config: Any, length: int, *, batch: int = 1, dtype: Any = Non
     For a plain model that is 2 * layers * kv heads * head_dim * length * batch * bytes per value. A layer with a
     sliding window holds at most the last `sliding_window - 1` positions, like `DynamicSlidingWindowLayer` of
     `transformers` (each step adds the newest one to them); latent attention (DeepSeek) holds one vector of kv_lora_rank
-    values and one of qk_rope_head_dim for all heads; layers without attention, and those that reuse another layer's
+    values and one of qk_rope_head_dim for all heads, and where an index chooses the positions that are looked at
+    (DeepSeek-V3.2, GLM-5) one more of index_head_dim; layers without attention, and those that reuse another layer's
     keys, hold nothing. The fixed-size state of layers without attention (Mamba, linear attention, convolutions) is not
     counted.
 
@@ -106,7 +107,8 @@ def _by_formula(text: Any) -> Iterator[tuple[int, int | None]]:
         if kind in WITHOUT:
             yield 0, None
         elif kind in FULL:
-            yield _values(layer, text.model_type), None
+            index = layer.index_head_dim if kind == "indexed_attention" else 0
+            yield _values(layer, text.model_type) + index, None
         elif kind in SLIDING:
             # A window of one position keeps all of them, since keys[-window + 1 :] then begins at 0.
             yield _values(layer, text.model_type), setting["sliding_window"] - 1 or None
@@ -173,7 +175,8 @@ def _by_a_run(config: Any) -> list[int]:
             if "past_key_values" not in inspect.signature(model.forward).parameters:
                 return []
             cache = model(input_ids=ids, use_cache=True).past_key_values
-        held = [[getattr(layer, part, None) for part in ("keys", "values")] for layer in cache.layers]
+        names = ("keys", "values", "indexer_keys")
+        held = [[getattr(layer, name, None) for name in names] for layer in cache.layers]
         return [sum(states.numel() for states in parts if states is not None) for parts in held]
     except Exception as error:
         raise _unknown(config, f"a trial run failed: {type(error).__name__}") from error

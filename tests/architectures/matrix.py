@@ -561,9 +561,9 @@ def _cache(case):
 
 
 def _held(cache):
-    """Bytes of keys and values in a cache."""
+    """Bytes of keys and values in a cache; the keys of an index (DeepSeek-V3.2) count, too."""
     layers = getattr(cache, "layers", ())
-    tensors = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+    tensors = [getattr(layer, name, None) for layer in layers for name in ("keys", "values", "indexer_keys")]
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
 

@@ -397,3 +397,17 @@ def test_a_cache_can_be_continued_after_generate_has_run(opened):
     rest = helpers.trace(model, tokenizer, ids[:, 6:], past_key_values=cache)
     assert torch.allclose(rest.logits, whole.logits[6:], atol=1e-3)
     assert torch.allclose(rest.attentions, whole.attentions[:, :, 6:], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v32", "glm_moe_dsa"])
+def test_positions_that_an_index_leaves_out_have_no_weight(opened, name):
+    """Both look at a few positions that an index chooses, but only where attention has a name that they know: a trace
+    showed a model that looks at all of them, and its logits, too."""
+    model, tokenizer = opened(name)
+    eager, _ = opened(name, attn_implementation="eager")
+    ids = ids_of(tokenizer, "The capital of France is Paris")
+    theirs = eager(ids, attention_mask=torch.ones_like(ids), output_attentions=True)
+    mine = helpers.trace(model, tokenizer, ids)
+    assert torch.allclose(mine.logits, theirs.logits[0], atol=1e-4)
+    assert torch.allclose(mine.attentions, torch.stack(theirs.attentions)[:, 0], atol=1e-5)
+    assert int((mine.attentions[0, 0, -1] > 0).sum()) == model.config.index_topk < ids.shape[1]

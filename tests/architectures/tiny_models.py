@@ -54,6 +54,7 @@ LINEAR = {
     "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
 }
+INDEX = {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 4}  # looks at 4 positions only
 STATE_SPACE = {
     "mamba_n_heads": 8,
     "mamba_d_head": 8,
@@ -81,6 +82,7 @@ TEXT = {
     "cohere2": ("Cohere2Config", TWO_OF_THREE | {"logit_scale": 0.25, "head_dim": 8}),
     "deepseek_v2": ("DeepseekV2Config", LATENT | ROUTED_EXPERTS | DENSE_FIRST | {"head_dim": 8}),
     "deepseek_v3": ("DeepseekV3Config", LATENT | ROUTED_EXPERTS | DENSE_FIRST),
+    "deepseek_v32": ("DeepseekV32Config", LATENT | ROUTED_EXPERTS | DENSE_FIRST | INDEX),
     "dots1": ("Dots1Config", ROUTED_EXPERTS | DENSE_FIRST | {"head_dim": 8}),
     "ernie4_5": ("Ernie4_5Config", {"head_dim": 8}),
     "ernie4_5_moe": (
@@ -138,6 +140,7 @@ TEXT = {
     "glm": ("GlmConfig", {"head_dim": 8}),
     "glm4": ("Glm4Config", {"head_dim": 8}),
     "glm4_moe": ("Glm4MoeConfig", ROUTED_EXPERTS | DENSE_FIRST | {"head_dim": 8}),
+    "glm_moe_dsa": ("GlmMoeDsaConfig", LATENT | ROUTED_EXPERTS | INDEX),
     "glm4_moe_lite": ("Glm4MoeLiteConfig", LATENT | ROUTED_EXPERTS),
     "gpt2": ("GPT2Config", OLD_NAMES | {"n_inner": 64}),
     "gpt_bigcode": ("GPTBigCodeConfig", OLD_NAMES),
