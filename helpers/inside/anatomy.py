@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 PROBE_LENGTH = 6  # tokens in the run that anatomies are read from
+# What a run of a model that needs more than a text raises: a picture, a language, another config.
+DOES_NOT_RUN = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +320,7 @@ def anatomy(model: torch.nn.Module) -> Anatomy:
         raise BadInputError(_refused[model])
     with alone(model, "a first look at its parts"):
         # What a reader's own hooks change says nothing about the model once they are gone.
-        untouched = not any(is_edited(module) or _has_changed_input(module) for module in model.modules())
+        untouched = is_untouched(model)
         try:
             with _refusing_too_little_memory(model):
                 found = _examine(model)
@@ -353,6 +355,11 @@ def is_edited(module: torch.nn.Module) -> bool:
     """Whether a hook may change a module's output. The hooks that transformers leaves behind after a request for
     hidden states only read, and so does that of `at_the_end`."""
     return _has_foreign(module._forward_hooks)
+
+
+def is_untouched(model: torch.nn.Module) -> bool:
+    """Whether no hook of a reader is on any module of a model."""
+    return not any(is_edited(module) or _has_changed_input(module) for module in model.modules())
 
 
 def _has_changed_input(module: torch.nn.Module) -> bool:
@@ -453,7 +460,7 @@ def _examine(model: PreTrainedModel) -> Anatomy:
             finally:
                 if hook is not None:
                     hook.remove()
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+    except DOES_NOT_RUN as error:
         if is_out_of_memory(error):  # says nothing about the model
             raise
         raise BadInputError(
@@ -655,7 +662,8 @@ def _find_layers(model, flow, config):
         if all(len(ran) == 1 for ran in calls) and not any(name.startswith(f"{outer}.") for outer, *_ in found):
             order = [ran[0] for ran in calls]
             places = [flow.calls.index(call) for call in order]
-            if places == sorted(places) and all(call.inputs and call.output for call in order):
+            streams = all(call.output and call.shape[:2] == (1, PROBE_LENGTH) for call in order)
+            if places == sorted(places) and streams:
                 found.append((name, module, order))
     if not found:
         raise BadInputError(

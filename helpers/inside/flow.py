@@ -49,7 +49,7 @@ class Call:
     """One call of a module: its inputs and outputs.
 
     - `path`: the names of the modules it ran inside, outermost first, its own name last.
-    - `inputs`: the values of the stream's size among its arguments.
+    - `inputs`: the values of the stream's size among its arguments; `shape`: the shape in which the first came.
     - `given`: names of its other keyword arguments, such as a cache or a mask.
     - `output`: the first value of the stream's size that it returned, or None; `place` is its index among the
       returned tensors.
@@ -61,6 +61,7 @@ class Call:
     module: torch.nn.Module
     path: tuple[str, ...]
     inputs: tuple[Value, ...] = ()
+    shape: tuple[int, ...] = ()
     first: torch.Tensor | None = None
     result: torch.Tensor | None = None
     given: tuple[str, ...] = ()
@@ -134,6 +135,7 @@ class Flow:
             call = Call(module, (*(self._open[-1].path if self._open else ()), name))
             found = [tensor for tensor in tensors((arguments, keywords)) if self.counts(tensor)]
             call.inputs = tuple(self.value(tensor) for tensor in found)
+            call.shape = tuple(found[0].shape) if found else ()
             call.first = self._kept(module, next(tensors((arguments, keywords)), None))
             call.given = tuple(key for key, value in keywords.items() if not self.counts(value))
             self.calls.append(call)

@@ -28,7 +28,8 @@ from transformers import (
 from transformers.utils.generic import is_flash_attention_requested
 
 from helpers import checks
-from helpers.errors import BadInputError, NotANumberError, PromptTooLongError, Setting
+from helpers.errors import BadInputError, HelpersError, NotANumberError, PromptTooLongError, Setting, printable
+from helpers.inside.anatomy import DOES_NOT_RUN, is_untouched
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.keeping import input_device
 from helpers.inside.kv_cache import check_cache, check_reading_on
@@ -36,6 +37,7 @@ from helpers.inside.when_read import WhenRead
 from helpers.models.cache_size import kv_cache_bytes
 from helpers.models.fitting import refusing_what_does_not_fit
 from helpers.models.memory import working_bytes
+from helpers.models.out_of_memory import is_out_of_memory
 from helpers.text.encoding import text_tokenizer
 from helpers.text.prompts import RenderedChat, prompt_ids
 from helpers.text.sight import sight_of
@@ -211,8 +213,8 @@ def _steps(
         )
         # The forward pass fills the cache; mask and positions become one longer for the next step.
         with one_at_a_time(model, "generate_steps"), refusing_what_does_not_fit("generate_steps", *needs):
-            outputs = model(**now, return_dict=True)
-        model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs)
+            outputs = _first_pass(model, now) if index == 0 else model(**now, return_dict=True)
+        model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs, is_encoder_decoder=False)
         if model_inputs["past_key_values"] is not cache:  # Phi-3 begins a new one where its rotary embedding changes
             cache.layers = model_inputs["past_key_values"].layers
             model_inputs["past_key_values"] = cache
@@ -254,6 +256,21 @@ def _steps(
         )
         if stopped_by == "end_of_turn":
             return
+
+
+def _first_pass(model: Any, model_inputs: dict[str, Any]) -> Any:
+    """The pass over the prompt. Raises `BadInputError` for a model that needs more than was given, such as a picture;
+    errors of a reader's own hooks stay what they are.
+    """
+    try:
+        return model(**model_inputs, return_dict=True)
+    except DOES_NOT_RUN as error:
+        if isinstance(error, HelpersError) or is_out_of_memory(error) or not is_untouched(model):
+            raise
+        raise BadInputError(
+            f"{type(model).__name__} does not run on this prompt alone ({type(error).__name__}: "
+            f"{printable(error, 200)}): give it what else it needs, such as a picture, or load another model."
+        ) from error
 
 
 def _needs(model, length, new):

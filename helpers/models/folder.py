@@ -32,6 +32,14 @@ SETTINGS = (  # small files, each a JSON object
 )
 OPENED = (".json", ".jinja", ".txt", ".model", ".safetensors", ".tiktoken")  # what a library may open
 TEMPLATES = "additional_chat_templates"  # a folder of .jinja files in a model's folder
+
+
+OTHER_PROGRAMS = {  # what a folder without config.json may hold, by the end of a file's name
+    ".gguf": "a model for llama.cpp (GGUF)",
+    "model_index.json": "the list of parts of a diffusers pipeline, which makes pictures",
+    ".onnx": "a model for ONNX Runtime",
+    ".safetensors": "weights without the config that says what they are",
+}
 MOST_SETTINGS_BYTES = 32 * 2**20  # the largest index of a published model is 12 MB
 MOST_TOKENIZER_BYTES = 256 * 2**20  # the largest tokenizer of a published model is about 35 MB
 MOST_BYTES = {".jinja": 2**20, ".safetensors": None}  # of files with these endings; None is no limit
@@ -53,6 +61,12 @@ def checked_folder(folder: Path, *, weights: bool = True) -> Path:
         if name.endswith(OPENED):
             _check_file(folder, name)
     if not {"config.json", "tokenizer_config.json", "adapter_config.json", "tokenizer.json"} & set(names):
+        for ending, what in OTHER_PROGRAMS.items():
+            if found := next((name for name in names if name.endswith(ending)), None):
+                raise ModelNotFoundError(
+                    f"{folder} is not a model folder of transformers: {found} is {what}. Load the model's original "
+                    "folder, with config.json and .safetensors files."
+                )
         raise ModelNotFoundError(f"{folder} is not a model folder: it has neither config.json nor a tokenizer.")
     for name in SETTINGS:
         if name in names:

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from helpers.models.fitting import does_not_fit, release_cached
 from helpers.models.locate import check_source, find_files
 from helpers.models.memory import MemoryPlan, available_bytes, loading_plan
 from helpers.models.pretrained import check_generation_settings, from_pretrained, read_config
-from helpers.models.skeleton import auto_class, model_class
+from helpers.models.skeleton import auto_class, is_base_model, model_class, saved_as
 from helpers.models.store import quiet_progress, say
 from helpers.models.weights import check_report, weight_shapes
 
@@ -81,6 +82,7 @@ def load_model(
     check_generation_settings(folder)
     config = read_config(folder)
     _check_count(folder, plan, config, sum(map(math.prod, shapes.values())))
+    _check_packed(folder, config, shapes)
     settings = {
         "config": config,
         "dtype": plan.dtype,
@@ -115,6 +117,17 @@ def _check_count(folder: Path, plan: MemoryPlan, config: Any, stored: int) -> No
         raise DamagedFilesError(
             f"The weights in {folder} do not fit its config.json: it counts {counted:,} of them, and the files hold "
             f"{stored:,}. They belong to different models: fetch both again."
+        )
+
+
+def _check_packed(folder: Path, config: Any, shapes: Iterable[str]) -> None:
+    """Check that weights are packed if the config says so: bitsandbytes would take them for packed ones."""
+    packed = getattr(config, "quantization_config", None)
+    by_bitsandbytes = isinstance(packed, dict) and packed.get("quant_method") == "bitsandbytes"
+    if by_bitsandbytes and not any(name.endswith((".SCB", ".absmax")) for name in shapes):
+        raise DamagedFilesError(
+            f"The config.json in {folder} says that its weights were quantized by bitsandbytes, and they were not: "
+            "fetch both again, or remove quantization_config from the config.json."
         )
 
 
@@ -271,12 +284,23 @@ def _call_c(function: str, *numbers: int) -> None:
 def _load_weights(auto_class: Any, folder: Path, settings: dict[str, Any]) -> Any:
     """`from_pretrained`, with missing, misshapen and surplus weights as errors (the library only warns).
 
-    Weights of kinds that the model does not have are skipped, and a line says so."""
+    Weights of kinds that the model does not have are skipped, and a line says so. So it does if the folder holds no
+    head and the embedding takes its place."""
+    base = saved_as(settings["config"]) if is_base_model(settings["config"]) else None
     with quiet_progress():
         model, report = from_pretrained(
             auto_class, folder, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
-    if unused := check_report(folder, report, model.state_dict()):
-        what = f"{len(unused)} weights that a {type(model).__name__} does not use"
-        say(f"{folder}: {what} are skipped ({unused[0]} first).")
+    inner = f"{model.base_model_prefix}."
+    if base and report["missing_keys"] and not any(name.startswith(inner) for name in report["missing_keys"]):
+        raise BadInputError(
+            f"{folder} holds a {base}, a model without a head (such as an embedding model): it gives hidden states, "
+            "but nothing says which token comes next. Load a causal language model."
+        )
+    unused = check_report(folder, report, model.state_dict())
+    if base:
+        say(f"{folder} holds a {base}, without a head: its embedding takes the head's place, trained for that or not.")
+    if unused:
+        what = f"{len(unused)} weight{'s' * (len(unused) != 1)} that a {type(model).__name__} does not use"
+        say(f"{folder}: {what} {'are' if len(unused) != 1 else 'is'} skipped ({unused[0]} first).")
     return model

@@ -31,6 +31,8 @@ def model_folder(name: str | Path) -> Path:
         folder = store.SHIPPED / name
     if _is_folder(folder):
         return checked_folder(folder)
+    if folder.is_file():
+        raise ModelNotFoundError(f"{folder} is a single file, and a model is a folder: give the folder it is in.")
     if downloaded := hubs.find(name):
         return checked_folder(downloaded, weights=False)
     if card and "repository" in card.sources:

@@ -309,11 +309,16 @@ def working_bytes(config: Any, positions: int, width: float) -> int:
     """The peak working memory, in bytes, of a forward pass over `positions` positions with `width` bytes per value
     (see `memory_plan`)."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size  # the MLP's usual width
-    inner = max(inner) if isinstance(inner, list | tuple) else inner  # one for each layer
-    chosen = getattr(text, "num_experts_per_tok", None) or getattr(text, "moe_topk", None) or 0
-    experts = chosen * (getattr(text, "moe_intermediate_size", None) or inner)
+    inner = _largest(text, "intermediate_size") or 4 * text.hidden_size  # the MLP's usual width
+    chosen = _largest(text, "num_experts_per_tok") or _largest(text, "moe_topk")
+    experts = chosen * (_largest(text, "moe_intermediate_size") or inner)
     return int(positions * (3 * max(inner, experts) + 4 * text.hidden_size) * width)
+
+
+def _largest(config: Any, name: str) -> int:
+    """A number of a config, or the largest if it has one for each layer (Hunyuan's experts); 0 without it."""
+    value = getattr(config, name, None) or 0
+    return max(value) if isinstance(value, list | tuple) else value
 
 
 def _vision_bytes(config: Any, pictures: int, width: float, quantization: str | None) -> int:

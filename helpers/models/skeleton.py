@@ -10,22 +10,73 @@ from helpers.errors import BadInputError, DamagedFilesError
 from helpers.models.pretrained import reason
 
 MOST_LAYERS = 2_000  # building more takes minutes; published models have at most about 130
+CLASSIFIERS = ("SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING", "MULTIPLE_CHOICE")
 
 
 def auto_class(config: Any) -> Any:
     """The auto class of `transformers` that loads this config: the vision-language one, if there are two.
 
-    Raises `BadInputError` for a model that does not generate text.
+    Raises `BadInputError` for a model that does not continue a text, also where `transformers` would build one that
+    does from a part of its weights (a reward model, an encoder, the decoder of an encoder-decoder).
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    what = _what_else(config)
     for kind in (AutoModelForImageTextToText, AutoModelForCausalLM):
-        if type(config) in kind._model_mapping:
+        if what is None and type(config) in kind._model_mapping:
             return kind
     raise BadInputError(
-        f"A model of type {config.model_type!r} does not generate text, so the course cannot look into it. Load a "
-        "causal language model, or a vision-language model that answers in text."
+        f"A model of type {config.model_type!r} {what or 'does not generate text'}, so the course cannot look into it. "
+        "Load a causal language model, or a vision-language model that answers in text."
     )
+
+
+def _what_else(config: Any) -> str | None:
+    """What a model is, in words that follow "a model", if it was saved as something that does not continue a text."""
+    name = saved_as(config)
+    if config.is_encoder_decoder:
+        return "is an encoder-decoder"
+    if name in _classes("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT"):
+        return None
+    if name in _classes("MULTIMODAL_LM"):
+        return "takes sound or video and is not loaded here"
+    if name in _classes("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"):
+        return "is an encoder-decoder"
+    if name in _classes(*CLASSIFIERS):
+        return f"that was saved as {name} gives labels or a score and has no head for the next token"
+    if name in _classes("MASKED_LM") or name.endswith("ForPreTraining"):
+        return f"that was saved as {name} fills gaps in a text and does not continue it"
+    return None
+
+
+def saved_as(config: Any) -> str:
+    """The name of the class that a model was saved as, an empty string if its config does not say."""
+    names = config.architectures
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+def _classes(*tasks: str) -> set[str]:
+    """The names of all classes of `transformers` for some tasks."""
+    from transformers.models.auto import modeling_auto
+
+    names: set[str] = set()
+    for task in tasks:
+        for found in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES").values():
+            names |= {found} if isinstance(found, str) else set(found)
+    return names
+
+
+def is_base_model(config: Any) -> bool:
+    """Whether a model was saved without a head, such as an embedding model.
+
+    >>> from transformers import Qwen3Config
+    >>> is_base_model(Qwen3Config(architectures=["Qwen3Model"]))
+    True
+    """
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    name = saved_as(config)
+    return name.endswith("Model") and name in MODEL_MAPPING_NAMES.values()
 
 
 def model_class(config: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a folder's safetensors files hold, read from their headers alone, and whether a model received all of it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,20 @@ def check_report(
     accepts other shapes; `towers=True` also refuses unused layers of kinds that the model does not have. Raises
     `DamagedFilesError` for weights that are missing, of another shape, or of layers that the config does not count.
     """
+    names = set(names)
     kinds = {_kind(name) for name in names}
+    layers = {_layer(name) for name in names} - {None}
     unused = sorted(report["unexpected_keys"])
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
     problems += [
         f"{name} belongs to an extra layer"
         for name in unused
         if _kind(name) in kinds or (towers and ".layers." in name)
+    ]
+    problems += [
+        f"the model has no place for {name}"
+        for name in unused
+        if _kind(name) not in kinds and _changes_a_layer(name, names, layers)
     ]
     problems += [
         f"{name} has the shape {list(found)} instead of {list(expected)}"
@@ -88,6 +95,19 @@ def check_report(
             "different models: fetch both again."
         )
     return unused
+
+
+def _changes_a_layer(name: str, names: Container[str], layers: Container[str | None]) -> bool:
+    """Whether an unused weight would change what the model computes: a bias of a matrix that it has, or another matrix
+    or norm in one of its layers."""
+    module, _, kind = name.rpartition(".")
+    return (kind == "bias" and f"{module}.weight" in names) or (kind == "weight" and _layer(name) in layers)
+
+
+def _layer(name: str) -> str | None:
+    """The part of a weight's name up to the number of its layer; None outside of layers."""
+    found = re.match(r".*?\.\d+(?=\.)", name)
+    return found.group() if found else None
 
 
 def _kind(name: str) -> str:

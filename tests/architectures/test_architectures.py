@@ -68,6 +68,8 @@ REFUSED = {
     "gemma3n": NO_STREAM,  # four streams side by side
     "opt_norm_after": NO_SUM,
     "openai_gpt": NO_SUM | NO_CACHE,
+    "nemotron_h": {"skip_mlp", "patching_sweep_mlp"},  # a layer is attention, or a mixture, or a state space
+    "recurrent_gemma": {"memory_plan", "kv_cache_bytes", "kv_cache_summary"},  # keeps its keys in its own modules
 }
 
 

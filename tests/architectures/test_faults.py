@@ -411,3 +411,45 @@ def test_positions_that_an_index_leaves_out_have_no_weight(opened, name):
     assert torch.allclose(mine.logits, theirs.logits[0], atol=1e-4)
     assert torch.allclose(mine.attentions, torch.stack(theirs.attentions)[:, 0], atol=1e-5)
     assert int((mine.attentions[0, 0, -1] > 0).sum()) == model.config.index_topk < ids.shape[1]
+
+
+def test_a_stream_whose_positions_come_first_is_not_taken_for_one_of_a_single_position(opened):
+    """XLNet's layers take [position, batch, hidden]: a trace of it ended in a traceback."""
+    _, tokenizer = opened("llama")
+    torch.manual_seed(0)
+    model = transformers.XLNetLMHeadModel(
+        transformers.XLNetConfig(vocab_size=400, d_model=32, n_layer=2, n_head=4, d_inner=48)
+    ).eval()
+    for look in (
+        lambda: helpers.trace(model, tokenizer, PROMPT, attentions=False),
+        lambda: helpers.steer(model, 1, torch.zeros(32)).__enter__(),
+    ):
+        with pytest.raises(BadInputError, match="No layers can be found in XLNetLMHeadModel"):
+            look()
+
+
+def test_llama_with_crossed_layers_continues_a_text(opened):
+    """Mllama's own step from one token to the next has no default for a setting that all others may leave out."""
+    _, tokenizer = opened("llama")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {"vocab_size": 400, "num_key_value_heads": 2, "cross_attention_layers": [1], "pad_token_id": 0, **sizes}
+    model = transformers.MllamaForCausalLM(transformers.MllamaConfig(text_config=text).text_config).eval()
+    ids = ids_of(tokenizer)
+    theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+    steps = helpers.generate_steps(model, tokenizer, ids, max_new_tokens=3)
+    assert [step.token_id for step in steps] == theirs[0, ids.shape[1] :].tolist()
+
+
+def test_a_model_that_needs_more_than_a_text_says_so(opened):
+    """X-MOD must be told a language first: what its error said came out as a traceback."""
+    _, tokenizer = opened("llama")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = transformers.XmodForCausalLM(transformers.XmodConfig(vocab_size=400, is_decoder=True, **sizes)).eval()
+    for run in (
+        lambda: list(helpers.generate_steps(model, tokenizer, PROMPT, max_new_tokens=2)),
+        lambda: helpers.Conversation(model, tokenizer).ask("Hello", max_new_tokens=2),
+    ):
+        with pytest.raises(BadInputError, match=r"XmodForCausalLM does not run on this prompt alone .*language"):
+            run()

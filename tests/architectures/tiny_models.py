@@ -71,6 +71,10 @@ BY_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCA
 
 # name -> (its config class, what it sets)
 TEXT = {
+    "afmoe": (
+        "AfmoeConfig",
+        EXPERTS | TWO_OF_THREE | {"head_dim": 8, "num_shared_experts": 1, "num_dense_layers": 1, "mup_enabled": True},
+    ),
     "apertus": ("ApertusConfig", {}),
     "arcee": ("ArceeConfig", {}),
     "bamba": ("BambaConfig", STATE_SPACE | {"attn_layer_indices": [1]}),
@@ -80,9 +84,11 @@ TEXT = {
     "codegen": ("CodeGenConfig", OLD_NAMES | {"rotary_dim": 4}),
     "cohere": ("CohereConfig", {"logit_scale": 0.25}),
     "cohere2": ("Cohere2Config", TWO_OF_THREE | {"logit_scale": 0.25, "head_dim": 8}),
+    "cwm": ("CwmConfig", TWO_OF_THREE | {"head_dim": 8}),
     "deepseek_v2": ("DeepseekV2Config", LATENT | ROUTED_EXPERTS | DENSE_FIRST | {"head_dim": 8}),
     "deepseek_v3": ("DeepseekV3Config", LATENT | ROUTED_EXPERTS | DENSE_FIRST),
     "deepseek_v32": ("DeepseekV32Config", LATENT | ROUTED_EXPERTS | DENSE_FIRST | INDEX),
+    "diffllama": ("DiffLlamaConfig", {"head_dim": 8}),
     "dots1": ("Dots1Config", ROUTED_EXPERTS | DENSE_FIRST | {"head_dim": 8}),
     "ernie4_5": ("Ernie4_5Config", {"head_dim": 8}),
     "ernie4_5_moe": (
@@ -97,6 +103,12 @@ TEXT = {
         },
     ),
     "exaone4": ("Exaone4Config", TWO_OF_THREE),
+    "exaone_moe": (
+        "ExaoneMoeConfig",
+        EXPERTS
+        | TWO_OF_THREE
+        | {"first_k_dense_replace": 1, "mlp_layer_types": ["dense", "sparse", "sparse"], "num_shared_experts": 1},
+    ),
     "falcon": ("FalconConfig", {"multi_query": True, "new_decoder_architecture": False, "parallel_attn": True}),
     "falcon_new": ("FalconConfig", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
     "falcon_sequential": ("FalconConfig", {"parallel_attn": False, "multi_query": False, "alibi": True}),
@@ -114,6 +126,7 @@ TEXT = {
         },
     ),
     "falcon_mamba": ("FalconMambaConfig", {"state_size": 8, "conv_kernel": 4, "expand": 2, "time_step_rank": 4}),
+    "flex_olmo": ("FlexOlmoConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
     "gemma": ("GemmaConfig", {"head_dim": 8}),
     "gemma2": (
         "Gemma2Config",
@@ -168,8 +181,17 @@ TEXT = {
     "gptj": ("GPTJConfig", OLD_NAMES | {"rotary_dim": 4}),
     "granite": ("GraniteConfig", GRANITE),
     "granitemoe": ("GraniteMoeConfig", GRANITE | LOCAL_EXPERTS),
+    "granitemoehybrid": (
+        "GraniteMoeHybridConfig",
+        GRANITE
+        | LOCAL_EXPERTS
+        | STATE_SPACE
+        | {"shared_intermediate_size": 24, "layer_types": ["mamba", "attention", "mamba"]},
+    ),
+    "granitemoeshared": ("GraniteMoeSharedConfig", GRANITE | LOCAL_EXPERTS | {"shared_intermediate_size": 24}),
     "helium": ("HeliumConfig", {"head_dim": 8}),
     "hunyuan_v1_dense": ("HunYuanDenseV1Config", {"head_dim": 8}),
+    "hunyuan_v1_moe": ("HunYuanMoEV1Config", {"head_dim": 8, "num_experts": 4, "moe_topk": [1, 2, 2]}),
     "internlm3": ("InternLM3Config", {"head_dim": 8}),
     "jamba": (
         "JambaConfig",
@@ -186,6 +208,10 @@ TEXT = {
         },
     ),
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False}),
+    "lfm2_moe": (
+        "Lfm2MoeConfig",
+        EXPERTS | {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    ),
     "llama": ("LlamaConfig", {"head_dim": 8}),
     "llama4_text": (
         "Llama4TextConfig",
@@ -221,9 +247,25 @@ TEXT = {
     "mpt": ("MptConfig", {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 256, "expansion_ratio": 2}),
     "nanochat": ("NanoChatConfig", {}),
     "nemotron": ("NemotronConfig", {}),
+    "nemotron_h": (
+        "NemotronHConfig",
+        ROUTED_EXPERTS
+        | {
+            "head_dim": 8,
+            "layers_block_type": ["mamba", "moe", "attention", "moe"],
+            "num_hidden_layers": 4,
+            "moe_shared_expert_intermediate_size": 24,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 8,
+            "ssm_state_size": 8,
+            "n_groups": 2,
+            "chunk_size": 8,
+        },
+    ),
     "olmo": ("OlmoConfig", {}),
     "olmo2": ("Olmo2Config", {}),
     "olmo3": ("Olmo3Config", TWO_OF_THREE),
+    "olmo_hybrid": ("OlmoHybridConfig", LINEAR),
     "olmoe": ("OlmoeConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
     "opt": ("OPTConfig", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
     "openai_gpt": ("OpenAIGPTConfig", OLD_NAMES),
@@ -237,13 +279,20 @@ TEXT = {
     "qwen2_moe": ("Qwen2MoeConfig", EXPERTS | {"shared_expert_intermediate_size": 24}),
     "qwen3": ("Qwen3Config", {"head_dim": 16}),
     "qwen3_5": ("Qwen3_5TextConfig", LINEAR | {"head_dim": 16}),
+    "qwen3_5_moe": ("Qwen3_5MoeTextConfig", EXPERTS | LINEAR | {"head_dim": 16, "shared_expert_intermediate_size": 24}),
     "qwen3_moe": ("Qwen3MoeConfig", EXPERTS | {"head_dim": 8}),
     "qwen3_next": ("Qwen3NextConfig", EXPERTS | LINEAR | {"head_dim": 8, "shared_expert_intermediate_size": 24}),
+    "recurrent_gemma": (
+        "RecurrentGemmaConfig",
+        {"head_dim": 8, "lru_width": 32, "attention_window_size": WINDOW, "block_types": ["recurrent", "attention"]},
+    ),
     "rwkv": ("RwkvConfig", {"context_length": 256, "attention_hidden_size": 32}),
     "seed_oss": ("SeedOssConfig", {"head_dim": 8}),
     "smollm3": ("SmolLM3Config", {"no_rope_layers": [1, 1, 0]}),
+    "solar_open": ("SolarOpenConfig", ROUTED_EXPERTS | {"head_dim": 8}),
     "stablelm": ("StableLmConfig", {"partial_rotary_factor": 0.5}),
     "starcoder2": ("Starcoder2Config", {"sliding_window": None}),
+    "vaultgemma": ("VaultGemmaConfig", GEMMA | {"sliding_window": WINDOW, "final_logit_softcapping": 5.0}),
     "xglm": ("XGLMConfig", {"d_model": 32, "ffn_dim": 64, "num_layers": 3, "attention_heads": 4}),
 }
 
