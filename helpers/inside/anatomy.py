@@ -286,7 +286,7 @@ class Anatomy:
             each = " each" if len(numbers) > 1 else ""
             return f"{several} of {self.kind} {have} {count} attentions{each}, which cannot be told apart here."
         if not there:
-            return f"{self.kind} has no attention weights in any layer{self._instead(numbers[0])}."
+            return f"{self.kind} gives no attention weights in any layer{self._instead(numbers[0])}."
         others = f"layers {_listed(there)} do" if len(there) > 1 else f"layer {there[0]} does"
         return f"{several} of {self.kind} {have} no attention{self._instead(numbers[0])}; {others}."
 

@@ -99,7 +99,7 @@ def test_the_explorer_says_who_wrote_through_a_layer_norm(opened, name):
 def test_the_explorer_works_where_one_panel_cannot(opened):
     model, tokenizer = opened("mamba")
     view = helpers.hidden_state_explorer(model, tokenizer, PROMPT).state.view()
-    assert "MambaForCausalLM has no attention" in view["cell"]["no_writers"]
+    assert "MambaForCausalLM gives no attention weights" in view["cell"]["no_writers"]
     assert view["candidates"]
 
 
