@@ -32,8 +32,6 @@ SETTINGS = (  # small files, each a JSON object
 )
 OPENED = (".json", ".jinja", ".txt", ".model", ".safetensors", ".tiktoken")  # what a library may open
 TEMPLATES = "additional_chat_templates"  # a folder of .jinja files in a model's folder
-
-
 OTHER_PROGRAMS = {  # what a folder without config.json may hold, by the end of a file's name
     ".gguf": "a model for llama.cpp (GGUF)",
     "model_index.json": "the list of parts of a diffusers pipeline, which makes pictures",
