@@ -76,12 +76,23 @@ def test_github_tests_three_systems_with_the_oldest_and_the_newest_python():
 
 def test_each_kind_of_test_has_its_hour():
     commands = {name: json.dumps(workflow["jobs"]) for name, workflow in WORKFLOWS.items()}
-    assert "test-oldest" in commands["tests"] and "test-browser" in commands["tests"]
+    assert all(target in commands["tests"] for target in ("test-oldest", "test-browser", "lint-js", "test-js"))
     assert "test-measured" in commands["nightly"]
     assert "test-latest" in commands["weekly"] and "gh issue create" in commands["weekly"]
-    assert WORKFLOWS["weekly"]["permissions"]["issues"] == "write"
+    assert WORKFLOWS["weekly"]["jobs"]["latest"]["permissions"]["issues"] == "write"
     for name in ("nightly", "weekly"):
         assert WORKFLOWS[name][True]["schedule"]  # YAML 1.1 reads the key `on` as true
+
+
+@pytest.mark.parametrize("name", sorted(WORKFLOWS))
+def test_github_hands_nobody_more_than_a_job_needs(name):
+    """A job may read the repository; what it may write, it says itself. The clone it tests holds no password."""
+    assert WORKFLOWS[name]["permissions"] == {"contents": "read"}
+    steps = [step for job in WORKFLOWS[name]["jobs"].values() for step in job["steps"]]
+    for step in steps:
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+        assert step.get("uses", "actions/").startswith("actions/"), "an action of somebody else's needs a hash"
 
 
 def test_the_devcontainer_sets_up_as_the_makefile_does():

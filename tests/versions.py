@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_UNIT = ("notebooks", "browser", "engines", "measured", "test_readme.py")
+NOT_UNIT = ("notebooks", "browser", "engines", "measured", "book", "room", "test_readme.py")
 PARALLEL = ["--numprocesses=2", "--dist=worksteal"]
 SUITES = {
     "anchors of show_source": ["tests/notebooks/test_anchors.py"],

@@ -17,6 +17,7 @@ from pathlib import Path
 
 PREFIX = os.environ.get("ROOM_PREFIX", "room")
 GROUP = f"{PREFIX}-students"
+CGROUPS = Path("/sys/fs/cgroup")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # what useradd takes on every system, with the prefix before it
 
 
@@ -87,6 +88,14 @@ def end_all(patience: float = 20.0) -> int:
                     os.kill(number, signal.SIGKILL)
         time.sleep(0.1)
     return len(first)
+
+
+def remove_control_groups() -> None:
+    """Remove the empty groups that held the students' limits, where the room made them itself (see servers.py)."""
+    for parent in (CGROUPS, CGROUPS / "memory", CGROUPS / "cpu"):
+        for folder in (*parent.glob(f"{GROUP}/*/"), parent / GROUP):
+            with contextlib.suppress(OSError):  # not there, or the system has not noticed yet that it is empty
+                folder.rmdir()
 
 
 def remove_all() -> None:

@@ -224,7 +224,7 @@ def prepare(options: argparse.Namespace, settings: dict[str, str]) -> None:
         for file in ("package.json", "package-lock.json"):
             shutil.copy(HERE / file, base / "proxy")
         path = {"PATH": f"{env / 'bin'}:{os.environ['PATH']}"}
-        npm = [env / "bin" / "npm", "ci", "--no-audit", "--no-fund", "--silent"]
+        npm = [env / "bin" / "npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run(npm, check=True, cwd=base / "proxy", env=os.environ | path)
     models = Path(settings["ROOM_MODELS"])
     subprocess.run(
@@ -481,6 +481,7 @@ def close(options: argparse.Namespace) -> None:
             time.sleep(0.1)
     ended = accounts.end_all()
     shutil.rmtree(Path("/run") / accounts.GROUP, ignore_errors=True)
+    accounts.remove_control_groups()
     left = accounts.processes()
     if left or is_open(state):
         raise Trouble(f"These processes do not end: {', '.join(map(str, left)) or keeper}.")

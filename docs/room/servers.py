@@ -1,10 +1,11 @@
 """How a student's JupyterLab is started: as the student's own Unix user, apart from the others, within its limits.
 
 The hub starts, as root, `enter.py`, which shuts the doors (see there), becomes the student and turns into JupyterLab.
-Limits of memory and processors are set by systemd where it runs the machine, else by control groups where root may
-make them. Where neither is possible there are no limits, and `make workshop` says so.
+Limits of memory and processors are set by systemd where it runs the machine and can hold them, else by control groups
+where root may make them. Where neither is possible there are no limits, and `make workshop` says so.
 """
 
+import functools
 import os
 import platform
 import re
@@ -17,14 +18,20 @@ import accounts
 from jupyterhub.spawner import LocalProcessSpawner
 
 HERE = Path(__file__).parent
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS = accounts.CGROUPS
 CPU_PERIOD = 100_000  # microseconds
 CPU_SHARES = 1024  # of everyone alike, so that students who work share what there is
+# With these lines a shell prints its own limits, in cgroup 2 as in cgroup 1, which has a group per controller.
+OWN_LIMITS = """
+while IFS=: read -r _ controllers group; do
+    cd "/sys/fs/cgroup/$controllers/$group" && cat memory.max memory.limit_in_bytes cpu.max cpu.cfs_quota_us
+done < /proc/self/cgroup
+"""
 
 
 def limits_by() -> str:
     """What can limit a student's memory and processors here: "systemd", "cgroup 2", "cgroup 1" or "" for nothing."""
-    if Path("/run/systemd/system").is_dir() and shutil.which("systemd-run"):
+    if Path("/run/systemd/system").is_dir() and shutil.which("systemd-run") and _systemd_holds_limits():
         return "systemd"
     if (CGROUPS / "cgroup.controllers").exists():
         has = (CGROUPS / "cgroup.subtree_control").read_text().split()
@@ -75,6 +82,20 @@ def limited(name: str, memory: int, cpus: float) -> tuple[list[str], list[str]]:
             if (folder / file).exists():  # no swap is counted where there is none
                 (folder / file).write_text(str(content))
     return [], [str(folder) for folder in groups]
+
+
+@functools.cache
+def _systemd_holds_limits() -> bool:
+    """Whether a scope of systemd really has the limits that it was asked for, which is tried once.
+
+    In many containers systemd runs without the controllers of memory and processors. It then takes every limit, sets
+    none, and does not say so.
+    """
+    memory, quota = 2**26, CPU_PERIOD // 2
+    properties = [f"--property=MemoryMax={memory}", f"--property=CPUQuota={quota / CPU_PERIOD:.0%}"]
+    probe = ["systemd-run", "--scope", "--quiet", "--collect", *properties, "--", "sh", "-c", OWN_LIMITS]
+    said = subprocess.run(probe, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.split()
+    return str(memory) in said and str(quota) in said
 
 
 def _systemd_version() -> int:

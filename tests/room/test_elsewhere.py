@@ -1,8 +1,10 @@
 """The files for Binder, Docker, The Littlest JupyterHub and Kubernetes have the form that those expect."""
 
+import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -42,16 +44,45 @@ def test_the_dockerfile_copies_what_is_there_and_installs_the_lock():
 def test_the_values_for_kubernetes_are_values():
     values = yaml.safe_load((ROOM / "values.yaml").read_text(encoding="utf-8"))
     assert {"hub", "singleuser", "cull"} == set(values)
-    assert values["singleuser"]["memory"]["limit"].endswith("G")
+    student = values["singleuser"]
+    assert student["memory"]["limit"].endswith("G")
+    assert (ROOT / student["cmd"][1].removeprefix("/opt/course/")).is_file()
+    assert (ROOT / student["defaultUrl"].removeprefix("/lab/tree/course/")).is_file()
 
 
-def test_the_littlest_hubs_configuration_runs():
+def test_the_course_is_copied_into_a_students_home_and_what_is_there_stays(tmp_path):
+    """What starts a student's server on Kubernetes, with other folders than in the container."""
+    image, home = tmp_path / "opt" / "course", tmp_path / "home"
+    (image / "helpers").mkdir(parents=True)
+    home.mkdir()
+    (image / "page.ipynb").write_text("the teacher's")
+    script = (ROOM / "at_home.sh").read_text(encoding="utf-8").replace("/opt/course", str(image))
+    start = ["sh", "-c", script, "at_home.sh", "sh", "-c", "pwd; echo $PYTHONPATH"]
+    for _ in range(2):
+        done = subprocess.run(
+            start, env={"PATH": os.environ["PATH"], "HOME": str(home)}, capture_output=True, text=True
+        )
+        assert done.stdout.split() == [str(home), str(home / "course")], done.stderr
+        assert (home / "course" / "helpers").is_dir()
+        (home / "course" / "page.ipynb").write_text("the student's")
+    assert (home / "course" / "page.ipynb").read_text() == "the student's"
+
+
+def test_the_littlest_hubs_configuration_runs(monkeypatch):
+    """It imports a function of TLJH, which is not installed here: this one has the same name and result."""
+    normalize = types.ModuleType("tljh.normalize")
+    normalize.generate_system_username = lambda name: name
+    monkeypatch.setitem(sys.modules, "tljh", types.ModuleType("tljh"))
+    monkeypatch.setitem(sys.modules, "tljh.normalize", normalize)
+
     class Config:
         class Spawner:
             environment = {}
 
     exec((ROOM / "tljh_config.py").read_text(encoding="utf-8"), {"c": Config})
     assert Config.Spawner.environment["HF_HUB_OFFLINE"] == "1"
+    spawner = types.SimpleNamespace(user=types.SimpleNamespace(name="ada"))
+    assert Config.Spawner.environment["PYTHONPATH"](spawner) == "/home/jupyter-ada/course"
 
 
 @pytest.mark.parametrize("page", sorted(ROOM.glob("*.md")), ids=lambda page: page.name)

@@ -8,8 +8,17 @@ import time
 
 import httpx
 import pytest
+from opened import MEMORY
 
 PAGE = "course/notebooks/answers.ipynb"
+OWN_LIMITS = """
+from pathlib import Path
+for line in open("/proc/self/cgroup"):
+    _, controllers, group = line.strip().split(":", 2)
+    for name in ("memory.max", "memory.limit_in_bytes", "cpu.max", "cpu.cfs_quota_us"):
+        file = Path("/sys/fs/cgroup", controllers, group.lstrip("/"), name)
+        print(file.read_text() if file.exists() else "")
+"""
 
 
 def until(seconds, what):
@@ -68,6 +77,15 @@ def test_a_full_disk_loses_no_saved_answer(room):
     finally:
         cleo.stop()
         until(60, lambda: subprocess.run(["umount", home]).returncode == 0)
+
+
+def test_a_student_has_the_limits_that_the_teacher_is_told(room, ada):
+    if "held by" not in room.said:
+        pytest.skip("neither systemd nor control groups can be used here, so nothing is limited")
+    said, error = ada.open(PAGE).run(OWN_LIMITS)
+    assert error == ""
+    memory, quota = int(MEMORY.removesuffix("M")) * 2**20, int(float(room.settings["ROOM_CPUS"]) * 100_000)
+    assert {str(memory), str(quota)} <= set(said.split())
 
 
 def test_a_kernel_that_eats_memory_takes_nobody_down(room, ada, ben):

@@ -1,8 +1,11 @@
 """Each way of limiting a student gets what it understands; `test_lasting.py` tries the one that this machine has."""
 
 import importlib.util
+import re
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from opened import ROOT
@@ -32,6 +35,42 @@ def test_systemd_is_asked_for_memory_processors_and_an_equal_share(servers, monk
     properties = {word.removeprefix("--property=") for word in command if word.startswith("--property=")}
     expected = {"MemoryMax=3221225472", "MemorySwapMax=0", "CPUQuota=150%", "CPUWeight=100"}
     assert properties == expected | ({"OOMPolicy=continue"} if policy else set())
+
+
+@pytest.mark.parametrize(
+    ("said", "holds"),
+    [("67108864\n50000 100000\n", True), ("67108864\n50000\n", True), ("max\nmax 100000\n", False), ("", False)],
+    ids=["cgroup 2", "cgroup 1", "no controllers", "nothing"],
+)
+def test_systemd_counts_only_where_a_scope_has_the_limits_it_asked_for(servers, monkeypatch, said, holds):
+    """In a container systemd often runs without the controllers: it then takes each limit and sets none."""
+    asked = []
+    monkeypatch.setattr(
+        servers.subprocess, "run", lambda *of, **_: asked.append(of) or types.SimpleNamespace(stdout=said)
+    )
+    assert [servers._systemd_holds_limits() for _ in range(2)] == [holds, holds]
+    assert len(asked) == 1, "it is tried once, not for each student"
+
+
+def test_a_shell_prints_its_own_limits(servers):
+    """What the machine says of the group that this test runs in."""
+    if not Path("/proc/self/cgroup").exists():
+        pytest.skip("no control groups on this system")
+    done = subprocess.run(["sh", "-c", servers.OWN_LIMITS], capture_output=True, text=True)
+    assert all(re.fullmatch(r"max|-?\d+", word) for word in done.stdout.split())
+    if servers.CGROUPS.joinpath("memory/memory.limit_in_bytes").exists():
+        assert done.stdout.split()
+
+
+def test_closing_removes_the_groups_that_the_room_made(servers, monkeypatch, tmp_path):
+    accounts = servers.accounts
+    monkeypatch.setattr(accounts, "CGROUPS", tmp_path)
+    own = [tmp_path / accounts.GROUP, tmp_path / "memory" / accounts.GROUP, tmp_path / "cpu" / accounts.GROUP]
+    others = tmp_path / "memory" / "others"
+    for folder in (*(one / "room-ada" for one in own), others):
+        folder.mkdir(parents=True)
+    accounts.remove_control_groups()
+    assert [folder for folder in own if folder.exists()] == [] and others.exists()
 
 
 @pytest.mark.parametrize("kind", ["cgroup 1", "cgroup 2"])
