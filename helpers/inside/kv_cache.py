@@ -136,6 +136,13 @@ def _layer_cache(index: int, layer: Any) -> LayerCache:
 
 def _check(past_key_values: Any) -> int:
     """How many positions a cache has seen. Raises `BadInputError` for anything but a cache, and for an empty one."""
+    if past_key_values is None:
+        raise BadInputError("past_key_values is None: the model keeps no KV cache, or ran with use_cache=False.")
+    if hasattr(past_key_values, "self_attention_cache"):
+        raise BadInputError(
+            f"This {type(past_key_values).__name__} holds two caches, one of what the model writes and one of what an "
+            "encoder read: give the first of them, past_key_values.self_attention_cache."
+        )
     if not hasattr(past_key_values, "layers") or not hasattr(past_key_values, "get_seq_length"):
         raise BadInputError(
             f"A KV cache is what a model gives as past_key_values; this is a {type(past_key_values).__name__}. "

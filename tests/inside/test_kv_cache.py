@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
 from helpers.errors import BadInputError
 from helpers.inside.kv_cache import branch_cache, common_prefix, kv_cache_summary
@@ -124,3 +124,12 @@ def test_a_static_cache_cannot_be_branched(tiny):
 )
 def test_common_prefix(first, second, length):
     assert common_prefix(first, second) == length
+
+
+def test_what_is_no_cache_of_one_text_is_told_apart():
+    """A model that gives none was asked to be run, and so was one whose cache holds what an encoder read as well."""
+    with pytest.raises(BadInputError, match="past_key_values is None: the model keeps no KV cache"):
+        kv_cache_summary(None)
+    both = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    with pytest.raises(BadInputError, match=r"holds two caches, .* past_key_values\.self_attention_cache"):
+        kv_cache_summary(both)
