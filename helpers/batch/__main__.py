@@ -187,7 +187,7 @@ def _run(options: argparse.Namespace) -> int:
         prompts,
         options.predictions_file,
         resume=not options.no_resume,
-        engine=_engine(options),
+        engine=_InOptions(_engine(options)),
         retry_failed=options.retry_failed,
         **settings,
     )
@@ -196,6 +196,22 @@ def _run(options: argparse.Namespace) -> int:
         f"{printable(report.predictions_file)}"
     )
     return 1 if report.failed else 0
+
+
+class _InOptions:
+    """An engine whose answers are recorded with the command line's options where an error recommends settings."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def generate(self, prompts: Iterable[Prompt], settings: GenerationSettings) -> Iterator[tuple[int, Any]]:
+        """What the engine yields."""
+        for index, answer in self._engine.generate(prompts, settings):
+            said = isinstance(answer, HelpersError)
+            yield index, type(answer)(answer.worded(_as_option)) if said else answer
 
 
 def _sample_prompt(index: int, text: str, options: argparse.Namespace) -> Prompt:

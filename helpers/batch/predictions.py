@@ -52,6 +52,8 @@ class Predictions:
         self, predictions_file: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()
     ) -> None:
         self.json = checks.file_path("predictions_file", predictions_file)
+        if _kind(self.json) == "folder" and self.json.suffix:
+            raise BadInputError(f"{self.json} is a folder, but answers are kept in a file: choose another name.")
         if self.json.suffix.lower() == ".jsonl" or not self.json.name or _kind(self.json) == "folder":
             raise BadInputError(
                 f"predictions_file must be the .json file to write at the end, such as p.json, not {self.json}: "
@@ -82,6 +84,8 @@ class Predictions:
             self._lock = FileLock(self._lock_file, timeout=0)
             self._lock.acquire()
         except Timeout:
+            if not os.path.lexists(self._lock_file):  # nothing can be created there, as in /proc
+                self._raise_unwritable(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
             raise BadInputError(
                 f"Another run is writing {self.jsonl} now. Wait for it, or give this one another predictions_file."
             ) from None

@@ -162,7 +162,7 @@ def remove_prepared(folder: Path) -> None:
     """Remove what this program wrote into a folder, and the folder if nothing else is in it."""
     files = _recorded(folder)
     for name, known in files.items():
-        if is_ours(folder / name, known):
+        if Path(name).name == name and is_ours(folder / name, known):  # a manifest names files of its own folder only
             (folder / name).unlink()
     if files:
         (folder / MANIFEST).unlink()

@@ -269,6 +269,12 @@ def test_names_that_are_no_predictions_file(tmp_path, name):
         run(["a"], tmp_path / name)
 
 
+def test_a_folder_with_the_predictions_files_name_is_called_a_folder(tmp_path):
+    (tmp_path / "p.json").mkdir()
+    with pytest.raises(BadInputError, match=r"p\.json is a folder, but answers are kept in a file"):
+        run(["a"], tmp_path / "p.json")
+
+
 def test_names_without_json_and_folders_that_are_not_there_yet(tmp_path):
     run(["a"], tmp_path / "deep" / "er" / "answers.txt")
     names = {file.name for file in (tmp_path / "deep" / "er").iterdir() if not file.name.startswith(".")}
@@ -290,6 +296,8 @@ def test_places_that_cannot_be_written_say_why(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named():
     with pytest.raises(BadInputError, match="the folder /proc/no cannot be created"):
         run(["a"], "/proc/no/p.json")
+    with pytest.raises(BadInputError, match=r"/proc/self/p\.json cannot be written: No such file"):
+        run(["a"], "/proc/self/p.json")
 
 
 @pytest.mark.parametrize("prompts", ["a text", iter(["a"]), {"a": 1}])
@@ -860,7 +868,7 @@ def test_the_system_prompt_can_be_left_out_or_chosen(tmp_path, folder, tokenizer
     Path("d.txt").write_text("Hello\n", encoding="utf-8")
     arguments = ["--data_file", "d.txt", "--with_prompt"]
     assert main(command("m", *arguments)) == 1
-    assert "omit that (system=None)" in lines(Path("predictions.jsonl"))[0]["error"]
+    assert "omit that (--no_system_prompt)" in lines(Path("predictions.jsonl"))[0]["error"]
     assert main(command("m", *arguments, "--predictions_file", "q.json", "--no_system_prompt")) == 0
     capsys.readouterr()
     monkeypatch.setattr("builtins.input", typed("Hello", "/exit"))

@@ -175,6 +175,20 @@ def test_removing_takes_what_was_written_and_nothing_else(shelf, capsys):
     assert not folder.exists()
 
 
+def test_removing_takes_nothing_outside_the_folder(shelf, tmp_path):
+    folder = wheels.prepare("tiny")
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    for name in (str(mine), os.path.relpath(mine, folder)):
+        status = mine.stat()
+        known = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": store.sha256(mine)}
+        manifest["files"][name] = known
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert __main__.main(["--remove", "tiny"]) == 0
+    assert mine.read_text() == "mine"
+
+
 def test_a_source_archive_is_never_taken_whose_setup_would_run(shelf, tmp_path):
     """A mirror that offers an sdist in place of the wheel: pip would run its setup.py to learn what it is."""
     (shelf / "tiny_model-1.0-py3-none-any.whl").unlink()
