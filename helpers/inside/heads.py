@@ -191,7 +191,8 @@ def head_temperature(model: PreTrainedModel, heads: Sequence[tuple[int, int]], t
 
     Below 1 a head concentrates on fewer positions, above 1 it spreads over more, as the temperature of sampling does
     with tokens. `heads`: pairs (layer, head). The queries are divided, since the scores are proportional to them
-    before and after the rotary embedding. On leaving the block the model is as before.
+    before and after the rotary embedding; a cap on the scores (Gemma 2) comes after that, and a sink (gpt-oss) stays as
+    it is. On leaving the block the model is as before.
 
     Raises `BadInputError` for a head that is not there, a temperature that is not above 0, and a model
     whose queries are normalised afterwards.

@@ -141,7 +141,8 @@ class CacheSteps(StepByStep):
     def _held(self) -> tuple[Any, int | None]:
         """The keys of the first layer that keeps any, and the most positions that it keeps (None without a limit)."""
         layers = zip(self._cache.layers, self._windows, strict=True)
-        return next((layer.keys, window) for layer, window in layers if layer.keys is not None)
+        keys = ((getattr(layer, "keys", None), window) for layer, window in layers)
+        return next((of_layer, window) for of_layer, window in keys if of_layer is not None)
 
     def view(self) -> dict[str, Any]:
         """What the page draws."""

@@ -30,7 +30,14 @@ OTHER = "The capital of Germany is Rome"
 # transformers' hidden states of these begin after the first layer, and have the stream after the last one, too.
 WITHOUT_EMBEDDING = ("mamba", "mamba2", "falcon_mamba", "rwkv")
 CHECKS: dict[str, Callable] = {}
-LOADING_AND_CACHES = ("load_model", "memory_plan", "kv_cache_summary", "kv_cache_bytes", "conversation")
+LOADING_AND_CACHES = (
+    "load_model",
+    "memory_plan",
+    "kv_cache_summary",
+    "kv_cache_bytes",
+    "kv_cache_explorer",
+    "conversation",
+)
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,9 @@ def near(a, b, tolerance=2e-4):
     """Raises `AssertionError` unless two tensors are equal up to a share of the largest number in them."""
     a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
     assert a.shape == b.shape, f"{list(a.shape)} instead of {list(b.shape)}"
-    off = float((a - b).abs().max()) if a.numel() else 0.0
+    if not a.numel():
+        return
+    off = float((a - b).abs().max())
     assert off <= tolerance * max(1.0, float(b.abs().max())), f"off by {off:.2g} of {float(b.abs().max()):.2g}"
 
 
@@ -551,6 +560,20 @@ def kv_cache_summary(case):
 def kv_cache_bytes(case):
     formula = helpers.kv_cache_bytes(case.model.config, 40, dtype="float32")
     assert formula == _held(_cache(case)), f"{formula} instead of {_held(_cache(case))}"
+
+
+@check
+def kv_cache_explorer(case):
+    view = helpers.kv_cache_explorer(case.model, case.tokenizer, case.ids, max_new_tokens=2).state.view()
+    with torch.no_grad():
+        cache = case.model(case.ids, use_cache=True).past_key_values
+    assert view["bytes"] == _held(cache), f"{view['bytes']} instead of {_held(cache)}"
+    for part in ("keys", "values"):
+        for row, layer in zip(view[part], cache.layers, strict=True):
+            tensor = getattr(layer, part, None)
+            norms = torch.empty(0) if tensor is None else tensor.norm(dim=-1).mean((0, 1))
+            shown = [number for number in row if number is not None]
+            near(shown, norms, 1e-3)  # shown to three decimals
 
 
 def _cache(case):

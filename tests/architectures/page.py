@@ -49,6 +49,7 @@ HEADS = {
     "hidden_state_explorer": "state explorer",
     "kv_cache_summary": "cache",
     "kv_cache_bytes": "cache bytes",
+    "kv_cache_explorer": "cache explorer",
     "conversation": "conversation",
     "run_batch": "batch",
 }

@@ -47,10 +47,11 @@ NO_ATTENTION = {
     "head_scores",
     "attention_explorer",
     "kv_cache_summary",
+    "kv_cache_explorer",
 }
 # Normed after each addition: what a layer gives is not what it got and something more. Its MLP is no module by itself.
 NO_SUM = {"residual_contributions", "head_contributions", "direct_logit", "skip_mlp", "patching_sweep_mlp"}
-NO_CACHE = {"generate_steps", "conversation", "kv_cache_summary"}
+NO_CACHE = {"generate_steps", "conversation", "kv_cache_summary", "kv_cache_explorer"}
 NO_STREAM = (NO_ATTENTION - NO_CACHE) | {
     "trace_hidden_states",
     "logit_lens",

@@ -453,3 +453,13 @@ def test_a_model_that_needs_more_than_a_text_says_so(opened):
     ):
         with pytest.raises(BadInputError, match=r"XmodForCausalLM does not run on this prompt alone .*language"):
             run()
+
+
+def test_the_cache_of_a_model_whose_first_layer_keeps_no_keys_can_be_explored(opened):
+    """Jamba begins with a state space, and the explorer asked that layer for its keys."""
+    model, tokenizer = opened("jamba")
+    view = helpers.kv_cache_explorer(model, tokenizer, PROMPT, max_new_tokens=2).state.view()
+    cache = model(ids_of(tokenizer), use_cache=True).past_key_values
+    assert view["bytes"] == helpers.kv_cache_summary(cache).nbytes
+    assert view["shape"] == list(cache.layers[1].keys.shape)
+    assert view["keys"][0] == [None] * ids_of(tokenizer).shape[1]
