@@ -27,7 +27,7 @@ from transformers.masking_utils import eager_mask
 from helpers.checks import language_model, shown
 from helpers.errors import BadInputError
 from helpers.inside.exclusive import alone, in_this_thread
-from helpers.inside.flow import Call, Flow, tensors
+from helpers.inside.flow import Call, Flow, Value, tensors
 from helpers.inside.keeping import fetched, home, input_device
 from helpers.models.fitting import refusing_what_does_not_fit
 from helpers.models.out_of_memory import is_out_of_memory
@@ -90,6 +90,8 @@ class Layer:
     - `place`: the index of the residual stream among the layer's outputs.
     - `parts`: its parts, in the order in which they write. `norms`: the norms that read the stream before a part.
     - `factor`: the number that the whole stream is multiplied by at the end of the layer, 1 in nearly every model.
+    - `after`: the number that the stream is multiplied by between this layer and the next, or the final norm: 1 in
+      every model but RWKV, which halves it every few layers.
     - `gap`: why the layer cannot be split into parts, or None if it can.
     """
 
@@ -98,6 +100,7 @@ class Layer:
     parts: tuple[Part, ...]
     norms: tuple[torch.nn.Module, ...]
     factor: float
+    after: float
     gap: str | None
 
     @cached_property
@@ -468,8 +471,11 @@ def _examine(model: PreTrainedModel) -> Anatomy:
             "cannot be found."
         ) from error
     owner_name, container, order = _find_layers(model, flow, config)
-    layers = tuple(_look_into(flow, call, listener, tolerance=_tolerance(call.gave)) for call in order)
     end = _find_end(flow, order, head, kind)
+    layers = tuple(
+        _look_into(flow, call, listener, tolerance=_tolerance(call.gave), following=following)
+        for call, following in zip(order, [*order[1:], end.norm], strict=True)
+    )
     logits = getattr(output, "logits", None)
     logit_map, lens_gap = _read_end(end, logits, scores, config)
     embedding = model.get_input_embeddings()
@@ -682,8 +688,8 @@ def _owner(model, name):
     return model.get_submodule(name) if name else model
 
 
-def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float) -> Layer:
-    """What one layer adds to the stream."""
+def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float, following: Call | None) -> Layer:
+    """What one layer adds to the stream; `following` is the call that gets the stream next."""
     inside = [call for call in flow.calls if layer.name in call.path[:-1] and call is not layer]
     made = defaultdict(list)  # value -> the calls that gave it, innermost first
     for call in flow.done:
@@ -705,7 +711,9 @@ def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float) -> Lay
 
     walk(layer.output, 1.0)
     norms = tuple(call.module for call in inside if _reads_stream(call, layer, start))
-    result = {"module": layer.module, "place": layer.place, "norms": norms, "factor": stream[0]}
+    after = _times(following.inputs[0], layer.output) if following else None
+    after = 1.0 if after is None else after
+    result = {"module": layer.module, "place": layer.place, "norms": norms, "factor": stream[0], "after": after}
     if not stream[0]:
         gap = "its output is not its input plus something"
         return Layer(parts=_attention_only(layer, inside, listener, made), gap=gap, **result)
@@ -723,6 +731,8 @@ def _look_into(flow: Any, layer: Any, listener: Any, *, tolerance: float) -> Lay
         gap = "its parts do not add up to its output"
     elif any(sum(call.module is part.writer for call in inside) > 1 for part in parts):
         gap = "one module writes to the residual stream twice"
+    elif after != 1.0:
+        gap = "the residual stream is multiplied by a number after it"
     elif sum(isinstance(part, Attention) for part in parts) > 1:
         gap = "it has more than one attention"
     return Layer(parts=tuple(parts), gap=gap, **result)
@@ -875,7 +885,7 @@ def _find_end(flow, order, head, kind):
     after = [call for call in after if last.name not in call.path and not list(call.module.children())]
     into_head = next((call for call in after if call.module is head), None) if head is not None else None
     norms = [call for call in reversed(after) if call.module is not head and call.gave is not None]
-    norms = [call for call in norms if call.inputs and call.inputs[0].original() is _end_of(last)]
+    norms = [call for call in norms if call.inputs and _times(call.inputs[0], last.output) is not None]
     for norm in (*norms, None):
         states = last if norm is None else norm
         scale = _factor(into_head, states) if into_head else None if norm is None else 1.0
@@ -897,8 +907,13 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)
 
 
-def _end_of(call: Any) -> Any:
-    return call.output.original()
+def _times(value: Value, source: Value) -> float | None:
+    """The number c with value = c · source, if it is a copy or a multiple of the source; else None."""
+    source, factor = source.original(), 1.0
+    while value is not source and len(value.parts) == 1:
+        value, times = value.parts[0]
+        factor *= times
+    return factor if value is source else None
 
 
 def _factor(call, source):

@@ -426,7 +426,7 @@ class _Recorder:
         def before(module: Module, args: Any, kwargs: Any) -> None:
             self._write_state(layer, _first_tensor((args, kwargs)))
 
-        if layer and not module._forward_pre_hooks:
+        if layer and below.after == 1.0 and not module._forward_pre_hooks:
             return below.module.register_forward_hook(in_this_thread(after))
         return module.register_forward_pre_hook(in_this_thread(before), with_kwargs=True)
 

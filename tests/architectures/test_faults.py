@@ -463,3 +463,21 @@ def test_the_cache_of_a_model_whose_first_layer_keeps_no_keys_can_be_explored(op
     assert view["bytes"] == helpers.kv_cache_summary(cache).nbytes
     assert view["shape"] == list(cache.layers[1].keys.shape)
     assert view["keys"][0] == [None] * ids_of(tokenizer).shape[1]
+
+
+@pytest.mark.parametrize("layers", [4, 5])
+def test_a_stream_that_is_halved_between_layers(opened, layers):
+    """RWKV halves its stream every few layers: the states there were twice those of transformers, and where it does so
+    after the last layer, as in every published RWKV, no final norm was found and the model was refused altogether."""
+    _, tokenizer = opened("rwkv")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 400, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": layers}
+    model = transformers.RwkvForCausalLM(transformers.RwkvConfig(rescale_every=2, **sizes)).eval()
+    run = helpers.trace(model, tokenizer, PROMPT, attentions=False)
+    with torch.no_grad():
+        theirs = model(ids_of(tokenizer), use_cache=False, output_hidden_states=True)
+    states = torch.stack(theirs.hidden_states)[:, 0]  # of RWKV, they begin after the first layer
+    assert torch.allclose(run.hidden_states[1:-1], states[:-2], atol=1e-5)
+    assert torch.allclose(run.last_residual, states[-2], atol=1e-5)
+    lens = helpers.logit_lens(model, run, top_k=1)
+    assert torch.allclose(lens.probabilities[-1, :, 0], theirs.logits[0].softmax(-1).amax(-1), atol=1e-5)
