@@ -292,7 +292,6 @@ class TransformersEngine:
         for name in TOKEN_TYPES & seen.keys():  # padded like the ids, with each row's first value, which is 0
             seen[name] = left_padded(seen[name])[0]
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask} | seen
-        inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
         needed = self._cache_bytes(len(rows), input_ids.shape[1] + settings.max_new_tokens)
         what = f"A batch of {len(rows)} prompts" if len(rows) > 1 else "This prompt"
         with (
@@ -301,6 +300,7 @@ class TransformersEngine:
             _no_settings_of_its_own(self.model),
             torch.inference_mode(),
         ):
+            inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
             output_ids = self.model.generate(
                 **inputs, generation_config=self._generation_config(settings), logits_processor=[_refuse_no_numbers]
             )

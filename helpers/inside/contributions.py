@@ -20,6 +20,7 @@ from helpers.inside.anatomy import Anatomy, anatomy, is_edited, matrix
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.keeping import home
 from helpers.inside.tracing import trace
+from helpers.models.fitting import refusing_what_does_not_fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -243,7 +244,8 @@ def head_contributions(model: PreTrainedModel, parts: Contributions, layer: int)
     """What each head of a layer wrote, `[head, position, hidden]`: their sum is `parts.attention[layer]`.
 
     A bias of the output projection belongs to no head, and neither does what works beside attention (Falcon-H1): the
-    sum lacks them. Raises `BadInputError` for a layer that is not there or has no attention.
+    sum lacks them. Raises `BadInputError` for a layer that is not there or has no attention, and `DoesNotFitError` when
+    memory runs out.
 
     >>> parts = residual_contributions(model, tokenizer, "The sky is")
     >>> list(head_contributions(model, parts, layer=29).shape)
@@ -251,10 +253,13 @@ def head_contributions(model: PreTrainedModel, parts: Contributions, layer: int)
     """
     given_by("residual_contributions", "parts", parts, "mixed", "scales")
     number = _checked_layer(model, layer)
-    weight = _by_head(model, number).to(parts.mixed)
-    mixed = parts.mixed[number, :, : weight.shape[1], : weight.shape[2]]
-    heads = torch.einsum("phd,ohd->hpo", mixed, weight)
-    return heads if parts.scales is None else heads * parts.scales[number]
+    weight = _by_head(model, number)
+    needed = weight.shape[1] * parts.total.nbytes
+    with refusing_what_does_not_fit("head_contributions", needed, str(parts.mixed.device), runs=False):
+        weight = weight.to(parts.mixed)
+        mixed = parts.mixed[number, :, : weight.shape[1], : weight.shape[2]]
+        heads = torch.einsum("phd,ohd->hpo", mixed, weight)
+        return heads if parts.scales is None else heads * parts.scales[number]
 
 
 def direct_logit(
@@ -274,7 +279,7 @@ def direct_logit(
     a model caps its logits (Gemma 2), the factor by which the cap scales this logit is held fixed as well.
 
     Raises `BadInputError` for tokens, positions and layers that are not there, and for a final norm that is neither an
-    RMSNorm nor a LayerNorm.
+    RMSNorm nor a LayerNorm; `DoesNotFitError` when memory runs out.
 
     >>> parts = residual_contributions(model, tokenizer, "The capital of France is")
     >>> paris = tokenizer(" Paris")["input_ids"][0]
@@ -290,6 +295,15 @@ def direct_logit(
     _check_choice("position", position, -len(parts.positions), len(parts.positions) - 1)
     for token in (token_id,) if against is None else (token_id, against):
         _check_choice("token id", token, 0, inside.head.weight.shape[0] - 1)
+    needed = parts.attention.nbytes + parts.mlp.nbytes + parts.embedding.nbytes
+    with refusing_what_does_not_fit("direct_logit", needed, str(parts.embedding.device), runs=False):
+        return _direct_logit(model, inside, parts, token_id, position, against, layer)
+
+
+def _direct_logit(
+    model: Any, inside: Anatomy, parts: Contributions, token_id: int, position: int, against: int | None, layer: int
+) -> DirectLogit:
+    last = len(inside.layers)
     state = _row(parts.running_sum()[2 * layer], position)
     held = HeldNorm.none(state) if inside.final_norm is None else hold_norm(inside.final_norm, state)
     direction, constant = _reading(inside, held, state, token_id)

@@ -77,12 +77,25 @@ def read(
     return token_ids, probabilities, entropy
 
 
+def needed_bytes(count: int, head: Any, top_k: int) -> int:
+    """About how many bytes `read` takes for `count` rows: its result, and the working memory of one block of rows."""
+    size, on_cpu = head.weight.shape, head.weight.device.type == "cpu"
+    rows = min(count, (_rows_in_slices if on_cpu else _rows_whole)(size, top_k))
+    row = _row_in_slices(size, top_k) if on_cpu else _row_whole(size, top_k)
+    return count * (12 * top_k + 4) + rows * row
+
+
 # On a GPU.
 
 
+def _row_whole(size: Any, top_k: int) -> int:
+    """Bytes for a row of a block: its scores and what is gathered from these."""
+    return 4 * (size[0] + size[0] // GROUP + 4 * top_k * GROUP)
+
+
 def _rows_whole(size: Any, top_k: int) -> int:
-    """How many rows a block has, so that their scores and what is gathered from these take `SCORE_BYTES`."""
-    rows = SCORE_BYTES // (4 * (size[0] + size[0] // GROUP + 4 * top_k * GROUP))
+    """How many rows a block has, so that they take `SCORE_BYTES`."""
+    rows = SCORE_BYTES // _row_whole(size, top_k)
     return max(rows // TILE * TILE, min(rows, TILE), 1)
 
 
@@ -138,11 +151,15 @@ def _one_pass(device: torch.device) -> Callable | None:
 # On a CPU.
 
 
+def _row_in_slices(size: Any, top_k: int) -> int:
+    """Bytes for a row of a block in `_read_in_slices`."""
+    vocab, hidden = size
+    return 4 * (2 * hidden + torch.get_num_threads() * min(SLICE, vocab) + vocab // GROUP + 4 * top_k * GROUP)
+
+
 def _rows_in_slices(size: Any, top_k: int) -> int:
     """The largest number of rows whose tensors in `_read_in_slices` fit into `BUFFER_BYTES`."""
-    vocab, hidden = size
-    numbers = 2 * hidden + torch.get_num_threads() * min(SLICE, vocab) + vocab // GROUP + 4 * top_k * GROUP
-    return max(1, BUFFER_BYTES // (4 * numbers))
+    return max(1, BUFFER_BYTES // _row_in_slices(size, top_k))
 
 
 def _read_in_slices(

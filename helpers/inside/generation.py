@@ -163,10 +163,13 @@ def generate_steps(
     check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed)
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
-    input_ids = prompt_ids(tokenizer, prompt, context=context).to(input_device(model))
+    input_ids = prompt_ids(tokenizer, prompt, context=context)
     made = isinstance(prompt, str | RenderedChat)  # by the tokenizer, of a text
     checks.ids_of_model(model, input_ids, text_tokenizer(tokenizer) if made else None)
     _check_length(input_ids.shape[1], max_new_tokens, context)
+    with refusing_what_does_not_fit("generate_steps", *_needs(model, input_ids.shape[1], max_new_tokens)):
+        input_ids = input_ids.to(input_device(model))
+        first_inputs = _first_model_inputs(model, input_ids, model_inputs, max_new_tokens)
     generator = None
     if do_sample and seed is not None:
         generator = torch.Generator(device=input_ids.device).manual_seed(int(seed))
@@ -174,7 +177,7 @@ def generate_steps(
         model,
         tokenizer,
         input_ids,
-        _first_model_inputs(model, input_ids, model_inputs, max_new_tokens),
+        first_inputs,
         processors=logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty),
         do_sample=do_sample,
         generator=generator,
@@ -204,39 +207,40 @@ def _steps(
     no_padding = input_ids.new_ones(1, 1)
     needs = _needs(model, input_ids.shape[1], max_new_tokens)
     for index in range(max_new_tokens):
-        # Inputs: first the whole prompt (except what the cache already holds), afterwards one token.
-        now = model.prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=1 if index else input_ids.shape[1] - cache.get_seq_length(),
-            is_first_iteration=index == 0,
-            **model_inputs,
-        )
-        # The forward pass fills the cache; mask and positions become one longer for the next step.
-        with one_at_a_time(model, "generate_steps"), refusing_what_does_not_fit("generate_steps", *needs):
-            outputs = _first_pass(model, now) if index == 0 else model(**now, return_dict=True)
-        model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs, is_encoder_decoder=False)
-        if model_inputs["past_key_values"] is not cache:  # Phi-3 begins a new one where its rotary embedding changes
-            cache.layers = model_inputs["past_key_values"].layers
-            model_inputs["past_key_values"] = cache
-        # Only the last position says what comes next.
-        logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
-        del outputs
-        # Processors: each takes scores and gives scores.
-        scores, processed = logits, {}
-        for name, processor in processors.items():
-            scores = processor(input_ids, scores)
-            processed[name] = scores[0]
-        # Scores to probabilities, probabilities to a token. It is read from the device only once, since reading waits.
-        probabilities = scores.softmax(dim=-1)
-        if do_sample:
-            _check_numbers(probabilities, logits)
-            chosen = torch.multinomial(probabilities, num_samples=1, generator=generator)
-        else:
-            chosen = scores.argmax(dim=-1, keepdim=True)
-        if index < len(forced_ids):
-            chosen = torch.full_like(chosen, forced_ids[index])
-        ids.append(_read(chosen, probabilities, logits))
-        input_ids = torch.cat([input_ids, chosen], dim=-1)
+        with refusing_what_does_not_fit("generate_steps", *needs):
+            # Inputs: first the whole prompt (except what the cache already holds), afterwards one token.
+            now = model.prepare_inputs_for_generation(
+                input_ids,
+                next_sequence_length=1 if index else input_ids.shape[1] - cache.get_seq_length(),
+                is_first_iteration=index == 0,
+                **model_inputs,
+            )
+            # The forward pass fills the cache; mask and positions become one longer for the next step.
+            with one_at_a_time(model, "generate_steps"):
+                outputs = _first_pass(model, now) if index == 0 else model(**now, return_dict=True)
+            model_inputs = model._update_model_kwargs_for_generation(outputs, model_inputs, is_encoder_decoder=False)
+            if model_inputs["past_key_values"] is not cache:  # Phi-3's new one, where its rotary embedding changes
+                cache.layers = model_inputs["past_key_values"].layers
+                model_inputs["past_key_values"] = cache
+            # Only the last position says what comes next.
+            logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
+            del outputs
+            # Processors: each takes scores and gives scores.
+            scores, processed = logits, {}
+            for name, processor in processors.items():
+                scores = processor(input_ids, scores)
+                processed[name] = scores[0]
+            # Scores to probabilities, probabilities to a token. It is read from the device once, since reading waits.
+            probabilities = scores.softmax(dim=-1)
+            if do_sample:
+                _check_numbers(probabilities, logits)
+                chosen = torch.multinomial(probabilities, num_samples=1, generator=generator)
+            else:
+                chosen = scores.argmax(dim=-1, keepdim=True)
+            if index < len(forced_ids):
+                chosen = torch.full_like(chosen, forced_ids[index])
+            ids.append(_read(chosen, probabilities, logits))
+            input_ids = torch.cat([input_ids, chosen], dim=-1)
         # Stop?
         stopped_by = "max_new_tokens" if index + 1 == max_new_tokens else None
         stopped_by = "end_of_turn" if ids[-1] in terminators else stopped_by

@@ -6,7 +6,7 @@ All of it works on the attention weights that `trace` returns; only `head_temper
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from helpers.errors import BadInputError
 from helpers.inside.anatomy import anatomy
 from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.interventions import layer_and_head
+from helpers.models.fitting import LESS, refusing_what_does_not_fit
 from helpers.text.encoding import text_tokenizer
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def head_scores(trace: Trace) -> HeadScores:
     heads, or on a text to see them at work. Position 0 is counted for `first_token` only, since many heads
     attend to it in any case. A picture's patches count as different tokens.
 
-    Raises `BadInputError` for a trace without attentions, or one whose first positions were in a cache.
+    Raises `BadInputError` for a trace without attentions, or one whose first positions were in a cache;
+    `DoesNotFitError` when memory runs out.
 
     >>> from helpers.inside.tracing import trace
     >>> scores = head_scores(trace(model, tokenizer, repeated_ids(tokenizer, length=5)))
@@ -115,6 +117,18 @@ def head_scores(trace: Trace) -> HeadScores:
     [30, 9]
     """
     check_attentions(trace)
+    attentions = trace.attentions
+    with _refusing("head_scores", 2 * min(attentions.nbytes, max(AT_ONCE, attentions[0].nbytes)), attentions.device):
+        return _scores(trace)
+
+
+def _refusing(what: str, needed: int, device: torch.device) -> AbstractContextManager[None]:
+    """Turns running out of memory into a `DoesNotFitError` with advice for what is computed from attentions."""
+    advice = LESS if device.type == "cpu" else 'Move the attentions to the CPU first, with .to("cpu").'
+    return refusing_what_does_not_fit(what, needed, str(device), otherwise=advice, runs=False)
+
+
+def _scores(trace: Trace) -> HeadScores:
     attentions = trace.attentions
     device = attentions.device
     ids = trace.input_ids[0].clone()
@@ -166,23 +180,28 @@ def attention_rollout(attentions: Tensor, *, residual: float = 0.5) -> Tensor:
     heads are averaged and mixed with the identity, which stands for the residual connection and has the weight
     `residual`. The products of these matrices, up to each layer, are the rollout (Abnar and Zuidema 2020).
 
-    Raises `BadInputError` for another shape (the queries have to be all positions) and a weight outside 0 to 1.
+    Raises `BadInputError` for another shape (the queries have to be all positions) and a weight outside 0 to 1;
+    `DoesNotFitError` when memory runs out.
 
     >>> import torch
     >>> uniform = torch.full((2, 1, 2, 2), 0.5)
     >>> attention_rollout(uniform).shape
     torch.Size([2, 2, 2])
     """
-    shape = list(tensor("attentions", attentions).shape)
     number("residual", residual, least=0, most=1)
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise BadInputError(f"attentions is [layer, head, query, key] with all positions as queries, not {shape}.")
-    identity = torch.eye(shape[-1], device=attentions.device)
-    rollout, layers = identity, []
-    for attention in attentions:
-        rollout = (residual * identity + (1 - residual) * attention.float().mean(dim=0)) @ rollout
-        layers.append(rollout)
-    return torch.stack(layers)
+    device = getattr(attentions, "device", None)
+    device = device if isinstance(device, torch.device) else torch.device("cpu")
+    with _refusing("attention_rollout", getattr(attentions, "nbytes", 0), device):
+        attentions = tensor("attentions", attentions)
+        shape = list(attentions.shape)
+        if len(shape) != 4 or shape[2] != shape[3]:
+            raise BadInputError(f"attentions is [layer, head, query, key] with all positions as queries, not {shape}.")
+        identity = torch.eye(shape[-1], device=attentions.device)
+        rollout, layers = identity, []
+        for attention in attentions:
+            rollout = (residual * identity + (1 - residual) * attention.float().mean(dim=0)) @ rollout
+            layers.append(rollout)
+        return torch.stack(layers)
 
 
 @contextmanager

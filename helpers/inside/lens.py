@@ -20,6 +20,7 @@ from helpers.errors import BadInputError
 from helpers.inside import fast_lens
 from helpers.inside.anatomy import Anatomy, anatomy
 from helpers.inside.keeping import fetched, home
+from helpers.models.fitting import refusing_what_does_not_fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,7 +91,8 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     same as those of `plain_lens`.
 
     Raises `BadInputError` for a trace without hidden states, one of another model, for a `top_k` that is not
-    between 1 and the size of the vocabulary, and for a model whose logits are not what its final norm and head give.
+    between 1 and the size of the vocabulary, and for a model whose logits are not what its final norm and head give;
+    `DoesNotFitError` when memory runs out.
 
     >>> from helpers.inside.tracing import trace
     >>> lens = logit_lens(model, trace(model, tokenizer, "The capital of France is"), top_k=3)
@@ -116,7 +118,10 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
         return parts.for_head(states[start:stop], is_normed[:, None])
 
     with fetched(head):
-        found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
+        needed, of_one = (fast_lens.needed_bytes(rows, head, top_k) for rows in (len(states), count))
+        options = {"the lens of one position, trace(..., positions=[-1])": of_one} if length > 1 else {}
+        with refusing_what_does_not_fit("The lens", needed, str(device), options, runs=False):
+            found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
     ids, probabilities, entropy = (tensor.view(count, length, *tensor.shape[1:]) for tensor in found)
     return Lens(ids, probabilities, entropy, trace.layers, trace.positions)
 

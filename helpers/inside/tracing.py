@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -206,14 +207,13 @@ def trace(
     )
     model_inputs = {name: value for name, value in model_inputs.items() if value is not None}
     past = _cached(model, model_inputs.get("past_key_values"), length, recorder.attention_layers)
-    given = _complete(model, input_ids, model_inputs, past, parts.context)
     sizes = _sizes(recorder, past)
     options = _smaller(recorder, sizes)
+    refusing = partial(refusing_what_does_not_fit, "This trace", sum(sizes.values()), str(input_device(model)), options)
+    with refusing():
+        given = _complete(model, input_ids, model_inputs, past, parts.context)
     recorder.device = _place(device, sum(sizes.values()), options, home(parts.head or parts.final_norm))
-    with (
-        alone(model, "trace"),
-        refusing_what_does_not_fit("This trace", sum(sizes.values()), str(input_device(model)), options),
-    ):
+    with alone(model, "trace"), refusing():
         recorder.run(given)
     return Trace(
         tokens=lambda: _labels(model, tokenizer, seen_ids, patch_index),

@@ -41,12 +41,18 @@ def does_not_fit(
 
 @contextmanager
 def refusing_what_does_not_fit(
-    what: str, needed: int, device: str, options: Mapping[str, int] | None = None, otherwise: str = LESS
+    what: str,
+    needed: int,
+    device: str,
+    options: Mapping[str, int] | None = None,
+    otherwise: str = LESS,
+    *,
+    runs: bool = True,
 ) -> Iterator[None]:
     """Turn running out of memory in the block into a `DoesNotFitError`; every other error passes unchanged.
 
-    `needed` is an estimate, in bytes, of what the block keeps. The model's layers need more while they run, so more
-    than that may have been free.
+    `needed` is an estimate, in bytes, of what the block keeps. If the block `runs` the model, its layers need more
+    meanwhile, so more than that may have been free.
     """
     try:
         yield
@@ -57,7 +63,8 @@ def refusing_what_does_not_fit(
         release_cached(device)
         free = available_bytes(device)
         raise does_not_fit(
-            f"{what} ran out of memory on {device}. Besides what the layers need while they run, it",
+            f"{what} ran out of memory on {device}. "
+            + ("Besides what the layers need while they run, it" if runs else "It"),
             needed,
             free,
             device,
