@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,12 @@ def _is_templates(content: str, owners: set[int], written: Iterable[str]) -> boo
         return True
     if any(is_users(owner) for owner in owners) or (TEMPLATE in owners and max(owners) >= 0):
         return False  # wholly or partly a user's
-    return not any(content.casefold() in one.casefold() for one in written)
+    return not any(_folded(content) in _folded(one) for one in written)
+
+
+def _folded(text: str) -> str:
+    """The text without the differences that a template or a tokenizer's normalizer may remove."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _own_controls(text: str, owners: Sequence[int], controls: Any, written: Any) -> list[tuple[int, int, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 from helpers.text.encoding import text_tokenizer
-from helpers.text.tokens import as_ids
+from helpers.text.tokens import BYTE, as_ids
 
 
 class TextStream:
@@ -29,14 +29,31 @@ class TextStream:
         self.tokenizer = text_tokenizer(tokenizer)
         self.ids: list[int] = []
         self._said = ""
+        self._held = False
         self._stream = DecodeStream(skip_special_tokens=False)
 
     def push(self, token_id: int) -> str:
         """What this id adds to the text; an empty string while a character is incomplete."""
         self.ids += as_ids([token_id])
-        piece = self._grown()
+        if self._is_byte(self.ids[-1]):
+            self._held = True  # the bytes after it decide whether it becomes a character
+            return ""
+        piece = self._after_bytes() if self._held else self._grown()
         self._said += piece
         return piece
+
+    def _is_byte(self, token_id: int) -> bool:
+        """Whether it is one of SentencePiece's tokens of one byte, of which a run is decoded as a whole."""
+        decoder = str(getattr(getattr(self.tokenizer, "backend_tokenizer", None), "decoder", None))
+        return (
+            "ByteFallback" in decoder
+            and BYTE.fullmatch(str(self.tokenizer.convert_ids_to_tokens(token_id))) is not None
+        )
+
+    def _after_bytes(self) -> str:
+        """What the text has grown by once a run of bytes has ended; from now on whole texts are compared."""
+        self._held, self._stream = False, None
+        return _rest(self.text, self._said)
 
     def _grown(self) -> str:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)

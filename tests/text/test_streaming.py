@@ -63,3 +63,11 @@ def test_labels_of_other_tokenizers():
 def test_what_are_no_ids_is_named(tokenizer, ids):
     with pytest.raises(BadInputError, match="Token ids must be whole numbers"):
         token_table(tokenizer, ids)
+
+
+def test_a_run_of_bytes_that_is_no_character_does_not_end_the_stream():
+    tokenizer = sentencepiece_like()
+    ids = tokenizer.convert_tokens_to_ids(["Hello", "<0x50>", "<0xF8>", "fine", "<0x0A>", "fine", "<0x50>"])
+    stream = TextStream(tokenizer)
+    pieces = [*map(stream.push, ids), stream.finish()]
+    assert "".join(pieces) == tokenizer.decode(ids) == "Hello\ufffd\ufffdfine\nfineP"
