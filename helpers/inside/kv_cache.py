@@ -367,7 +367,14 @@ def can_be_branched(past_key_values: Any) -> bool:
     """
     from transformers.cache_utils import DynamicLayer
 
-    return all(type(layer) is DynamicLayer for layer in getattr(past_key_values, "layers", [None]))
+    layers = getattr(past_key_values, "layers", [None])
+    return all(type(layer) is DynamicLayer for layer in layers) and len(_lengths(layers)) <= 1
+
+
+def _lengths(layers: Sequence[Any]) -> set[int]:
+    """How many positions the layers hold. Those of Llama 3.2 Vision that look at a picture hold its patches, and
+    nothing without a picture."""
+    return {shape[-2] if (shape := _shape(layer.keys)) else 0 for layer in layers}
 
 
 def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
@@ -391,6 +398,8 @@ def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
             "Only a DynamicCache can be branched without a copy; "
             f"this cache has layers of type {', '.join(sorted(other))}."
         )
+    if len(_lengths(past_key_values.layers)) > 1:
+        raise BadInputError("This cache cannot be branched: its layers hold different numbers of positions.")
     length = seen if length is None else whole_number("length", length)
     if not 0 < length <= seen:
         raise BadInputError(f"This cache holds {seen} positions: a branch can begin with 1 to {seen}, not {length}.")

@@ -11,7 +11,7 @@ from PIL import Image
 
 import helpers
 from helpers.errors import BadInputError
-from helpers.inside import anatomy
+from helpers.inside import anatomy, branch_cache, can_be_branched
 
 PROMPT = "The capital of France is"
 
@@ -439,6 +439,18 @@ def test_llama_with_crossed_layers_continues_a_text(opened):
     theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
     steps = helpers.generate_steps(model, tokenizer, ids, max_new_tokens=3)
     assert [step.token_id for step in steps] == theirs[0, ids.shape[1] :].tolist()
+    talk = helpers.Conversation(model, tokenizer)
+    for question in ("Hello", "And now?"):  # without a picture the crossed layer keeps nothing to go on from
+        reply = talk.ask(question, max_new_tokens=3)
+        ids = torch.tensor([reply.input_ids])
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+        assert reply.output_ids == theirs[0, ids.shape[1] :].tolist()
+    cache = model(ids, use_cache=True).past_key_values
+    patches = torch.zeros(1, 2, 5, 8)
+    cache.layers[1].update(patches, patches)  # what a picture leaves there
+    assert not can_be_branched(cache)
+    with pytest.raises(BadInputError, match="hold different numbers of positions"):
+        branch_cache(cache, 2)
 
 
 def test_a_model_that_needs_more_than_a_text_says_so(opened):
