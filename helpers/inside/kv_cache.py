@@ -368,13 +368,14 @@ def can_be_branched(past_key_values: Any) -> bool:
     from transformers.cache_utils import DynamicLayer
 
     layers = getattr(past_key_values, "layers", [None])
-    return all(type(layer) is DynamicLayer for layer in layers) and len(_lengths(layers)) <= 1
+    return all(type(layer) is DynamicLayer for layer in layers) and _of_one_text(layers)
 
 
-def _lengths(layers: Sequence[Any]) -> set[int]:
-    """How many positions the layers hold. Those of Llama 3.2 Vision that look at a picture hold its patches, and
-    nothing without a picture."""
-    return {shape[-2] if (shape := _shape(layer.keys)) else 0 for layer in layers}
+def _of_one_text(layers: Sequence[Any]) -> bool:
+    """Whether all layers hold the same positions, but for the last one where a step was interrupted. The layers of
+    Llama 3.2 Vision that look at a picture hold its patches, and nothing without a picture."""
+    lengths = [shape[-2] if (shape := _shape(layer.keys)) else 0 for layer in layers]
+    return max(lengths, default=0) - min(lengths, default=0) <= 1
 
 
 def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
@@ -398,7 +399,7 @@ def branch_cache(past_key_values: Any, length: int | None = None) -> Any:
             "Only a DynamicCache can be branched without a copy; "
             f"this cache has layers of type {', '.join(sorted(other))}."
         )
-    if len(_lengths(past_key_values.layers)) > 1:
+    if not _of_one_text(past_key_values.layers):
         raise BadInputError("This cache cannot be branched: its layers hold different numbers of positions.")
     length = seen if length is None else whole_number("length", length)
     if not 0 < length <= seen:
