@@ -59,11 +59,11 @@ def check(name: str, answer: Any) -> None:
     Raises `BadInputError` for an exercise that does not exist.
 
     >>> check("00.1", ...)
-    Exercise 00.1: not answered yet. Replace the ... above and run this cell again.
+    Exercise 00.1: not answered yet. Replace the ... above and run both cells again.
     """
     if answer is None or answer is ...:
         _find(name)
-        print(f"Exercise {name}: not answered yet. Replace the ... above and run this cell again.")
+        print(f"Exercise {name}: not answered yet. Replace the ... above and run both cells again.")
         return
     function, expects = _find(name)
     try:
