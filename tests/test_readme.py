@@ -52,12 +52,18 @@ def test_files_that_commands_name_exist():
 
 
 def test_the_table_of_notebooks_is_theirs():
-    """Every notebook has its row, with the minutes that its first cell states."""
-    rows = dict(re.findall(r"^\| \[\d\d [^]]*\]\((notebooks/[^)]*)\) \|.*\| (\d+) \|$", README, re.MULTILINE))
+    """Every notebook has its row, with the minutes that its first cell states for its sections and its exercises."""
+    rows = {
+        name: (sections, exercises)
+        for name, sections, exercises in re.findall(
+            r"^\| \[\d\d [^]]*\]\((notebooks/[^)]*)\) \|.*\| (\d+) \+ (\d+) \|$", README, re.MULTILINE
+        )
+    }
     stated = {}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-        stated[f"notebooks/{path.name}"] = re.search(r"\*\*Time\*\* (?:about )?(\d+) minutes", first)[1]
+        time = r"\*\*Time\*\* about (\d+) minutes for the sections and about (\d+) for the exercises"
+        stated[f"notebooks/{path.name}"] = re.search(time, first).groups()
     assert rows == stated
 
 

@@ -18,7 +18,7 @@ One sentence: what the reader will have seen at the end.
 - compute … by hand
 - check …
 
-**Time** about 45 minutes. Before: [{before}]({before})."""
+**Time** about 45 minutes for the sections and about 5 for the exercises. Before: [{before}]({before})."""
 SETUP = """import torch
 
 from helpers import check, load_model, load_tokenizer, use_course_style

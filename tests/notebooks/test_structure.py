@@ -201,6 +201,13 @@ def test_the_first_cell_has_a_table_of_minutes(notebook):
     assert len(timed) >= 3, "the first cell says how many minutes each section takes"
 
 
+def test_the_exercises_take_as_long_as_the_first_cell_says(notebook):
+    stated = re.search(r"minutes for the sections and about (\d+) for the exercises", notebook.cells[0].source)
+    tasks = [text for text in _text(notebook) if re.match(r"### (?:Exercise|Step) \d\d\.\d", text)]
+    each = [int(re.search(r"(?:\(|About )(\d+) minutes", task)[1]) for task in tasks]
+    assert sum(each) == int(stated[1])
+
+
 def test_asserts_check_the_claims(path, notebook):
     count = sum(len(re.findall(r"^\s*assert ", cell.source, re.MULTILINE)) for cell in _code(notebook))
     assert count >= (2 if path.name.startswith("00") else 5)
