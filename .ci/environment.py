@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAMP = ".installed"  # a target of the Makefile: the environment is whole
 MARK = ".made-by-make"  # the environment is this program's own
 PIP = "pip>=24.1"
+SIZE = "about 2.2 GB on disk, several GB more where pip takes PyTorch with its CUDA libraries, as it does on Linux"
 WINDOWS = sys.platform == "win32"
 NEWS = "@jupyterlab/apputils-extension:announcements"  # the pop-up that asks whether JupyterLab may fetch news
 
@@ -90,6 +91,12 @@ def make(venv, requirements):
         keep_aside(venv)
         make_new(venv)
     run(venv, "-m", "pip", "install", "--quiet", "--upgrade", PIP)
+    if requirements.resolve().parent == ROOT:
+        print(
+            f"Installing PyTorch, transformers, JupyterLab and what they need into {venv}: {SIZE}. This takes some "
+            "minutes, and pip may say nothing for several of them.",
+            flush=True,
+        )
     run(venv, "-m", "pip", "install", "--requirement", requirements)
     if requirements.resolve().parent == ROOT:
         add_course(venv)

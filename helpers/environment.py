@@ -1,12 +1,13 @@
 """What is installed and what this machine can do; notebook 00 runs these checks.
 
-Every check returns a `Report`: one line per item, with OK or what to do about it. A missing or broken package
+Every check returns a `Report`: one row per item, with OK or what to do about it. A missing or broken package
 does not stop the checks, so that a broken installation can still be described.
 """
 
 import importlib
 import platform
 import shutil
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +18,7 @@ from helpers.errors import DamagedFilesError, HelpersError
 from helpers.models import catalog, store, wheels
 
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
+LINE = 100  # characters of a line in a report; JupyterLab shows a few more in a window of 1400 pixels
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,10 @@ class Finding:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """Findings under a title; prints as a table. `ok` is False when something has to be done."""
+    """Findings under a title; prints as a table. `ok` is False when something has to be done.
+
+    A hint that would make its row longer than 100 characters is printed below the row.
+    """
 
     title: str
     findings: tuple[Finding, ...]
@@ -42,10 +47,21 @@ class Report:
         return all(finding.verdict != "TO DO" for finding in self.findings)
 
     def __repr__(self) -> str:
-        rows = [(f.name, f.value, f.verdict, f.hint) for f in self.findings]
+        rows = [(f.name, f.value, f.verdict) for f in self.findings]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-        lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
-        return "\n".join([self.title, *(f"  {line}" for line in lines)])
+        lines = [self.title]
+        for row, finding in zip(rows, self.findings, strict=True):
+            start = "  " + "  ".join(map(str.ljust, row, widths))
+            whole = f"{start}  {finding.hint}".rstrip()
+            lines += [whole] if len(whole) <= LINE else [start.rstrip(), *_below(finding.hint)]
+        return "\n".join(lines)
+
+
+def _below(hint: str) -> list[str]:
+    """The lines of a long hint, indented so that they can be told from rows."""
+    return textwrap.TextWrapper(
+        LINE, initial_indent=" " * 6, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False
+    ).wrap(hint)
 
 
 def check_environment() -> tuple[Report, Report, Report]:

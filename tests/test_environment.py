@@ -171,6 +171,23 @@ def test_a_report_prints_one_aligned_line_for_each_finding():
     assert repr(Report("None", ())) == "None"
 
 
+def test_a_long_hint_is_printed_below_its_row():
+    fits, long = "x" * 83, 'Run  %pip install "tool>=1"  in a cell, then ' + "restart the kernel " * 5
+    report = Report("Things", (Finding("a", "1.0", "OK", fits), Finding("b", "2", "TO DO", long)))
+    first, second, *below = repr(report).splitlines()[1:]
+    assert first == f"  a  1.0  OK     {fits}" and len(first) == 100
+    assert second == "  b  2    TO DO"
+    assert all(line.startswith(" " * 6) and len(line) <= 100 for line in below)
+    assert "".join(below).replace(" ", "") == long.replace(" ", "")
+
+
+def test_no_line_about_models_is_longer_than_a_window(monkeypatch):
+    monkeypatch.setattr(memory, "pick_device", lambda device="auto": "cpu")
+    for free in (1e9, 6e9, 10e9, 20e9, 40e9):
+        monkeypatch.setattr(memory, "available_bytes", lambda device, free=int(free): free)
+        assert max(map(len, repr(check_models()).splitlines())) <= 100
+
+
 def test_no_path_of_the_machine_is_shown(monkeypatch, tmp_path):
     monkeypatch.setenv(store.MODELS_VARIABLE, str(tmp_path))
     assert str(tmp_path) not in repr(check_machine())

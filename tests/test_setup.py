@@ -74,8 +74,9 @@ def set_up(folder):
 @pytest.mark.parametrize("name", ["with space $x {x} 北京", '${x} it\'s "quoted" $HOME %d #1 & (y)'])
 def test_a_folder_of_any_name(course, name):
     folder = course(name)
-    set_up(folder)
-    assert "models ready" in set_up(folder)  # which finds everything there
+    said = set_up(folder)
+    assert said.index("2.2 GB on disk") < said.index("tiny"), "how much it takes is said before pip begins"
+    assert "GB" not in set_up(folder)  # which finds everything there
     assert "announcements" in (folder / ".venv" / "etc" / "jupyter" / "labconfig" / "page_config.json").read_text()
 
 
