@@ -18,6 +18,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -25,11 +26,13 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 COURSE = HERE.parents[1]
+FOLDER = Path("/opt/inside-language-models")
 OLDEST = (3, 11)
 NOBODY = 65534  # a user without rights, to try what a student can do
 PR_SET_PDEATHSIG = 1
@@ -72,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options, which `make workshop` hands on."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--folder", type=Path, default=Path("/opt/inside-language-models"), help="where the room is")
+    shared.add_argument("--folder", type=Path, default=FOLDER, help="where the room is")
     shared.add_argument("--programs", type=Path, help="where its environment and models are, if not in the same folder")
     shared.add_argument("--prefix", default="room", help="before each student's name on the machine: room-ada")
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,7 +108,7 @@ def open_room(options: argparse.Namespace) -> None:
     state.mkdir(parents=True, exist_ok=True)
     state.chmod(0o700)
     if is_open(state):
-        raise Trouble("The room is open already. `make workshop-stop` closes it.")
+        raise Trouble(f"The room is open already. `{command('workshop-stop', options)}` closes it.")
     prepare(options, settings)
     with os.fdopen(os.open(state / "settings.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(settings, file, indent=1)
@@ -295,10 +298,12 @@ def write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def publish(folder: Path) -> None:
+def publish(folder: Path) -> bool:
     """The teacher's pages, as they are now, become the newest version of the course that students pull.
 
-    Of a git repository that is every file that git tracks, with changes that are not committed yet; else every file.
+    Of a git repository that is every file that git tracks, with changes that are not committed yet; else every file. A
+    notebook that the teacher has only run goes out as it was committed. Says which notebooks go out with changes.
+    False if nothing has changed since the last time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     repository = folder / "course.git"
@@ -312,9 +317,12 @@ def publish(folder: Path) -> None:
         names = [name for name in tracked.stdout.split(b"\0") if name and (COURSE / os.fsdecode(name)).exists()]
         add = [*here, "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul"]
         subprocess.run(add, check=True, cwd=COURSE, input=b"\0".join(b":(literal)" + name for name in names))
+        if changed := put_back_what_was_only_run(git, here):
+            print(f"Your changes go out with {', '.join(changed)}. So do answers that you wrote there.")
     else:
         subprocess.run([*here, "add", "--all"], check=True, cwd=COURSE)
-    if subprocess.run([*here, "diff", "--cached", "--quiet", "HEAD"], stderr=subprocess.DEVNULL).returncode:
+    new = subprocess.run([*here, "diff", "--cached", "--quiet", "HEAD"], stderr=subprocess.DEVNULL).returncode != 0
+    if new:
         subprocess.run([*here, "commit", "--quiet", "--message", "The course as the teacher has it"], check=True)
     # A page that both have changed stays the student's, and the teacher's is put beside it (see keep_mine.sh).
     shutil.copy(HERE / "keep_mine.sh", folder)
@@ -324,6 +332,37 @@ def publish(folder: Path) -> None:
         f"[safe]\n\tdirectory = {repository}\n[core]\n\tattributesFile = {folder / 'attributes'}\n"
         f'[merge "keep-mine"]\n\tname = keep the student\'s page\n\tdriver = sh {folder / "keep_mine.sh"} %B %P\n',
     )
+    return new
+
+
+def put_back_what_was_only_run(git: list[str], here: list[str]) -> list[str]:
+    """JupyterLab saves a page as soon as it runs. Where no cell was written, the committed page is put into the index.
+
+    Returns the other notebooks that differ from the teacher's last commit.
+    """
+    differing = subprocess.run(
+        [*git, "-C", COURSE, "diff", "--relative", "--name-only", "-z", "HEAD", "--", "*.ipynb"], capture_output=True
+    )
+    changed = []
+    for name in filter(None, os.fsdecode(differing.stdout).split("\0")):
+        committed = subprocess.run([*git, "-C", COURSE, "show", f"HEAD:./{name}"], capture_output=True).stdout
+        if (COURSE / name).exists() and written(committed) == written((COURSE / name).read_bytes()) is not None:
+            made = subprocess.run(
+                [*here, "hash-object", "-w", "--stdin"], check=True, input=committed, capture_output=True
+            )
+            entry = f"100644,{made.stdout.decode().strip()},{name}"
+            subprocess.run([*here, "update-index", "--cacheinfo", entry], check=True, cwd=COURSE)
+        else:
+            changed.append(name)
+    return changed
+
+
+def written(notebook: bytes) -> list[tuple[str, str]] | None:
+    """What stands in a notebook's cells, without what running them adds; None if this is no notebook."""
+    try:
+        return [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(notebook)["cells"]]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def wait_for(settings: dict[str, str], running: subprocess.Popen) -> None:
@@ -338,10 +377,21 @@ def wait_for(settings: dict[str, str], running: subprocess.Popen) -> None:
     raise Trouble("The hub does not answer. What it said last is above, and the rest in state/room.log.")
 
 
+def address_of(settings: dict[str, str]) -> str:
+    """Where a browser finds the room."""
+    scheme, _, place = settings["ROOM_URL"].partition("://")
+    address, _, port = place.rpartition(":")
+    return f"{scheme}://{socket.gethostname() if address in ('0.0.0.0', '::') else address}:{port}"
+
+
+def command(name: str, options: argparse.Namespace) -> str:
+    """What to type for this room."""
+    return f"make {name}" if options.folder == FOLDER else f"make {name} ROOM={shlex.quote(str(options.folder))}"
+
+
 def greeting(options: argparse.Namespace, settings: dict[str, str]) -> str:
     """What the teacher has to know."""
-    host = options.address if options.address not in ("0.0.0.0", "::") else socket.gethostname()
-    address = f"{'https' if options.cert else 'http'}://{host}:{options.port}"
+    address = address_of(settings)
     limits = json.loads((options.folder / "state" / "limits.json").read_text())
     lines = [
         "",
@@ -353,8 +403,10 @@ def greeting(options: argparse.Namespace, settings: dict[str, str]) -> str:
         "",
     ]
     if limits["by"]:
-        share = f"{settings['ROOM_MEMORY']} of memory and {float(settings['ROOM_CPUS']):g} processors"
-        lines.append(f"Each student may use {share} (held by {limits['by']}).")
+        cpus = float(settings["ROOM_CPUS"])
+        share = f"{settings['ROOM_MEMORY']} of memory and {cpus:g} processor{'s' if cpus != 1 else ''}"
+        by = limits["by"] if limits["by"] == "systemd" else "control groups"
+        lines.append(f"Each student may use {share} (held by {by}).")
     else:
         lines.append("Memory and processors are NOT limited: neither systemd nor control groups can be used here.")
         lines.append("A student who fills the memory can take others down.")
@@ -364,7 +416,7 @@ def greeting(options: argparse.Namespace, settings: dict[str, str]) -> str:
         lines.append("Only this machine can reach it. ADDRESS=0.0.0.0 lets the class in.")
     elif not options.cert:
         lines.append("Passwords travel in plain text: give a certificate (CERT, KEY) outside a network that you trust.")
-    return "\n".join([*lines, "`make workshop-stop` closes the room. Nobody's work is lost.", ""])
+    return "\n".join([*lines, f"`{command('workshop-stop', options)}` closes the room. Nobody's work is lost.", ""])
 
 
 # ---------------------------------------------------------------- running
@@ -491,13 +543,20 @@ def close(options: argparse.Namespace) -> None:
 def update(options: argparse.Namespace) -> None:
     """Give the students the pages as they are now: at their next start, or at once by a link."""
     if not (options.folder / "git").exists():
-        raise Trouble("There is no room yet: `make workshop` makes one.")
-    publish(options.folder / "git")
-    address = "/hub/user-redirect/git-pull?repo=file%3A%2F%2F"
-    repository = str(options.folder / "git" / "course.git").replace("/", "%2F")
+        raise Trouble(f"There is no room yet: `{command('workshop', options)}` makes one.")
+    if not publish(options.folder / "git"):
+        print("Students have these pages already: nothing has changed.")
+        return
+    settings = json.loads((options.folder / "state" / "settings.json").read_text())
+    pull = {
+        "repo": f"file://{options.folder / 'git' / 'course.git'}",
+        "branch": "course",
+        "targetPath": "course",
+        "urlpath": "lab/tree/course",
+    }
     print(
         "Students get the new pages when their server starts next, or at once when they open\n"
-        f"{address}{repository}&branch=course&targetPath=course&urlpath=lab%2Ftree%2Fcourse"
+        f"{address_of(settings)}/hub/user-redirect/git-pull?{urllib.parse.urlencode(pull)}"
     )
 
 
@@ -506,7 +565,7 @@ def remove(options: argparse.Namespace) -> None:
     accounts = module_accounts()
     students = sorted(accounts.everyone())
     if not options.yes:
-        raise Trouble(f"This deletes the work of {len(students)} students: {', '.join(students)}. Add --yes to do it.")
+        raise Trouble(f"This deletes these accounts and their work: {', '.join(students)}. Add --yes to do it.")
     close(options)
     accounts.remove_all()
     for folder in ("homes", "private"):

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,11 @@ class SignUp(Authenticator):
             if not hmac.compare_digest(given, known[name]["hash"]):
                 await self._refuse("This name is taken, and this is not its password. Ask your teacher for help.")
         else:
-            if not hmac.compare_digest(data.get("code", "").strip().lower().encode(), self.code.lower().encode()):
-                await self._refuse("This is not the code of this room, or the name is new to it. Check both.")
+            if not hmac.compare_digest(_words(data.get("code", "")), _words(self.code)):
+                await self._refuse(
+                    "This is not the code of this room, and your name is new to it. Check the code, or the name if you "
+                    "have signed up before."
+                )
             if len(password) < SHORTEST_PASSWORD:
                 await self._refuse(f"Choose a password of at least {SHORTEST_PASSWORD} characters.")
             if len(known) >= self.most:
@@ -97,6 +101,11 @@ class SignUp(Authenticator):
             target.flush()
             os.fsync(target.fileno())
         new.replace(self.file)
+
+
+def _words(code: str) -> bytes:
+    """A code's words, however they are separated and written: phones like to begin with a capital."""
+    return ("-".join(re.findall(r"\w+", code.lower())) or code).encode()
 
 
 def _hashed(password: str, salt: bytes) -> str:

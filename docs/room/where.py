@@ -61,6 +61,7 @@ def students_page(name: str, xsrf: bytes | str) -> str:
         f"<p>{now} Only their numbers are shown, such as 03.2. Your answers, your notebooks and your attempts are not. "
         f'You can change your mind at any time.</p><form method="post">{xsrf}'
         f'<button name="share" value="{"no" if shares else "yes"}">{button}</button></form>'
+        '<p><a href="/">Back to the course</a></p>'
     )
 
 
@@ -78,7 +79,8 @@ def table() -> str:
         f"<p>{len(shown)} of {len(students)} students show which exercises they have solved. A cell lists the numbers "
         "of the solved exercises of that notebook. The page asks again every 15 seconds.</p>"
         f'<table><thead><tr><th scope="col">student</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
-        "<p>Students agree on this same page, which they find under <i>Services</i> on the hub's home page.</p>"
+        "<p>Students agree on this same page. From JupyterLab they get here by <i>File</i>, <i>Hub Control Panel</i>, "
+        "<i>Services</i>.</p>"
     )
 
 

@@ -56,6 +56,25 @@ def test_a_page_that_only_the_teacher_changed_is_new(course):
     assert (student / "c.ipynb").read_text() == notebook("added")
 
 
+def test_a_notebook_that_the_teacher_only_ran_goes_out_as_it_was_and_a_changed_one_is_named(course, capsys):
+    """JupyterLab saves each page that it runs: without a look at it, the class would get the teacher's outputs."""
+    teacher, student, pull = course
+    git = ["git", "-C", teacher, "-c", "user.name=t", "-c", "user.email=t@t"]
+    for do in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *do], check=True)
+    ran = json.loads(notebook("1", "2"))
+    ran["cells"][0] |= {"execution_count": 7, "outputs": [{"output_type": "stream", "name": "stdout", "text": "x"}]}
+    (teacher / "a.ipynb").write_text(json.dumps(ran))
+    (teacher / "b.ipynb").write_text(notebook("my answer"))
+    pull()
+    assert (student / "a.ipynb").read_text() == notebook("1", "2")
+    assert json.loads((teacher / "a.ipynb").read_text()) == ran
+    assert (student / "b.ipynb").read_text() == notebook("my answer")
+    said = capsys.readouterr().out
+    assert "b.ipynb" in said
+    assert "a.ipynb" not in said
+
+
 def test_a_page_that_both_changed_stays_the_students_and_the_teachers_is_beside_it(course):
     teacher, student, pull = course
     (student / "a.ipynb").write_text(notebook("mine", "2"))

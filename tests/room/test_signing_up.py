@@ -19,6 +19,11 @@ def test_a_wrong_code_is_refused(room):
     assert not room.home("eve").exists()
 
 
+def test_a_code_is_its_words_as_a_phone_may_write_them(room):
+    first, *rest = room.settings["ROOM_CODE"].split("-")
+    room.student("fay", code=f" {first.title()} {' '.join(rest)} ")
+
+
 @pytest.mark.parametrize("name", ["1eve", "e" * 21, "../ada", "eve smith", "北京", "eve;reboot", "-eve"])
 def test_a_name_that_cannot_be_a_users_is_refused(room, name):
     assert "small letters" in refused(room, name) or "nvalid" in refused(room, name)

@@ -67,7 +67,7 @@ def test_a_link_in_a_students_file_leads_to_nobody_else(room, ada, ben, solved):
     ):
         _, error = kernel.run(f"import os, json; f = {str(file)!r}; os.remove(f); {code}")
         assert not error
-        assert table(room.teacher())["ada"] == [""] * 11, code
+        assert set(table(room.teacher())["ada"]) == {""}, code
     assert "script" not in room.teacher().web.get("/services/where/").text
     kernel.run(f"open({str(file)!r}, 'w').write({kept!r})")
     assert Path(file).exists() and table(room.teacher())["ada"][0] == "1"
