@@ -13,7 +13,7 @@ from helpers.attempts import attempt, library_messages
 
 def _stops(number):
     half = number / 2
-    return half / 0
+    return [half][1]
 
 
 def _imports():
@@ -32,7 +32,7 @@ def _warns():
 
 def test_the_programs_own_line_is_named(capsys):
     assert attempt(_stops, 4) is None
-    assert capsys.readouterr().out == "stopped at line 3: return half / 0\nZeroDivisionError: float division by zero\n"
+    assert capsys.readouterr().out == "stopped at line 3: return [half][1]\nIndexError: list index out of range\n"
 
 
 def test_the_line_is_the_programs_also_for_an_error_deep_in_a_library(capsys):
