@@ -113,7 +113,7 @@ hooks: setup  ## Check style, spelling, sizes and notebook outputs before each c
 
 engines: $(ENGINES)/.installed  ## An environment with vLLM and Ray, apart from the course's own (5 GB)
 
-test-architectures: setup  ## Every public function on tiny models of 104 architectures, into docs/ARCHITECTURES.md (12 minutes)
+test-architectures: setup  ## Every public function on tiny models of 104 architectures, into docs/ARCHITECTURES.md (two minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/architectures/page.py --processes $(JOBS)
 
 # Without pytest's log: it keeps Ray's errors with their tracebacks, and those keep workers that should have ended.
