@@ -163,9 +163,8 @@ class Conversation:
         try:
             for step in steps:
                 if not output_ids and step.input_ids.shape[1] == len(chat.input_ids):
-                    self.reused = (
-                        0  # the model read the prompt afresh, as Phi-3 does where its rotary embedding changes
-                    )
+                    # The model read the prompt afresh, as Phi-3 does where its rotary embedding changes.
+                    self.reused = 0
                 output_ids.append(step.token_id)
                 stopped_by = step.stopped_by or stopped_by
                 ended = step.stopped_by == "end_of_turn"

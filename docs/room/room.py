@@ -318,7 +318,7 @@ def publish(folder: Path) -> bool:
         add = [*here, "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul"]
         subprocess.run(add, check=True, cwd=COURSE, input=b"\0".join(b":(literal)" + name for name in names))
         if changed := put_back_what_was_only_run(git, here):
-            print(f"Your changes go out with {', '.join(changed)}. So do answers that you wrote there.")
+            print(f"Your changes to {', '.join(changed)} go out too, with any answers that you wrote there.")
     else:
         subprocess.run([*here, "add", "--all"], check=True, cwd=COURSE)
     new = subprocess.run([*here, "diff", "--cached", "--quiet", "HEAD"], stderr=subprocess.DEVNULL).returncode != 0
@@ -346,7 +346,8 @@ def put_back_what_was_only_run(git: list[str], here: list[str]) -> list[str]:
     changed = []
     for name in filter(None, os.fsdecode(differing.stdout).split("\0")):
         committed = subprocess.run([*git, "-C", COURSE, "show", f"HEAD:./{name}"], capture_output=True).stdout
-        if (COURSE / name).exists() and written(committed) == written((COURSE / name).read_bytes()) is not None:
+        now = written((COURSE / name).read_bytes()) if (COURSE / name).exists() else None
+        if now is not None and now == written(committed):
             made = subprocess.run(
                 [*here, "hash-object", "-w", "--stdin"], check=True, input=committed, capture_output=True
             )
@@ -542,12 +543,11 @@ def close(options: argparse.Namespace) -> None:
 
 def update(options: argparse.Namespace) -> None:
     """Give the students the pages as they are now: at their next start, or at once by a link."""
-    if not (options.folder / "git").exists():
+    settings = options.folder / "state" / "settings.json"
+    if not settings.exists():
         raise Trouble(f"There is no room yet: `{command('workshop', options)}` makes one.")
     if not publish(options.folder / "git"):
-        print("Students have these pages already: nothing has changed.")
-        return
-    settings = json.loads((options.folder / "state" / "settings.json").read_text())
+        print("Nothing has changed since the last time.")
     pull = {
         "repo": f"file://{options.folder / 'git' / 'course.git'}",
         "branch": "course",
@@ -556,7 +556,7 @@ def update(options: argparse.Namespace) -> None:
     }
     print(
         "Students get the new pages when their server starts next, or at once when they open\n"
-        f"{address_of(settings)}/hub/user-redirect/git-pull?{urllib.parse.urlencode(pull)}"
+        f"{address_of(json.loads(settings.read_text()))}/hub/user-redirect/git-pull?{urllib.parse.urlencode(pull)}"
     )
 
 

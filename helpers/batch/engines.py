@@ -223,7 +223,7 @@ class TransformersEngine:
         tolerance = 1e-4 if self.model.dtype in (torch.float32, torch.float64) else 2e-2  # rounding is below that
         depends = bool((alone - beside).abs().max() > tolerance * alone.abs().max())
         if depends:
-            say("In a batch this model's answers would depend on the other prompts: they run one at a time.")
+            say("In a batch, this model's answers would depend on the other prompts, so the prompts run one at a time.")
         return depends
 
     def _next_scores(self, rows: list[list[int]]) -> Any:

@@ -167,7 +167,8 @@ def generate_steps(
     made = isinstance(prompt, str | RenderedChat)  # by the tokenizer, of a text
     checks.ids_of_model(model, input_ids, text_tokenizer(tokenizer) if made else None)
     _check_length(input_ids.shape[1], max_new_tokens, context)
-    with refusing_what_does_not_fit("generate_steps", *_needs(model, input_ids.shape[1], max_new_tokens)):
+    needs = _needs(model, input_ids.shape[1], max_new_tokens)
+    with refusing_what_does_not_fit("generate_steps", *needs):
         input_ids = input_ids.to(input_device(model))
         first_inputs = _first_model_inputs(model, input_ids, model_inputs, max_new_tokens)
     generator = None
@@ -178,6 +179,7 @@ def generate_steps(
         tokenizer,
         input_ids,
         first_inputs,
+        needs=needs,
         processors=logits_processors(do_sample, temperature, top_k, top_p, repetition_penalty),
         do_sample=do_sample,
         generator=generator,
@@ -194,6 +196,7 @@ def _steps(
     input_ids: torch.Tensor,
     model_inputs: dict[str, Any],
     *,
+    needs: tuple[int, str, dict[str, int]],
     processors: dict[str, Any],
     do_sample: bool,
     generator: torch.Generator | None,
@@ -205,7 +208,6 @@ def _steps(
     cache = model_inputs["past_key_values"]
     ids = input_ids[0].tolist()
     no_padding = input_ids.new_ones(1, 1)
-    needs = _needs(model, input_ids.shape[1], max_new_tokens)
     for index in range(max_new_tokens):
         with refusing_what_does_not_fit("generate_steps", *needs):
             # Inputs: first the whole prompt (except what the cache already holds), afterwards one token.

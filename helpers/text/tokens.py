@@ -127,7 +127,8 @@ def visible(text: str) -> str:
     >>> visible("a b\\n")
     'a·b⏎'
     """
-    checks.text("text", text) if not isinstance(text, str) else None
+    if not isinstance(text, str):
+        checks.text("text", text)
     signs = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
     invisible = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")
     hidden = {c for c in set(text) if unicodedata.category(c) in invisible or c in "\ufffe\uffff"}

@@ -29,11 +29,8 @@ def plot_parts(
     >>> ax.get_title(), [label.get_text() for label in ax.get_yticklabels()]
     ('Memory', ['float32'])
     """
-    if (
-        not isinstance(rows, Mapping)
-        or not rows
-        or not all(isinstance(parts, Mapping) and parts for parts in rows.values())
-    ):
+    given = list(rows.values()) if isinstance(rows, Mapping) else []
+    if not given or not all(isinstance(parts, Mapping) and parts for parts in given):
         raise BadInputError(
             'There is nothing to draw: rows is a dict such as {"model": {"weights": 1.5, "cache": 0.2}}.'
         )

@@ -111,11 +111,10 @@ def plot_against_controls(
     >>> ax.get_title()
     'One against three'
     """
-    if any(isinstance(given, dict) and not given for given in (measured, controls)):
-        raise BadInputError("There is nothing to compare: measured and controls each need a name with a number.")
-    named("measured", measured, "numbers")
-    named("controls", controls, "lists of numbers")
-    if not all(several(f"controls[{name!r}]", values, "numbers") for name, values in controls.items()):
+    named("measured", measured, "numbers", empty=True)
+    named("controls", controls, "lists of numbers", empty=True)
+    lists = [several(f"controls[{name!r}]", values, "numbers") for name, values in controls.items()]
+    if not measured or not controls or not all(lists):
         raise BadInputError("There is nothing to compare: measured and controls each need a name with a number.")
     rows = [*measured, *controls]
     ax = new_axes(ax, 6.8, 1.0 + 0.42 * len(rows))
