@@ -1,6 +1,7 @@
 """How much memory a model needs, and how much there is: the plan, made before any weight is loaded."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ BYTES_PER_VALUE = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 QUANTIZED_LAYERS = ("Linear", "Conv1D")  # that bitsandbytes packs; Conv1D is GPT-2's linear layer
 OVERHEAD_BYTES = 8_000_000  # measured with the default model on Linux: 5 to 10 MB, in every precision
+NOT_COUNTED = " What reading a picture takes depends on its size, and is not counted."
 
 
 @dataclass(frozen=True)
@@ -175,13 +177,11 @@ def memory_plan(
     `LlamaDecoderLayer` and `LlamaMLP` of `transformers` keep them. (GLM's MLP, where gate and up are one matrix,
     holds a fourth vector of intermediate_size.) A prompt shorter than the context takes less.
 
-    GLM-4V first reads all `pictures` at once (by default, one per prompt), and working_bytes is the larger of the
-    two peaks: inside an MLP of the vision tower, each patch holds two vectors of the tower's intermediate_size
-    (before and after the activation) and two of its hidden_size (the layer's input, the residual stream after
-    attention), as `VisionTower` of `helpers.glm` keeps them. In 8 bits they are four and three and a half, because
-    of the products' int32 sums and their copies in float16.
+    A model that sees first reads all `pictures` at once (by default, one per prompt), and working_bytes is the larger
+    of the two peaks (`vision_bytes`). If the size of a picture decides how much that takes, `advice` says that it is
+    not counted.
 
-    Not counted are Python and the libraries; what another model's vision tower holds; the scores [batch, head,
+    Not counted are Python and the libraries; the scores [batch, head,
     position, position] of "eager" attention; the int32 sums of 8-bit products in the language model (half of its
     working memory again); the one weight that is being converted or quantized at load; and freed memory that the
     allocator keeps for later (on Linux about 10 to 20 MB; for a model quantized on a CPU it is given back). The
@@ -258,6 +258,8 @@ def _plan(
     source: str | None,
 ) -> MemoryPlan:
     """The plan, with `cache_bytes` as the formula for the KV cache."""
+    from helpers.models.vision_memory import vision_bytes
+
     one_of("quantization", quantization, (None, *QUANTIZED_BYTES))
     context, batch = whole_number("context", context, least=1), whole_number("batch", batch, least=1)
     pictures = batch if pictures is None else whole_number("pictures", pictures, least=0)
@@ -267,13 +269,14 @@ def _plan(
     config, quantizable, others = _weight_counts(name, source)
     available = sum(map(available_bytes, devices))
 
+    @functools.cache
     def needs(dtype: str, quantization: str | None) -> tuple[int, int, int, int]:
         """Bytes of weights, KV cache, working memory and the rest."""
-        width = BYTES_PER_VALUE[dtype]
+        width, seeing = BYTES_PER_VALUE[dtype], vision_bytes(config, pictures, dtype, quantization)
         return (
             math.ceil(quantizable * QUANTIZED_BYTES.get(quantization, width) + others * width),
             cache_bytes(config, context, batch=batch, dtype=dtype),
-            max(working_bytes(config, context * batch, width), _vision_bytes(config, pictures, width, quantization)),
+            max(working_bytes(config, context * batch, width), seeing or 0),
             OVERHEAD_BYTES,
         )
 
@@ -286,7 +289,8 @@ def _plan(
     fits = total <= available
     need = f"It needs {total / 1e9:.1f} GB, and {available / 1e9:.1f} GB is free on {', '.join(devices)}"
     cure = () if fits else _cure(smaller, smallest, sum(needs(*options[-1])))
-    advice = (f"{need}: it fits." if fits else f"{need}: it does not fit. ", *cure)
+    uncounted = () if vision_bytes(config, pictures, dtype, quantization) is not None else (NOT_COUNTED,)
+    advice = (f"{need}: it fits." if fits else f"{need}: it does not fit. ", *cure, *uncounted)
     return MemoryPlan(
         name=str(name),
         device=", ".join(devices),
@@ -319,17 +323,6 @@ def _largest(config: Any, name: str) -> int:
     """A number of a config, or the largest if it has one for each layer (Hunyuan's experts); 0 without it."""
     value = getattr(config, name, None) or 0
     return max(value) if isinstance(value, list | tuple) else value
-
-
-def _vision_bytes(config: Any, pictures: int, width: float, quantization: str | None) -> int:
-    """The peak working memory, in bytes, while GLM-4V's vision tower reads `pictures` pictures with `width` bytes per
-    value; 0 for any other model."""
-    vision = getattr(config, "vision_config", None)
-    if getattr(vision, "model_type", None) != "chatglm_vision":
-        return 0
-    positions = pictures * ((vision.image_size // vision.patch_size) ** 2 + 1)
-    inner, hidden = (4, 3.5) if quantization == "8bit" else (2, 2)
-    return int(positions * (inner * vision.intermediate_size + hidden * vision.hidden_size) * width)
 
 
 def _cure(smaller: list[tuple[str, str | None]], smallest: str, least: int) -> tuple[str | Setting, ...]:

@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +30,6 @@ import torch  # noqa: E402
 from gpu_models import (  # noqa: E402
     LLAMA3_8B,
     SMOL,
-    bytes_tokenizer,
     glm4v,
     llama,
     prompt,
@@ -37,12 +37,14 @@ from gpu_models import (  # noqa: E402
     tokenizer,
     twin,
 )
+from gpu_peers import ABLATED, PATCHED, STEERED, peers  # noqa: E402
 from measuring import Table, interleaved, ratio, ratio_text, seconds_text  # noqa: E402
 
 BEGIN, END = "<!-- bench-gpu:begin -->", "<!-- bench-gpu:end -->"
 PAGE = ROOT / "docs" / "BENCHMARKS.md"
 PARTS = ("capture", "layer", "interventions", "lens", "lens_8b", "steps")
 TOP = 10
+PEERS = ("TransformerLens", "nnsight")
 
 
 class Bench:
@@ -102,7 +104,7 @@ class Bench:
         self.targets.append((what, figure, at_most))
 
     def rows(self, table, label, contenders, limit, *, memory=None):
-        """Runs contenders, the first of which is the baseline, and adds a row for each; returns their ratios."""
+        """Runs contenders, the first of which is the baseline, and adds a row for each."""
         seconds = self.race(contenders)
         baseline = next(iter(contenders))
         for name, times in seconds.items():
@@ -112,12 +114,19 @@ class Bench:
             )
             print("  " + " | ".join(map(str, table.rows[-1])), flush=True)
             if name.startswith("**") and limit is not None:
-                self.target(f"{label}: {name.strip('*')}", ratio(times, seconds[baseline])[1], limit)
+                self.target(f"{label}: {name.split('**')[1]}", ratio(times, seconds[baseline])[1], limit)
                 if memory == "kept":
                     self.target(f"{label}: peak memory by kept tensors", peak / max(kept, 1), 1.15)
                 elif memory is not None:
                     self.target(f"{label}: MB beyond the result", (peak - kept) / 1e6, memory)
-        return seconds
+        for ours in (name for name in seconds if name.startswith("**")):
+            for peer in (name for name in seconds if name in PEERS):
+                self.target(f"{label}: {ours.split('**')[1]}, times {peer}", ratio(seconds[ours], seconds[peer])[1], 1)
+
+    def differences(self, label, ours, contenders, others):
+        """How far the peers' results are from ours, as a note; none without peers."""
+        far = [f"{peer} {(contenders[peer]() - ours).abs().max():.0e}" for peer in others]
+        return [f"{label}: largest difference from ours: {', '.join(far)}."] if far else []
 
 
 def _memory_text(peak, kept):
@@ -136,7 +145,9 @@ def capture(bench):
         name = str(dtype).removeprefix("torch.")
         with released(bench.device):
             model = llama(SMOL, bench.device, dtype, bench.small)
-            eager, peers = twin(model, "eager"), _peers(model, bench) if dtype == torch.float32 else {}
+            eager, others = twin(model, "eager"), {}
+            if dtype == torch.float32:
+                others = peers(model, bench.device, attention="eager")
             for length in bench.lengths:
                 ids = prompt(length)
                 there = ids.to(bench.device)
@@ -148,14 +159,14 @@ def capture(bench):
                 contenders = {
                     "transformers, `output_hidden_states, output_attentions`": transformers,
                     "**`trace`**": lambda ids=ids, model=model: trace(model, bench.tokenizer, ids),
-                    **{peer: lambda there=there, run=run: run.capture(there) for peer, run in peers.items()},
+                    **{peer: lambda there=there, run=run: run.capture(there) for peer, run in others.items()},
                 }
                 if length == bench.lengths[-1]:
                     contenders['`trace(device="cpu")`'] = lambda ids=ids, model=model: trace(
                         model, bench.tokenizer, ids, device="cpu"
                     )
                 bench.rows(result, f"{name}, {length} tokens", contenders, 1.05, memory="kept")
-            del model, eager, peers, contenders, transformers
+            del model, eager, others, contenders, transformers
     return result
 
 
@@ -172,6 +183,7 @@ def layer(bench):
         model = llama(SMOL, bench.device, torch.float32, bench.small)
         wanted = model.config.num_hidden_layers // 2
         only = {"layers": wanted, "attentions": False, "logits": False}
+        others = peers(model, bench.device)
         for length in bench.lengths:
             ids = prompt(length)
             there = ids.to(bench.device)
@@ -207,8 +219,11 @@ def layer(bench):
                 "a bare hook": hook,
                 "a bare hook that stops": hook_that_stops,
                 "**`trace(layers=…)`**": lambda ids=ids: trace(model, bench.tokenizer, ids, **only),
+                **{peer: lambda there=there, run=run: run.layer(there, wanted) for peer, run in others.items()},
             }
             bench.rows(result, f"{length} tokens", contenders, 1.0)
+            ours = contenders["**`trace(layers=…)`**"]().hidden_states[0]
+            result.notes += bench.differences(f"{length} tokens", ours, contenders, others)
     return result
 
 
@@ -219,7 +234,7 @@ def interventions(bench):
     result = Table("A forward pass under interventions: Llama, 135 M parameters, float32", list(COLUMNS))
     with released(bench.device):
         model = llama(SMOL, bench.device, torch.float32, bench.small)
-        vector = torch.randn(model.config.hidden_size)
+        vector, others = torch.randn(model.config.hidden_size), peers(model, bench.device)
         for length in bench.lengths[:2]:
             ids = prompt(length, bench.device)
 
@@ -227,20 +242,20 @@ def interventions(bench):
                 with torch.no_grad():
                     return model(ids).logits
 
-            def steered(forward=forward):
-                with ablate_heads(model, [(1, 1)]), steer(model, 1, vector):
+            def changed(forward=forward):
+                with ablate_heads(model, [ABLATED]), steer(model, STEERED, vector):
                     return forward()
 
             def patched(forward=forward):
-                with patch_hidden_state(model, 2, 3, vector):
+                with patch_hidden_state(model, *PATCHED, vector):
                     return forward()
 
-            contenders = {
-                "bare": forward,
-                "**a head ablated, a layer steered**": steered,
-                "**a position patched**": patched,
-            }
-            bench.rows(result, f"{length} tokens", contenders, 1.05)
+            for change, what in ((changed, "a head ablated, a layer steered"), (patched, "a position patched")):
+                contenders = {"the same forward pass, bare": forward, f"**{what}**": change}
+                for peer, run in others.items():
+                    contenders[peer] = partial(getattr(run, change.__name__), ids, vector)
+                bench.rows(result, f"{length} tokens", contenders, 1.05)
+                result.notes += bench.differences(f"{length} tokens, {what}", change(), contenders, others)
     return result
 
 
@@ -251,7 +266,7 @@ def lens(bench):
     result = Table(f"Logit lens with its forward pass, top {TOP}, 30 layers: 135 M, float32", list(COLUMNS))
     with released(bench.device):
         model = llama(SMOL, bench.device, torch.float32, bench.small)
-        count, peers = model.config.num_hidden_layers, _peers(model, bench)
+        count, others = model.config.num_hidden_layers, peers(model, bench.device)
         for length in (bench.lengths[0] * 2, bench.lengths[-1]):
             ids = prompt(length)
             there = ids.to(bench.device)
@@ -269,7 +284,7 @@ def lens(bench):
             contenders = {
                 "transformers, a loop over layers": loop,
                 "**`trace` and `logit_lens`** (also the entropy)": ours,
-                **{peer: lambda there=there, run=run: run.lens(there) for peer, run in peers.items()},
+                **{peer: lambda there=there, run=run: run.lens(there, TOP) for peer, run in others.items()},
             }
             bench.rows(result, f"{length} tokens", contenders, None)
     return result
@@ -327,7 +342,7 @@ def _closer(model, run, loop, ours, positions=64):
 
 
 def steps(bench):
-    """Greedy decoding with the ten likeliest tokens of every step kept."""
+    """Greedy decoding with the ten likeliest tokens of every step kept; the peers keep nothing."""
     from helpers import generate_steps
 
     result = Table(f"{bench.new} greedy tokens after a prompt of 32 tokens", list(COLUMNS))
@@ -350,80 +365,16 @@ def steps(bench):
                 steps = generate_steps(model, bench.tokenizer, ids, max_new_tokens=bench.new, eos_token_id=[])
                 return [(step.token_id, step.logits.topk(TOP)) for step in steps]
 
+            others = peers(model, bench.device) if name.startswith("135 M") else {}
             contenders = {"`generate`": generate, f"**`generate_steps`, top {TOP} kept**": ours}
+            contenders |= {peer: partial(run.generate, there, bench.new) for peer, run in others.items()}
             bench.rows(result, name, contenders, 1.05)
-            same = generate()[0, 32:].tolist() == [token for token, _ in ours()]
+            answers = [[token for token, _ in ours()], *(contenders[peer]() for peer in others)]
+            same = all(generate()[0, 32:].tolist() == answer for answer in answers)
             result.notes.append(f"{name}: {'the same tokens' if same else 'OTHER TOKENS'}.")
             print("  " + result.notes[-1], flush=True)
-            del model, contenders, generate, ours
+            del model, contenders, generate, ours, others
     return result
-
-
-class _TransformerLens:
-    def __init__(self, folder, device):
-        from transformer_lens.model_bridge import TransformerBridge
-
-        self.bridge = TransformerBridge.boot_transformers(folder, device=device, dtype=torch.float32)
-
-    @torch.no_grad()
-    def capture(self, ids):
-        kinds = ("hook_resid_post", "hook_pattern")
-        return self.bridge.run_with_cache(ids, names_filter=lambda name: name.endswith(kinds))
-
-    @torch.no_grad()
-    def lens(self, ids):
-        bridge = self.bridge
-        _, cache = bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_resid_post"))
-        states = [cache[f"blocks.{layer}.hook_resid_post"] for layer in range(bridge.cfg.n_layers)]
-        return [bridge.unembed(bridge.ln_final(state))[0].softmax(-1).topk(TOP, -1) for state in states]
-
-
-class _NNsight:
-    def __init__(self, folder, device):
-        from nnsight import TransformersModel
-
-        how = {"device_map": device, "dispatch": True, "dtype": torch.float32, "attn_implementation": "eager"}
-        self.model = TransformersModel(folder, task="text-generation", **how)
-
-    @torch.no_grad()
-    def capture(self, ids):
-        model = self.model
-        with model.trace(ids):
-            states, patterns = list().save(), list().save()
-            for part in model.model.layers:
-                patterns.append(part.self_attn.output[1])
-                states.append(part.output)
-            logits = model.lm_head.output.save()
-        return states, patterns, logits
-
-    @torch.no_grad()
-    def lens(self, ids):
-        model = self.model
-        with model.trace(ids):
-            best = list().save()
-            for part in model.model.layers:
-                best.append(model.lm_head(model.model.norm(part.output))[0].softmax(-1).topk(TOP, -1))
-        return best
-
-
-def _peers(model, bench):
-    """Name -> the same model under another tool, for those that are installed."""
-    import importlib.util
-    import tempfile
-
-    installed = {"TransformerLens": ("transformer_lens", _TransformerLens), "nnsight": ("nnsight", _NNsight)}
-    found = {}
-    for name, (module, make) in installed.items():
-        if importlib.util.find_spec(module) is None:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                model.save_pretrained(folder)
-                bytes_tokenizer().save_pretrained(folder)
-                found[name] = make(folder, str(bench.device))
-            except Exception as error:
-                print(f"  {name} does not load this model: {type(error).__name__}: {str(error)[:200]}", flush=True)
-    return found
 
 
 def summary(targets):

@@ -217,22 +217,17 @@ model, tokenizer = load_model("smollm2-135m", device="cpu"), load_tokenizer("smo
 runs = {{size: trace(model, tokenizer, {ids}[:size], hidden_states=False, logits=False) for size in {sizes}}}
 attention_explorer(runs[16])"""
 
-# Runs the notebook's cell `number`; milliseconds to its first picture, from its start and from its end (the kernel
-# is idle again).
+# Runs the notebook's cell `number`; milliseconds to its first picture, from its start and from its end (JupyterLab
+# has seen the kernel's reply).
 FIRST_PICTURE = """async (number) => {
-    const { content, sessionContext } = jupyterapp.shell.currentWidget;
+    const { content } = jupyterapp.shell.currentWidget;
     content.activeCellIndex = number;
     content.deselectAll();
     jupyterapp.commands.execute("notebook:clear-cell-output");
     const cell = content.widgets[number].node;
     while (cell.querySelector(".hx-attention")) await new Promise(requestAnimationFrame);
-    const finished = new Promise((done) => sessionContext.statusChanged.connect(function idle(_, status) {
-        if (status !== "idle") return;
-        sessionContext.statusChanged.disconnect(idle);
-        done(performance.now());
-    }));
     const start = performance.now();
-    jupyterapp.commands.execute("notebook:run-cell");
+    const finished = jupyterapp.commands.execute("notebook:run-cell").then(() => performance.now());
     const small = new OffscreenCanvas(24, 24).getContext("2d", { willReadFrequently: true });
     const drawn = () => ["heads", "matrix"].every((part) => {
         const canvas = cell.querySelector(`.hx-attention canvas.hx-${part}`);

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ def bench():
     sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
     yield importlib.import_module
     sys.path.remove(str(ROOT / "tests" / "benchmarks"))
+
+
+def test_the_environment_beside_the_peers_has_all_that_the_course_needs():
+    """The other tools have an environment of their own, and `helpers` must load in it too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.match(r"[\w-]+", line).group() for line in project["dependencies"]}
+    lines = (ROOT / "tests" / "benchmarks" / "peers.txt").read_text(encoding="utf-8").splitlines()
+    there = {re.match(r"[\w-]+", line).group() for line in lines if not line.startswith("#")}
+    assert needed - there == {"bitsandbytes", "modelscope", "modelscope-hub", "pip"}
 
 
 ABOUT = {"date": "2026-01-02", "rounds": 7, "threads": 2, "processor": "P", "versions": "torch 1"}
