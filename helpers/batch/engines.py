@@ -33,12 +33,13 @@ from helpers.errors import (
     PromptTooLongError,
     Setting,
 )
-from helpers.models.cache_size import kv_cache_bytes, purely_causal
-from helpers.models.fitting import refusing_what_does_not_fit
+from helpers.models.cache_size import purely_causal
+from helpers.models.fitting import LESS, refusing_by_estimate
+from helpers.models.memory import run_bytes
 from helpers.text.encoding import text_tokenizer
 from helpers.text.pictures import picture_inputs
 from helpers.text.prompts import RenderedChat, prompt_ids, render_chat
-from helpers.text.sight import TOKEN_TYPES
+from helpers.text.sight import TOKEN_TYPES, sight_of
 from helpers.text.stopping import terminator_ids
 
 T = TypeVar("T")
@@ -292,11 +293,13 @@ class TransformersEngine:
         for name in TOKEN_TYPES & seen.keys():  # padded like the ids, with each row's first value, which is 0
             seen[name] = left_padded(seen[name])[0]
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask} | seen
-        needed = self._cache_bytes(len(rows), input_ids.shape[1] + settings.max_new_tokens)
+        needs = functools.partial(
+            self._needs, rows, settings.max_new_tokens, seen.get("pixel_values"), sum(map(len, pictures))
+        )
         what = f"A batch of {len(rows)} prompts" if len(rows) > 1 else "This prompt"
         with (
             one_at_a_time(self.model, "a batch"),
-            refusing_what_does_not_fit(what, needed, str(self.model.device)),
+            refusing_by_estimate(what, needs, str(self.model.device)),
             _no_settings_of_its_own(self.model),
             torch.inference_mode(),
         ):
@@ -307,11 +310,19 @@ class TransformersEngine:
         answers = output_ids[:, input_ids.shape[1] :].tolist()
         return [answer_text(self.tokenizer, answer, self.terminators) for answer in answers]
 
-    def _cache_bytes(self, batch: int, length: int) -> int:
-        """The bytes of a batch's KV cache, for the message when memory runs out; 0 if that cannot be computed."""
+    def _needs(
+        self, rows: list[list[int]], new: int, pixel_values: Any, pictures: int
+    ) -> tuple[int, dict[str, int], str]:
+        """(estimated bytes for a batch or 0 if they cannot be estimated, no smaller requests, what to do instead)."""
+        import torch
+
+        otherwise = "Use a smaller model, or omit the picture." if pictures else LESS
         with contextlib.suppress(Exception):
-            return kv_cache_bytes(self.model.config, length, batch=batch, dtype=self.model.dtype)
-        return 0
+            sight = sight_of(self.model, self.tokenizer)
+            seen = [sight.as_seen(torch.tensor([row], device="cpu"), pixel_values)[0] for row in rows]
+            length = max(ids.shape[1] for ids in seen)
+            return run_bytes(self.model, length, new, batch=len(rows), pictures=pictures), {}, otherwise
+        return 0, {}, otherwise
 
     def _generation_config(self, settings: GenerationSettings) -> Any:
         from transformers import GenerationConfig

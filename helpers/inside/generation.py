@@ -34,10 +34,10 @@ from helpers.inside.exclusive import one_at_a_time
 from helpers.inside.keeping import input_device
 from helpers.inside.kv_cache import check_cache, check_reading_on
 from helpers.inside.when_read import WhenRead
-from helpers.models.cache_size import kv_cache_bytes
-from helpers.models.fitting import refusing_what_does_not_fit
-from helpers.models.memory import working_bytes
+from helpers.models.fitting import LESS, refusing_by_estimate
+from helpers.models.memory import run_bytes
 from helpers.models.out_of_memory import is_out_of_memory
+from helpers.models.vision_memory import picture_memory
 from helpers.text.encoding import text_tokenizer
 from helpers.text.prompts import RenderedChat, prompt_ids
 from helpers.text.sight import sight_of
@@ -45,7 +45,7 @@ from helpers.text.stopping import terminator_ids
 from helpers.text.tokens import token_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -167,8 +167,9 @@ def generate_steps(
     made = isinstance(prompt, str | RenderedChat)  # by the tokenizer, of a text
     checks.ids_of_model(model, input_ids, text_tokenizer(tokenizer) if made else None)
     _check_length(input_ids.shape[1], max_new_tokens, context)
-    needs = _needs(model, input_ids.shape[1], max_new_tokens)
-    with refusing_what_does_not_fit("generate_steps", *needs):
+    read = sight_of(model).has_read(model_inputs.get("past_key_values"))
+    needs = partial(_needs, model, input_ids, max_new_tokens, model_inputs.get("pixel_values"), read)
+    with refusing_by_estimate("generate_steps", needs, str(input_device(model))):
         input_ids = input_ids.to(input_device(model))
         first_inputs = _first_model_inputs(model, input_ids, model_inputs, max_new_tokens)
     generator = None
@@ -196,7 +197,7 @@ def _steps(
     input_ids: torch.Tensor,
     model_inputs: dict[str, Any],
     *,
-    needs: tuple[int, str, dict[str, int]],
+    needs: Callable[[], tuple[int, dict[str, int], str]],
     processors: dict[str, Any],
     do_sample: bool,
     generator: torch.Generator | None,
@@ -206,10 +207,10 @@ def _steps(
 ) -> Iterator[GenerationStep]:
     """The loop. `input_ids [1, length]` grows by one token per step, and `model_inputs` is updated with it."""
     cache = model_inputs["past_key_values"]
-    ids = input_ids[0].tolist()
+    ids, device = input_ids[0].tolist(), str(input_ids.device)
     no_padding = input_ids.new_ones(1, 1)
     for index in range(max_new_tokens):
-        with refusing_what_does_not_fit("generate_steps", *needs):
+        with refusing_by_estimate("generate_steps", needs, device):
             # Inputs: first the whole prompt (except what the cache already holds), afterwards one token.
             now = model.prepare_inputs_for_generation(
                 input_ids,
@@ -279,21 +280,25 @@ def _first_pass(model: Any, model_inputs: dict[str, Any]) -> Any:
         ) from error
 
 
-def _needs(model, length, new):
-    """(estimated bytes for a prompt of `length` tokens and `new` more, the device, {a smaller request: its bytes})."""
-    config, width = model.config.get_text_config(), model.dtype.itemsize
-
-    def needed(length: int, new: int) -> int:
-        try:
-            cache = kv_cache_bytes(config, length + new, dtype=model.dtype)
-        except BadInputError:  # a kind of cache that the formula does not know
-            cache = 0
-        return cache + working_bytes(config, length, width)
-
+def _needs(
+    model: Any, input_ids: torch.Tensor, new: int, pixel_values: Any, read: bool
+) -> tuple[int, dict[str, int], str]:
+    """(estimated bytes for a prompt `[1, length]` and `new` more tokens, {a smaller request: its bytes}, what to do if
+    none of these fits). `read`: the pictures are in the KV cache already."""
+    seen, patch_index = sight_of(model).as_seen(input_ids, pixel_values)
+    length = seen.shape[1]
+    needed = partial(run_bytes, model, pictures=0 if read or pixel_values is None else len(pixel_values))
     options = {f"max_new_tokens={new // 2}": needed(length, new // 2)} if new > 1 else {}
-    if length > 1:
+    otherwise = LESS
+    if pixel_values is not None:
+        place = getattr(model.config, "image_token_id", -1)
+        of_pictures = seen[0] == place if patch_index is None else patch_index >= 0
+        options["the prompt without pictures"] = run_bytes(model, length - int(of_pictures.sum()), new)
+        smaller = "a smaller picture or " if picture_memory(model.config, 1) is None else ""
+        otherwise = f"Use {smaller}a smaller model."
+    elif length > 1:
         options[f"a prompt of {length // 2} tokens instead of {length}"] = needed(length // 2, new)
-    return needed(length, new), str(input_device(model)), options
+    return needed(length, new), options, otherwise
 
 
 def _read(chosen, probabilities, logits):

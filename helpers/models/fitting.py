@@ -1,8 +1,8 @@
 """Errors for too little memory: one sentence with what is needed, what is free and what would fit."""
 
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 from helpers.errors import DoesNotFitError
 from helpers.models.memory import available_bytes
@@ -39,7 +39,6 @@ def does_not_fit(
     )
 
 
-@contextmanager
 def refusing_what_does_not_fit(
     what: str,
     needed: int,
@@ -48,12 +47,21 @@ def refusing_what_does_not_fit(
     otherwise: str = LESS,
     *,
     runs: bool = True,
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Turn running out of memory in the block into a `DoesNotFitError`; every other error passes unchanged.
 
     `needed` is an estimate, in bytes, of what the block keeps. If the block `runs` the model, its layers need more
     meanwhile, so more than that may have been free.
     """
+    return refusing_by_estimate(what, lambda: (needed, options or {}, otherwise), device, runs=runs)
+
+
+@contextmanager
+def refusing_by_estimate(
+    what: str, estimate: Callable[[], tuple[int, Mapping[str, int], str]], device: str, *, runs: bool = True
+) -> Iterator[None]:
+    """As `refusing_what_does_not_fit`, for an estimate that takes time: `estimate` gives (needed, options, otherwise)
+    and is called only once memory has run out."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -61,6 +69,7 @@ def refusing_what_does_not_fit(
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that were created so far
         release_cached(device)
+        needed, options, otherwise = estimate()
         free = available_bytes(device)
         raise does_not_fit(
             f"{what} ran out of memory on {device}. "
@@ -68,7 +77,7 @@ def refusing_what_does_not_fit(
             needed,
             free,
             device,
-            options or {},
+            options,
             otherwise,
         ) from None
 

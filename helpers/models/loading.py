@@ -16,7 +16,7 @@ from helpers.errors import BadInputError, DamagedFilesError, DoesNotFitError, Se
 from helpers.models import catalog
 from helpers.models.fitting import does_not_fit, release_cached
 from helpers.models.locate import check_source, find_files
-from helpers.models.memory import MemoryPlan, available_bytes, loading_plan
+from helpers.models.memory import MemoryPlan, available_bytes, cannot_quantize, loading_plan
 from helpers.models.pretrained import check_generation_settings, from_pretrained, read_config
 from helpers.models.skeleton import auto_class, is_base_model, model_class, saved_as
 from helpers.models.store import quiet_progress, say
@@ -137,7 +137,7 @@ def _ran_out(name: str | Path, plan: MemoryPlan, source: str | None) -> DoesNotF
     for device in devices:
         release_cached(device)
     options = {}
-    for bits in (None,) if plan.device == "mps" else (None, "8bit", "4bit"):
+    for bits in (None,) if cannot_quantize(plan.device, "4bit") else (None, "8bit", "4bit"):
         smaller = loading_plan(name, dtype="bfloat16", quantization=bits, source=source)
         if smaller.weights_bytes < plan.weights_bytes:
             options['dtype="bfloat16"' + (f', quantization="{bits}"' if bits else "")] = smaller.weights_bytes
@@ -207,13 +207,8 @@ def _choose_unpacking(config: Any, quantization: str | None) -> None:
 
 
 def _quantization_config(quantization: str, plan: MemoryPlan) -> Any:
-    if plan.device == "mps":
-        raise BadInputError(
-            Setting("quantization", quantization),
-            " needs bitsandbytes, which has no kernels for Apple GPUs. Use ",
-            Setting("device", "cpu"),
-            ", or omit quantization.",
-        )
+    if refused := cannot_quantize(plan.device, quantization):
+        raise BadInputError(*refused)
     import torch
     from transformers import BitsAndBytesConfig
 

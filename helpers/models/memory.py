@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import importlib.util
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,15 +180,19 @@ def memory_plan(
     holds a fourth vector of intermediate_size.) A prompt shorter than the context takes less.
 
     A model that sees first reads all `pictures` at once (by default, one per prompt), and working_bytes is the larger
-    of the two peaks (`vision_bytes`). If the size of a picture decides how much that takes, `advice` says that it is
-    not counted.
+    of the two peaks (`picture_memory` in vision_memory.py). A prompt is at least as long as its pictures: if `context`
+    is too short for them (each takes 1,602 positions in GLM-4V-9B), the plan counts their positions instead. If the
+    size of a picture decides how much it takes, `advice` says that it is not counted.
 
-    Not counted are Python and the libraries; the scores [batch, head,
-    position, position] of "eager" attention; the int32 sums of 8-bit products in the language model (half of its
-    working memory again); the one weight that is being converted or quantized at load; and freed memory that the
-    allocator keeps for later (on Linux about 10 to 20 MB; for a model quantized on a CPU it is given back). The
-    pages of the weights' file are not counted either: while the weights are converted, they show in the process's
-    size (RSS), but they are the system's copy of the file, which it drops when it needs memory.
+    Nothing can be quantized for an Apple GPU, nor on a Mac without bitsandbytes: `fits` is then False, and `advice`
+    says why.
+
+    Not counted are Python and the libraries; the scores [batch, head, position, position] of "eager" attention, also
+    in the vision part; the int32 sums of 8-bit products in the language model (half of its working memory again); the
+    one weight that is being converted or quantized at load; and freed memory that the allocator keeps for later (on
+    Linux about 10 to 20 MB; for a model quantized on a CPU it is given back). The pages of the weights' file are not
+    counted either: while the weights are converted, they show in the process's size (RSS), but they are the system's
+    copy of the file, which it drops when it needs memory.
 
     For the default model on Linux the plan is within a tenth of what a process takes at its peak, while it loads and
     while `generate` fills 512 positions, in float32, bfloat16, 8 and 4 bits: tests/measured/test_memory_of_loading.py.
@@ -258,7 +264,7 @@ def _plan(
     source: str | None,
 ) -> MemoryPlan:
     """The plan, with `cache_bytes` as the formula for the KV cache."""
-    from helpers.models.vision_memory import vision_bytes
+    from helpers.models.vision_memory import picture_memory
 
     one_of("quantization", quantization, (None, *QUANTIZED_BYTES))
     context, batch = whole_number("context", context, least=1), whole_number("batch", batch, least=1)
@@ -268,29 +274,35 @@ def _plan(
     dtype = pick_dtype(dtype, device, quantization)
     config, quantizable, others = _weight_counts(name, source)
     available = sum(map(available_bytes, devices))
+    seen = picture_memory(config, pictures)
+    context = max(context, math.ceil(pictures / batch) * (seen.positions if seen else 0))
 
     @functools.cache
     def needs(dtype: str, quantization: str | None) -> tuple[int, int, int, int]:
         """Bytes of weights, KV cache, working memory and the rest."""
-        width, seeing = BYTES_PER_VALUE[dtype], vision_bytes(config, pictures, dtype, quantization)
+        width, seeing = BYTES_PER_VALUE[dtype], seen.nbytes(dtype, quantization) if seen else 0
         return (
             math.ceil(quantizable * QUANTIZED_BYTES.get(quantization, width) + others * width),
             cache_bytes(config, context, batch=batch, dtype=dtype),
-            max(working_bytes(config, context * batch, width), seeing or 0),
+            max(working_bytes(config, context * batch, width), seeing),
             OVERHEAD_BYTES,
         )
 
     weights, cache, working, overhead = needs(dtype, quantization)
     total = weights + cache + working + overhead
+    refused = cannot_quantize(device, quantization)
     options, smallest = [("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit")], "4 bits"
-    if device == "mps":  # bitsandbytes, which quantizes, has no kernels for Apple GPUs
+    if cannot_quantize(device, "4bit"):
         options, smallest = options[:1], "bfloat16"
-    smaller = [option for option in options if sum(needs(*option)) <= available and needs(*option)[0] < weights]
-    fits = total <= available
+    smaller = [
+        option for option in options if sum(needs(*option)) <= available and (refused or needs(*option)[0] < weights)
+    ]
+    fits = total <= available and not refused
     need = f"It needs {total / 1e9:.1f} GB, and {available / 1e9:.1f} GB is free on {', '.join(devices)}"
     cure = () if fits else _cure(smaller, smallest, sum(needs(*options[-1])))
-    uncounted = () if vision_bytes(config, pictures, dtype, quantization) is not None else (NOT_COUNTED,)
-    advice = (f"{need}: it fits." if fits else f"{need}: it does not fit. ", *cure, *uncounted)
+    uncounted = () if seen else (NOT_COUNTED,)
+    verdict = (", but ", *refused, " ") if refused else (": it fits." if fits else ": it does not fit. ",)
+    advice = (need, *verdict, *cure, *uncounted)
     return MemoryPlan(
         name=str(name),
         device=", ".join(devices),
@@ -309,6 +321,26 @@ def _plan(
     )
 
 
+def cannot_quantize(device: str, quantization: str | None) -> tuple[str | Setting, ...]:
+    """Why this machine cannot quantize weights for a device, as the parts of a sentence; empty if it can, or if there
+    is nothing to quantize.
+
+    >>> cannot_quantize("mps", None)
+    ()
+    >>> print(*cannot_quantize("mps", "8bit"), sep="")
+    quantization="8bit" needs bitsandbytes, which has no kernels for Apple GPUs: omit this setting.
+    """
+    if quantization is None:
+        return ()
+    if device == "mps":
+        why = "has no kernels for Apple GPUs"
+    elif sys.platform == "darwin" and importlib.util.find_spec("bitsandbytes") is None:
+        why = "the course does not install on macOS"
+    else:
+        return ()
+    return Setting("quantization", quantization), f" needs bitsandbytes, which {why}: omit this setting."
+
+
 def working_bytes(config: Any, positions: int, width: float) -> int:
     """The peak working memory, in bytes, of a forward pass over `positions` positions with `width` bytes per value
     (see `memory_plan`)."""
@@ -317,6 +349,24 @@ def working_bytes(config: Any, positions: int, width: float) -> int:
     chosen = _largest(text, "num_experts_per_tok") or _largest(text, "moe_topk")
     experts = chosen * (_largest(text, "moe_intermediate_size") or inner)
     return int(positions * (3 * max(inner, experts) + 4 * text.hidden_size) * width)
+
+
+def run_bytes(model: Any, length: int, new: int, *, batch: int = 1, pictures: int = 0) -> int:
+    """An estimate, in bytes, of what a run of a loaded model takes besides its weights, as `memory_plan` counts it.
+
+    The model reads `length` positions of each of `batch` prompts, with `pictures` pictures in all, and writes `new`
+    tokens for each. A kind of cache that the formula does not cover, and pictures of no fixed size, count as zero.
+    """
+    from helpers.models.vision_memory import vision_bytes
+
+    config, dtype = model.config, str(model.dtype).removeprefix("torch.")
+    quantization = "8bit" if getattr(model, "is_loaded_in_8bit", False) else None
+    try:
+        cache = kv_cache_bytes(config, length + new, batch=batch, dtype=dtype)
+    except BadInputError:
+        cache = 0
+    working = working_bytes(config, length * batch, model.dtype.itemsize)
+    return cache + max(working, vision_bytes(config, pictures, dtype, quantization) or 0)
 
 
 def _largest(config: Any, name: str) -> int:

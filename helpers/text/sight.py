@@ -75,6 +75,10 @@ class NoSight:
         """(ids `[1, position]` as the model sees them, the patch number at each position or None)."""
         return input_ids, None
 
+    def has_read(self, past_key_values: Any) -> bool:
+        """Whether a KV cache, or None, already holds the prompt's picture, so that the model does not read it again."""
+        return False
+
     def compared(self, ids: list[int], inputs: dict[str, Any]) -> list[Any]:
         """What is at each position that the model sees, for comparing two prompts."""
         return ids
@@ -111,6 +115,11 @@ class Glm4vSight(NoSight):
             return input_ids, None
         expanded = self._expanded(input_ids, pixel_values)
         return expanded.input_ids, expanded.patch_index[0]
+
+    def has_read(self, past_key_values):
+        from helpers.glm.modeling import cached_picture
+
+        return cached_picture(past_key_values) is not None
 
     def _expanded(self, input_ids: Any, pixel_values: Any) -> Any:
         return self.model.expand_inputs(input_ids, pixel_values)

@@ -29,7 +29,9 @@ from helpers.errors import (
     PromptTooLongError,
 )
 from helpers.inside.generation import generate_steps
+from helpers.models.memory import run_bytes
 from helpers.models.pretrained import PictureProcessor
+from helpers.models.vision_memory import picture_memory
 from helpers.text.prompts import load_prompts, render_chat
 
 GREEDY = GenerationSettings(do_sample=False, max_new_tokens=12)
@@ -399,6 +401,22 @@ def test_a_picture_that_cannot_be_read_fails_alone(tmp_path):
         answers = dict(TransformersEngine(glm(VISION), glm_processor(VISION)).generate(iter(prompts), GREEDY))
     assert isinstance(answers[0], str)
     assert "missing.png" in str(answers[1])
+
+
+def test_running_out_of_memory_counts_the_picture_and_its_positions(monkeypatch):
+    model, processor = glm(VISION), glm_processor(VISION)
+
+    def out_of_memory(*args, **inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(model.model, "forward", out_of_memory)
+    monkeypatch.setattr(model.config.vision_config, "intermediate_size", 10_000)  # takes more than all the rest
+    prompt = _looking(0, "?", min(path.name for path in (FOLDER / VISION / "images").iterdir()))
+    ((_, error),) = TransformersEngine(model, processor).generate([prompt], GREEDY)
+    assert isinstance(error, DoesNotFitError) and "omit the picture" in str(error)
+    ids = prompt_token_ids(processor, prompt)
+    seen = len(ids) - 3 + picture_memory(model.config, 1).positions  # in place of begin, placeholder and end
+    assert error.needed_bytes == run_bytes(model, seen, 12, pictures=1) > run_bytes(model, seen, 12)
 
 
 def test_a_model_that_does_not_see_says_so(tiny, model, tokenizer):

@@ -20,10 +20,14 @@ from glm_fixtures import (
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from helpers.errors import BadInputError
+from helpers.errors import BadInputError, DoesNotFitError
 from helpers.glm.modeling import cached_picture
 from helpers.inside.generation import generate_steps
 from helpers.inside.tracing import trace
+from helpers.models import fitting
+from helpers.models.cache_size import kv_cache_bytes
+from helpers.models.memory import run_bytes
+from helpers.models.vision_memory import vision_bytes
 
 GREEDY = {"do_sample": False, "max_new_tokens": 20}
 PATCHES = 9
@@ -369,3 +373,45 @@ def test_what_the_processor_gives_goes_into_generate():
     messages = [{"role": "user", "image": FOLDER / VISION / "images" / "rgb_wide.png", "content": "描述一下这张图片"}]
     inputs = glm_processor(VISION).apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
     assert answer(glm(VISION), inputs) == [wanted("image_first")]
+
+
+# too little memory
+
+
+def out_of_memory(*args, **inputs):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+def refused(model, prompt, **inputs):
+    with pytest.raises(DoesNotFitError) as error:
+        list(generate_steps(model, glm_tokenizer(VISION), prompt["input_ids"], max_new_tokens=8, **inputs))
+    return error.value
+
+
+def test_running_out_of_memory_counts_the_picture_and_its_positions(prompt, monkeypatch):
+    model, pixels = glm(VISION, "sdpa"), prompt["pixel_values"]
+    length, seen = prompt["input_ids"].shape[1], model.expand_inputs(**prompt).input_ids.shape[1]
+    monkeypatch.setattr(model.model, "forward", out_of_memory)
+    monkeypatch.setattr(model.config.vision_config, "intermediate_size", 10_000)  # takes more than all the rest
+    error = refused(model, prompt, pixel_values=pixels)
+    assert error.needed_bytes == run_bytes(model, seen, 8, pictures=1)
+    assert error.needed_bytes >= kv_cache_bytes(model.config, seen + 8) + vision_bytes(model.config, 1, "float32")
+    assert error.would_fit == ("max_new_tokens=4", "the prompt without pictures")
+    assert "a prompt of" not in str(error)
+    without = run_bytes(model, length - 1, 8)  # the placeholder is one of the picture's positions
+    monkeypatch.setattr(fitting, "available_bytes", lambda device: without)
+    assert refused(model, prompt, pixel_values=pixels).would_fit == ("the prompt without pictures",)
+    monkeypatch.setattr(fitting, "available_bytes", lambda device: 0)
+    assert str(refused(model, prompt, pixel_values=pixels)).endswith("is free on cpu. Use a smaller model.")
+
+
+def test_a_picture_in_the_cache_is_not_read_again_and_not_counted(prompt, monkeypatch):
+    model, pixels, cache = glm(VISION, "sdpa"), prompt["pixel_values"], DynamicCache()
+    settings = {"pixel_values": pixels, "past_key_values": cache}
+    list(generate_steps(model, glm_tokenizer(VISION), prompt["input_ids"], max_new_tokens=1, **settings))
+    longer = {"input_ids": torch.cat([prompt["input_ids"], torch.tensor([[1, 2]])], dim=1)}
+    seen = model.expand_inputs(**longer, pixel_values=pixels).input_ids.shape[1]
+    monkeypatch.setattr(model.model, "forward", out_of_memory)
+    monkeypatch.setattr(model.config.vision_config, "intermediate_size", 10_000)  # takes more than all the rest
+    assert refused(model, longer, **settings).needed_bytes == run_bytes(model, seen, 8)
+    assert run_bytes(model, seen, 8) < run_bytes(model, seen, 8, pictures=1)

@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import helpers
 from helpers import generate_steps, trace
 from helpers.batch.identity import model_sha256
 from helpers.errors import DoesNotFitError
+from helpers.models import fitting
+from helpers.models.memory import run_bytes
 
 IDS = torch.arange(1, 21)[None]
 
@@ -57,3 +60,24 @@ def test_the_lens_says_what_would_fit(new_tiny, tokenizer):
         helpers.logit_lens(model, run)
     found = helpers.logit_lens(model, run)
     assert error.value.needed_bytes > sum(part.nbytes for part in (found.token_ids, found.probabilities, found.entropy))
+
+
+def test_a_picture_among_the_tokens_counts_with_what_its_tower_takes(tokenizer, monkeypatch):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = CLIPVisionConfig(**{**sizes, "intermediate_size": 256}, image_size=56, patch_size=14)
+    text = LlamaConfig(**sizes, vocab_size=len(tokenizer))
+    config = LlavaConfig(vision_config=tower, text_config=text, image_token_index=5)
+    model = LlavaForConditionalGeneration(config).eval()
+    ids, pixels = torch.tensor([[1, *[5] * 16, 7, 8, 9]]), torch.rand(1, 3, 56, 56)
+    assert len(list(generate_steps(model, tokenizer, ids, pixel_values=pixels, max_new_tokens=2))) == 2
+    free = run_bytes(model, 4, 8)
+    monkeypatch.setattr(fitting, "available_bytes", lambda device: free)
+
+    def out_of_memory(*args, **inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.model, "forward", out_of_memory)
+    with pytest.raises(DoesNotFitError) as error:
+        list(generate_steps(model, tokenizer, ids, pixel_values=pixels, max_new_tokens=8))
+    assert error.value.needed_bytes == run_bytes(model, 20, 8, pictures=1) > run_bytes(model, 20, 8)
+    assert error.value.would_fit == ("the prompt without pictures",)

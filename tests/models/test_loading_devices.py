@@ -160,6 +160,33 @@ def test_on_an_apple_gpu_nothing_is_advised_that_it_cannot_do(machine, monkeypat
     assert not too_large.fits and "Even in bfloat16" in too_large.cure
 
 
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_a_plan_for_an_apple_gpu_refuses_what_loading_refuses(machine, quantization):
+    machine(mps=True)
+    plan = memory.memory_plan("smollm2-135m", quantization=quantization)
+    assert not plan.fits and plan.total_bytes < plan.available_bytes
+    with pytest.raises(BadInputError) as error:
+        loading.load_model("smollm2-135m", quantization=quantization)
+    assert f"is free on mps, but {error.value} It would fit" in plan.advice
+    assert plan.cure == 'It would fit with dtype="bfloat16".'
+    assert memory.memory_plan("smollm2-135m").fits
+
+
+def test_a_mac_without_bitsandbytes_quantizes_nothing(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    plan = memory.memory_plan("smollm2-135m", quantization="8bit", device="cpu")
+    assert not plan.fits and plan.total_bytes < plan.available_bytes
+    with pytest.raises(BadInputError, match="which the course does not install on macOS: omit this setting") as error:
+        loading.load_model("smollm2-135m", quantization="8bit", device="cpu")
+    assert str(error.value) in plan.advice
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10 * GB)
+    assert "Even in bfloat16" in memory.memory_plan("llama-3-8b-instruct", dtype="float32", device="cpu").cure
+    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: "here")  # who installs it may use it
+    assert memory.memory_plan("smollm2-135m", quantization="8bit", device="cpu").fits
+
+
 def test_no_apple_gpu_here(machine):
     machine()
     with pytest.raises(BadInputError, match="needs an Apple GPU"):

@@ -1,5 +1,6 @@
 """`memory_plan` counts what a model holds while it reads pictures: beside what PyTorch's profiler sees in a run."""
 
+import copy
 import itertools
 
 import pytest
@@ -16,9 +17,10 @@ from transformers import (
     VipLlavaConfig,
 )
 
-from helpers import memory_plan
+from helpers import load_model, memory_plan
+from helpers.models import memory, vision_memory
 from helpers.models.skeleton import auto_class
-from helpers.models.vision_memory import vision_bytes
+from helpers.models.vision_memory import picture_memory, vision_bytes
 
 TOWER = {
     "hidden_size": 64,
@@ -81,11 +83,56 @@ def test_the_plan_of_a_folder_counts_its_pictures(tmp_path):
     assert "picture" not in plan().advice
 
 
-@pytest.mark.parametrize("quantization", [None, "8bit", "4bit"])
-def test_half_as_wide_numbers_take_half_and_eight_bits_twice_that(quantization):
-    full, half = (vision_bytes(CONFIGS["gemma3"], 2, dtype, quantization) for dtype in ("float32", "bfloat16"))
-    assert half == full / 2
-    assert full == vision_bytes(CONFIGS["gemma3"], 2, "float32") * (2 if quantization == "8bit" else 1)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_half_as_wide_numbers_take_half(name):
+    """Nothing at the peak has a width of its own, such as a norm computed in float32: so one count is enough."""
+    assert vision_memory._counted(CONFIGS[name], 2) == vision_memory._counted(CONFIGS[name], 2, torch.bfloat16)
+    half, full = (vision_bytes(CONFIGS[name], 2, dtype) for dtype in ("bfloat16", "float32"))
+    assert half == full / 2 > 0
+
+
+def test_eight_bits_are_taken_to_need_twice_as_much():
+    plain, eight, four = (vision_bytes(CONFIGS["gemma3"], 2, "float16", bits) for bits in (None, "8bit", "4bit"))
+    assert (eight, four) == (2 * plain, plain)
+
+
+def test_a_plan_counts_once(tmp_path, monkeypatch):
+    auto_class(CONFIGS["llava"]).from_config(CONFIGS["llava"]).save_pretrained(tmp_path)
+    built, real = [], vision_memory.skeleton
+    monkeypatch.setattr(vision_memory, "skeleton", lambda *args, **kwargs: built.append(1) or real(*args, **kwargs))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)  # so that every smaller format is tried
+    assert not memory_plan(tmp_path, dtype="float32", device="cpu").fits
+    assert len(built) == 1
+
+
+POSITIONS = {"llava": 256, "llava, siglip": 256, "vipllava": 256, "paligemma": 256, "gemma3": 64}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_prompt_is_as_long_as_its_pictures(name, tmp_path):
+    assert picture_memory(CONFIGS[name], 3).positions == POSITIONS[name]
+    auto_class(CONFIGS[name]).from_config(CONFIGS[name]).save_pretrained(tmp_path)
+
+    def held(**settings):
+        return memory_plan(tmp_path, dtype="float32", device="cpu", **settings).kv_cache_bytes
+
+    assert held(context=10) == held(context=POSITIONS[name], pictures=0) > held(context=10, pictures=0)
+    assert held(context=5000) == held(context=5000, pictures=0)
+    assert held(context=10, pictures=4) == held(context=4 * POSITIONS[name], pictures=0)
+    assert held(context=10, pictures=4, batch=3) == held(context=2 * POSITIONS[name], pictures=0, batch=3)
+
+
+def test_a_prompt_of_glm4v_is_as_long_as_its_picture():
+    def plan(**settings):
+        return memory_plan("glm-4v-9b", dtype="bfloat16", device="cpu", **settings)
+
+    assert plan(context=512).kv_cache_bytes == plan(context=1602, pictures=0).kv_cache_bytes
+    assert plan(pictures=4).kv_cache_bytes == plan(context=4 * 1602, pictures=0).kv_cache_bytes
+    assert plan(context=512, pictures=0).kv_cache_bytes == plan(context=1).kv_cache_bytes * 512 // 1602
+    model, ids = load_model("tiny-glm4v", device="cpu"), torch.tensor([[1, 1, 1]])
+    ids[0, 0], ids[0, 2] = model.config.boi_token_id, model.config.eoi_token_id
+    expanded = model.expand_inputs(ids, torch.zeros(1, 3, 96, 96))
+    assert picture_memory(model.config, 1).positions == expanded.input_ids.shape[1]
 
 
 def test_pictures_of_any_size_are_not_counted_and_it_is_said():
@@ -99,3 +146,51 @@ def test_a_size_that_the_tower_cannot_run_with_is_not_counted():
     tower = SiglipVisionConfig(**{**TOWER, "image_size": 10})
     config = PaliGemmaConfig(vision_config=tower, text_config=GemmaConfig(**TEXT), projection_dim=32)
     assert vision_bytes(config, 1, "float32") is None
+
+
+def without_layer(config):
+    config.vision_feature_layer = -9
+
+
+def without_a_size(config):
+    config.vision_config.image_size = None
+
+
+def without_heads(config):
+    config.vision_config.num_attention_heads = 0
+
+
+def with_patches_of_nothing(config):
+    config.vision_config.patch_size = 0
+
+
+ODD = [without_layer, without_a_size, without_heads, with_patches_of_nothing]
+
+
+@pytest.mark.parametrize("change", ODD, ids=lambda change: change.__name__)
+def test_an_odd_config_is_not_counted(change):
+    config = copy.deepcopy(CONFIGS["llava"])
+    change(config)
+    assert vision_bytes(config, 1, "float32") is None
+
+
+def test_a_size_of_two_equal_numbers_is_one_number(monkeypatch):
+    """Where such a tower can be built: those of today's `transformers` need a single number."""
+    real = vision_memory.skeleton
+
+    def built_with_one_number(config, **settings):
+        config = copy.deepcopy(config)
+        config.vision_config.image_size = 224
+        return real(config, **settings)
+
+    monkeypatch.setattr(vision_memory, "skeleton", built_with_one_number)
+    for pair in ([224, 224], (224, 224)):
+        config = copy.deepcopy(CONFIGS["llava"])
+        config.vision_config.image_size = pair
+        assert vision_bytes(config, 1, "float32") == vision_bytes(CONFIGS["llava"], 1, "float32")
+
+
+def test_counting_leaves_the_config_as_it_was():
+    before = CONFIGS["gemma3"].to_json_string()
+    vision_bytes(CONFIGS["gemma3"], 1, "float32")
+    assert CONFIGS["gemma3"].to_json_string() == before
