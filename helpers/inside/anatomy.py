@@ -251,7 +251,8 @@ class Anatomy:
         if self.into_head is not None:
             if getattr(self.into_head, "bias", None) is not None:
                 added += float(row @ self.into_head.bias.detach().float().cpu())
-            row = row @ matrix(self.into_head, self.hidden_size).float().cpu()
+            weight = matrix(self.into_head, self.hidden_size).float()
+            row = (row.to(weight.device) @ weight).cpu()
         return row, added
 
     def projection(self, layer: Any) -> torch.nn.Module:

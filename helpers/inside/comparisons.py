@@ -76,8 +76,8 @@ def run_prompt(
         lens = _part(logit_lens(model, traced, top_k=min(top_k, traced.logits.shape[-1])), count)
     except HelpersError as error:
         no_lens = str(error)
-    stream = torch.cat([traced.hidden_states[:-1], traced.last_residual[None]])[:, :count].float().cpu()
-    return PromptRun(input_ids, traced.tokens, first, stream, lens, no_lens, traced.logits[-1].float().cpu())
+    stream = torch.cat([traced.hidden_states[:-1], traced.last_residual[None]])[:, :count].cpu().float()
+    return PromptRun(input_ids, traced.tokens, first, stream, lens, no_lens, traced.logits[-1].cpu().float())
 
 
 def _part(lens: Lens, count: int) -> Lens:

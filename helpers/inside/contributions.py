@@ -9,7 +9,7 @@ logit is linear too. A logit is then a sum with one term per part: direct logit 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -295,7 +295,8 @@ def direct_logit(
     _check_choice("position", position, -len(parts.positions), len(parts.positions) - 1)
     for token in (token_id,) if against is None else (token_id, against):
         _check_choice("token id", token, 0, inside.head.weight.shape[0] - 1)
-    needed = parts.attention.nbytes + parts.mlp.nbytes + parts.embedding.nbytes
+    widest = max((inside.attention(number).width for number in inside.attention_layers), default=0)
+    needed = 4 * parts.embedding.shape[-1] * (3 * last + widest)  # the parts of one position, and one projection
     with refusing_what_does_not_fit("direct_logit", needed, str(parts.embedding.device), runs=False):
         return _direct_logit(model, inside, parts, token_id, position, against, layer)
 
@@ -304,16 +305,17 @@ def _direct_logit(
     model: Any, inside: Anatomy, parts: Contributions, token_id: int, position: int, against: int | None, layer: int
 ) -> DirectLogit:
     last = len(inside.layers)
-    state = _row(parts.running_sum()[2 * layer], position)
+    here = _at(parts, position)
+    state = here.running_sum()[2 * layer, 0].float()
     held = HeldNorm.none(state) if inside.final_norm is None else hold_norm(inside.final_norm, state)
     direction, constant = _reading(inside, held, state, token_id)
     if against is not None:
         other, other_constant = _reading(inside, held, state, against)
         direction, constant = direction - other, constant - other_constant
-    through = direction if parts.carried is None else direction / float(parts.carried[layer])
+    through = direction if here.carried is None else direction / float(here.carried[layer])
 
     def says(written: Tensor) -> Tensor:
-        values = _row(written, position) @ through
+        values = written[..., 0, :].float() @ through
         values[layer + (len(values) - last) :] = 0  # rows of later layers; edits have one row more
         return values
 
@@ -321,24 +323,28 @@ def _direct_logit(
     for number in inside.attention_layers:
         if number >= layer:
             continue
-        scale = 1 if parts.scales is None else _row(parts.scales[number], position)
-        seen = torch.einsum("o,ohd->hd", through * scale, _by_head(model, number).float().cpu())
-        mixed = parts.mixed[number, position, : seen.shape[0], : seen.shape[1]].float().cpu()
-        heads[number, : len(seen)] = (seen * mixed).sum(-1)
+        reader = through if parts.scales is None else through * parts.scales[number, position].float().cpu()
+        weight = _by_head(model, number).float()  # it stays on its device, and the vectors are moved there
+        seen = torch.einsum("o,ohd->hd", reader.to(weight.device), weight)
+        mixed = parts.mixed[number, position, : seen.shape[0], : seen.shape[1]].to(weight)
+        heads[number, : len(seen)] = (seen * mixed).sum(-1).cpu()
     return DirectLogit(
-        embedding=float(_row(parts.embedding, position) @ through),
-        attention=says(parts.attention),
-        mlp=says(parts.mlp),
+        embedding=float(here.embedding[0].float() @ through),
+        attention=says(here.attention),
+        mlp=says(here.mlp),
         heads=heads,
-        edits=float(says(parts.edits).sum()),
+        edits=float(says(here.edits).sum()),
         bias=float(constant),
         total=float(state @ direction + constant),
     )
 
 
-def _row(written, position):
-    """What was written at one position, `[..., hidden]`, float32 on the CPU, where the parts of a logit are added."""
-    return written[..., position, :].float().cpu()
+def _at(parts: Contributions, position: int) -> Contributions:
+    """What was written at one position, `[..., 1, hidden]`, on the CPU, where the parts of a logit are added."""
+    row = range(len(parts.positions))[position]
+    written = ("embedding", "attention", "mlp", "edits")
+    moved = {name: getattr(parts, name)[..., row : row + 1, :].cpu() for name in written}
+    return replace(parts, **moved, carried=None if parts.carried is None else parts.carried.cpu())
 
 
 def _reading(inside, held, state, token):

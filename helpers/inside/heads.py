@@ -118,11 +118,12 @@ def head_scores(trace: Trace) -> HeadScores:
     """
     check_attentions(trace)
     attentions = trace.attentions
-    with _refusing("head_scores", 2 * min(attentions.nbytes, max(AT_ONCE, attentions[0].nbytes)), attentions.device):
+    needed = 2 * min(attentions.nbytes, max(AT_ONCE, attentions[0].nbytes))
+    with refusing_without_memory("head_scores", needed, attentions.device):
         return _scores(trace)
 
 
-def _refusing(what: str, needed: int, device: torch.device) -> AbstractContextManager[None]:
+def refusing_without_memory(what: str, needed: int, device: torch.device) -> AbstractContextManager[None]:
     """Turns running out of memory into a `DoesNotFitError` with advice for what is computed from attentions."""
     advice = LESS if device.type == "cpu" else 'Move the attentions to the CPU first, with .to("cpu").'
     return refusing_what_does_not_fit(what, needed, str(device), otherwise=advice, runs=False)
@@ -189,16 +190,15 @@ def attention_rollout(attentions: Tensor, *, residual: float = 0.5) -> Tensor:
     torch.Size([2, 2, 2])
     """
     number("residual", residual, least=0, most=1)
-    device = getattr(attentions, "device", None)
-    device = device if isinstance(device, torch.device) else torch.device("cpu")
-    with _refusing("attention_rollout", getattr(attentions, "nbytes", 0), device):
-        attentions = tensor("attentions", attentions)
-        shape = list(attentions.shape)
-        if len(shape) != 4 or shape[2] != shape[3]:
-            raise BadInputError(f"attentions is [layer, head, query, key] with all positions as queries, not {shape}.")
+    attentions = attentions if isinstance(attentions, torch.Tensor) else tensor("attentions", attentions)
+    shape = list(attentions.shape)
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise BadInputError(f"attentions is [layer, head, query, key] with all positions as queries, not {shape}.")
+    with refusing_without_memory("attention_rollout", 4 * shape[0] * shape[2] * shape[3], attentions.device):
         identity = torch.eye(shape[-1], device=attentions.device)
         rollout, layers = identity, []
-        for attention in attentions:
+        for layer in attentions:
+            attention = tensor("attentions", layer)  # checked by layer: the check makes a copy of what it checks
             rollout = (residual * identity + (1 - residual) * attention.float().mean(dim=0)) @ rollout
             layers.append(rollout)
         return torch.stack(layers)

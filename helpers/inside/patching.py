@@ -121,13 +121,14 @@ def patching_sweep(
             now = patches[len(found) : len(found) + at_once]
             try:
                 with _one_patch_a_row(inside, part, now, values):
-                    logits = model(ids.expand(len(now), -1), use_cache=False).logits[:, -1].float().cpu()
+                    logits = model(ids.expand(len(now), -1), use_cache=False).logits
+                    logits = logits[:, -1, [answer, against]].float().cpu()  # nothing else is moved
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 logits = None
             if logits is not None:
-                found.extend(logits[:, answer] - logits[:, against])
+                found.extend(logits[:, 0] - logits[:, 1])
                 continue
             release_cached(input_device(model))
             if len(now) == 1:
@@ -139,10 +140,11 @@ def patching_sweep(
 
 
 def _row_bytes(model: PreTrainedModel, length: int) -> int:
-    """The estimated bytes that one prompt of a batch takes: its peak working memory and its attention scores."""
+    """The estimated bytes that one prompt of a batch takes: its peak working memory, its attention scores, and the
+    logits of its last position, of which some models make a float32 copy."""
     config, width = model.config.get_text_config(), model.dtype.itemsize
     heads = getattr(config, "num_attention_heads", None) or 0  # Mamba has none
-    return working_bytes(config, length, width) + 4 * heads * length**2
+    return working_bytes(config, length, width) + 4 * heads * length**2 + (width + 4) * config.vocab_size
 
 
 def _most_at_once(model: PreTrainedModel, length: int) -> int:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import partial
+from itertools import groupby
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -252,6 +253,7 @@ class _Recorder:
         self.attention = {number: self.parts.attention(number) for number in self.parts.attention_layers}
         self.whole_attention = {attention.module for attention in self.attention.values()}
         self.callers = {attention.caller: number for number, attention in self.attention.items()}
+        self.copies = {}  # the chosen positions, by the device they were moved to
         self.future = {}  # a triangle of True where queries must not look, by its size and device
         self.rows = {}  # where each layer's hidden state goes, [1, position, hidden], and each layer's attention
         self.results = dict.fromkeys(("hidden_states", "attentions", "logits", "last_residual"))
@@ -407,12 +409,14 @@ class _Recorder:
         if place.data_ptr() == probabilities.data_ptr():
             return  # it was computed in place
         if self.positions is None:
-            rows = slice(start, start + count)
-            self.keeper.write(place[:, rows, :seen], probabilities)
+            parts = [(slice(start, start + count), probabilities)]
         else:
-            rows = (self.positions >= start) & (self.positions < start + count)
-            place[:, rows, :seen] = probabilities[:, self.positions[rows] - start].to(place.device)
-        place[:, rows, seen:] = 0
+            rows = _neighbours((self.positions >= start) & (self.positions < start + count))
+            positions = self._positions_on(probabilities.device)
+            parts = ((part, probabilities[:, positions[part] - start]) for part in rows)
+        for part, values in parts:
+            self.keeper.write(place[:, part, :seen], values)
+            place[:, part, seen:] = 0
 
     def _state_hook(self, layer: int) -> Any:
         """A hook that records the stream after `layer` layers: as the last of them returns it, which is what
@@ -481,13 +485,27 @@ class _Recorder:
         """`[1, position, ...]` as `[position, ...]` at the chosen positions, with memory of its own. Some modules
         return `[position, hidden]`, with batch and positions as one axis (OPT's MLP, many mixtures of experts)."""
         if tensor.dim() == 2 and tensor.shape[0] == self.length > 1:
-            return self.keeper.copy(tensor if self.positions is None else tensor[self.positions])
+            return self.keeper.copy(tensor if self.positions is None else tensor[self._positions_on(tensor.device)])
         tensor = self._chosen(tensor) if tensor.dim() > 1 and tensor.shape[1] == self.length else tensor
         return self.keeper.copy(tensor[0] if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor)
 
     def _chosen(self, tensor: Tensor) -> torch.Tensor:
         """`[1, position, ...]` at the chosen positions."""
-        return tensor if self.positions is None else tensor[:, self.positions]
+        return tensor if self.positions is None else tensor[:, self._positions_on(tensor.device)]
+
+    def _positions_on(self, device: torch.device) -> Tensor:
+        """The chosen positions on a device. They are moved there once, since a GPU waits for a tensor from the CPU."""
+        if device not in self.copies:
+            self.copies[device] = self.positions.to(device)
+        return self.copies[device]
+
+
+def _neighbours(rows: Tensor) -> Iterator[slice]:
+    """Where `rows [row]` is True, as slices of rows that follow each other."""
+    numbers = enumerate(rows.nonzero().flatten().tolist())
+    for _, pairs in groupby(numbers, key=lambda pair: pair[1] - pair[0]):
+        together = [number for _, number in pairs]
+        yield slice(together[0], together[-1] + 1)
 
 
 def _remove(handles: list) -> None:

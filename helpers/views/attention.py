@@ -2,7 +2,8 @@
 
 A weight is sent to the page as one byte that holds its square root (so that small weights keep their digits),
 and only where a query may attend: the causal triangle. Layers are sent when the page requests them, without
-the mean over heads, which the page computes itself.
+the mean over heads, which the page computes itself. The weights stay on the device where they are, and what is drawn
+is computed there: only bytes are moved.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from helpers.checks import shown
 from helpers.errors import BadInputError
-from helpers.inside.heads import attention_rollout, check_attentions
+from helpers.inside.heads import attention_rollout, check_attentions, refusing_without_memory
 from helpers.views.heads import plot_attention_on_picture
 from helpers.views.modules import front
 from helpers.views.plots import MOST_LABELS, numbered
@@ -44,8 +45,8 @@ class AttentionMap(Commands):
 
     def __init__(self, trace, *, layer=None, head=None, picture=None):
         check_attentions(trace)
-        kept = replace(trace, hidden_states=None, logits=None, last_residual=None, outputs={}, inputs={})
-        self.trace = trace = kept.to("cpu")
+        trace = replace(trace, hidden_states=None, logits=None, last_residual=None, outputs={}, inputs={})
+        self.trace = trace
         self.layers = trace.attention_layers
         heads = trace.attentions.shape[1]
         whole = self.layers == tuple(range(len(self.layers))) and trace.positions == tuple(range(len(trace.tokens)))
@@ -68,8 +69,14 @@ class AttentionMap(Commands):
             raise BadInputError(f"There is no head {shown(head)} here; there are: {', '.join(self.planes)}.")
         return self.layers.index(layer), self.planes.index(head)
 
+    def _refusing(self):
+        """Turns running out of memory, while the planes of a layer are computed, into a `DoesNotFitError`."""
+        attentions = self.trace.attentions
+        needed = 4 * len(self.planes) * attentions[0, 0].numel()
+        return refusing_without_memory("attention_explorer", needed, attentions.device)
+
     def weights(self, row):
-        """All planes of a row of `layers`: `[plane, query, key]`, float32."""
+        """All planes of a row of `layers`: `[plane, query, key]`, float32, on the device of the attentions."""
         heads = self.trace.attentions[row].float()
         parts = [heads, heads.mean(dim=0, keepdim=True)]
         if self._rollout is not None:
@@ -81,13 +88,15 @@ class AttentionMap(Commands):
         if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.layers):
             raise BadInputError(f"There is no row {shown(row)}: this trace has {len(self.layers)} layers.")
         sent = [name != "mean" for name in self.planes]
-        return {"row": row}, pack_layer(self.weights(row)[sent], self.trace.positions)
+        with self._refusing():
+            return {"row": row}, pack_layer(self.weights(row)[sent], self.trace.positions)
 
     def glance(self, most=GLANCE):
-        """Small pictures of all planes of all layers, bytes `[layer, plane, query, key]`, at most `most` per side."""
+        """Small pictures of all planes of all layers, bytes `[layer, plane, query, key]` on the CPU, at most `most` per
+        side."""
         size = tuple(min(most, side) for side in self.trace.attentions.shape[-2:])
-        small = [adaptive_max_pool2d(self.weights(row), size) for row in range(len(self.layers))]
-        return as_bytes(torch.stack(small))
+        with self._refusing():
+            return as_bytes(torch.stack([_pooled(self.weights(row), size) for row in range(len(self.layers))])).cpu()
 
     def view(self):
         """What the page draws. Bytes are sent as they are, next to the other values."""
@@ -112,7 +121,8 @@ class AttentionMap(Commands):
 
     def figure(self):
         """The still picture: all heads at a glance, and the head that is shown first."""
-        return plot_heads_at_a_glance(self)
+        with self._refusing():
+            return plot_heads_at_a_glance(self)
 
     def describe(self):
         """The still picture in words."""
@@ -122,6 +132,13 @@ class AttentionMap(Commands):
             f"attention_explorer: {layers} layers x {heads} heads, {len(self.trace.tokens)} tokens; "
             f"it begins with layer {self.layers[row]}, {_name(self.planes[plane])}"
         )
+
+
+def _pooled(weights, size):
+    """The largest weight in each field, `[plane, *size]`, where `weights [plane, query, key]` are."""
+    if weights.is_mps:  # Apple's GPUs only have this for sides that are a multiple of `size`
+        weights = weights.cpu()
+    return adaptive_max_pool2d(weights, size)
 
 
 def as_bytes(weights):
@@ -135,7 +152,7 @@ def pack_layer(weights, positions):
     Short prompts are compressed harder, which takes only a few milliseconds per layer.
     """
     sees = _sees(weights, positions)
-    return zlib.compress(as_bytes(weights)[:, sees].numpy().tobytes(), 6 if weights.shape[-1] <= 128 else 1)
+    return zlib.compress(as_bytes(weights)[:, sees].cpu().numpy().tobytes(), 6 if weights.shape[-1] <= 128 else 1)
 
 
 def _sees(weights, positions):
@@ -247,8 +264,9 @@ def _labelled(trace, most):
 def _plot_plane(ax, attention_map, row, plane):
     trace = attention_map.trace
     weights = attention_map.weights(row)[plane]
-    hidden = ~_sees(weights, trace.positions)
-    shown = (as_bytes(weights) // 16 * 16).float().masked_fill(hidden, float("nan"))
+    drawn = as_bytes(weights).cpu()
+    hidden = ~_sees(drawn, trace.positions)
+    shown = (drawn // 16 * 16).float().masked_fill(hidden, float("nan"))
     ax.imshow(shown.numpy(), cmap=WEIGHTS_COLORMAP, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
     labels = [drawable(label if len(label) <= 14 else f"{label[:13]}…") for label in numbered(trace.tokens)]
     size = 7.5 if len(labels) <= 24 else 6.5
@@ -270,7 +288,7 @@ def _plot_on_picture(ax, attention_map, row, plane):
     from PIL import Image
 
     trace = attention_map.trace
-    weights = attention_map.weights(row)[plane, -1]
+    weights = attention_map.weights(row)[plane, -1].cpu()
     order = trace.patch_index[trace.patch_index >= 0].argsort()
     picture = Image.open(io.BytesIO(attention_map.picture)).convert("RGB").resize((STILL_SIDE, STILL_SIDE))
     label = trace.tokens[trace.positions[-1]][:14]
@@ -306,7 +324,8 @@ def attention_explorer(
     with a `patch_index`: attention is then drawn over it. Without a kernel the cell shows a still picture.
 
     Raises `BadInputError` for a trace without attentions or with a cache, a layer or head that is not there, and
-    a picture when the prompt had none; `BadImageError` for a file that is not a picture.
+    a picture when the prompt had none; `BadImageError` for a file that is not a picture; `DoesNotFitError` when memory
+    runs out.
 
     >>> from helpers.inside.tracing import trace
     >>> explorer = attention_explorer(trace(model, tokenizer, "The sky is"), layer=3, head=0)

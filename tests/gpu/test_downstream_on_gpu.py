@@ -1,5 +1,7 @@
 """What works with a trace works with one on a GPU, and gives what it gives on the CPU."""
 
+import zlib
+
 import pytest
 import torch
 from gpu_models import prompt
@@ -95,8 +97,18 @@ def test_widgets_of_a_trace(exact, letters):
     pytest.importorskip("anywidget")
     pytest.importorskip("notojp_matplotlib")
     run = trace(exact, letters, prompt(12))
-    assert helpers.attention_explorer(run) is not None
+    explored, other = helpers.attention_explorer(run).state, helpers.attention_explorer(run.to("cpu")).state
+    assert explored.trace.attentions is run.attentions, "the weights stay where they are"
+    sent, same = (list(zlib.decompress(state.layer(3)[1])) for state in (explored, other))
+    assert near(sent, same, 1 / 255) and near(explored.glance(), other.glance(), 1 / 255)
     assert helpers.hidden_state_explorer(exact, letters, prompt(12)) is not None
+
+
+def test_chosen_positions_arrive_on_the_cpu(exact, letters):
+    ids, positions = prompt(300), [299, 7, 8, 130]
+    run = trace(exact, letters, ids, positions=positions, device="cpu")
+    assert run.device.type == "cpu"
+    assert near(run.attentions, trace(exact, letters, ids, logits=False).attentions[:, :, positions])
 
 
 @pytest.mark.parametrize("name", ["glm4-chat-a", "glm4v-a"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from glm_fixtures import CHAT, glm, glm_tokenizer
+from moved import Moved
 
 from helpers.errors import BadInputError
 from helpers.inside.contributions import direct_logit, head_contributions, hold_norm, residual_contributions
@@ -67,6 +68,12 @@ def test_a_logit_is_the_sum_of_its_parts(model, tokenizer, parts):
     assert apart.heads[23, 0] == pytest.approx(
         float(direct.heads[23, 0] - direct_logit(model, parts, london).heads[23, 0]), abs=1e-3
     )
+
+
+def test_only_vectors_are_moved_for_a_logit(model, parts):
+    with Moved() as moved:
+        direct_logit(model, parts, 5, against=7)
+    assert moved.sizes and sum(moved.sizes) < model.model.layers[0].self_attn.o_proj.weight.nbytes
 
 
 def test_a_logit_of_a_lower_layer_is_the_lens(model, tokenizer, parts):

@@ -42,6 +42,26 @@ def test_a_copy_has_memory_of_its_own():
     assert copy.sum() == 3
 
 
+def test_chosen_positions_are_kept_by_the_keeper_too(tiny, tokenizer, monkeypatch):
+    """It moves them while the model computes on. Rows of a block of queries that are neighbours are one piece."""
+    written = []
+
+    class Watched(Keeper):
+        def write(self, place, value):
+            written.append(list(value.shape))
+            super().write(place, value)
+
+    monkeypatch.setattr(tracing, "Keeper", Watched)
+    ids = torch.arange(200)[None] % 60
+    whole = trace(tiny, tokenizer, ids, hidden_states=False, logits=False).attentions
+    sorted_ones, others = [[4, 2, 128], [4, 2, 200]], [[4, 1, 128], [4, 1, 200], [4, 1, 200]]
+    for positions, pieces in (([3, 4, 130, -1], sorted_ones), ([150, 2, 140], others)):
+        written.clear()
+        run = trace(tiny, tokenizer, ids, hidden_states=False, logits=False, positions=positions)
+        assert torch.equal(run.attentions, whole[:, :, positions])
+        assert written == 3 * pieces
+
+
 def test_home_is_where_a_module_computes():
     layer = torch.nn.Linear(2, 2)
     assert home(layer) == torch.device("cpu")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from moved import Moved
 
 from helpers.errors import BadInputError, DoesNotFitError
 from helpers.inside import patching
@@ -41,6 +42,18 @@ def test_batches_of_any_size_give_the_same(tiny, tokenizer, monkeypatch, part):
         monkeypatch.setattr(patching, "_most_at_once", lambda model, length, at_once=at_once: at_once)
         some = patching_sweep(tiny, tokenizer, PROMPT, SOURCE, answer=7, against=8, part=part)
         assert torch.allclose(some.moved, whole.moved, atol=1e-4)
+
+
+def test_only_the_two_logits_of_each_patch_are_moved(tiny, tokenizer):
+    trace(tiny, tokenizer, PROMPT)  # so that the model's parts are known
+    with Moved() as moved:
+        sweep = patching_sweep(tiny, tokenizer, PROMPT, SOURCE, answer=7, against=8)
+    assert max(moved.sizes) == 2 * sweep.moved.nbytes, "20 patches, two float32 numbers each"
+
+
+def test_the_heads_row_counts_as_memory(new_tiny):
+    small, large = (patching._row_bytes(new_tiny("Llama", vocab_size=size), 5) for size in (64, 1064))
+    assert large - small == 1000 * (4 + 4), "float32 logits, and one copy of them"
 
 
 @pytest.mark.parametrize("most", [6, 0])

@@ -7,10 +7,12 @@ import zlib
 import numpy
 import pytest
 import torch
+from moved import Moved
 from PIL import Image
 
 from helpers import attention_explorer, attention_rollout, trace
-from helpers.errors import BadImageError, BadInputError
+from helpers.errors import BadImageError, BadInputError, DoesNotFitError
+from helpers.views import attention
 from helpers.views.attention import GLANCE, AttentionMap, as_bytes, pack_layer
 
 pytestmark = pytest.mark.usefixtures("course_style")
@@ -63,6 +65,32 @@ def test_the_glance_shows_the_largest_weight_of_each_field(model, tokenizer):
     assert small.shape == (2, 11, GLANCE, GLANCE) and small.dtype == torch.uint8
     field = long.attentions[1, 4, 8:12, 4:8]  # 96 tokens: four to a field
     assert small[1, 4, 2, 1] == as_bytes(field.max())
+
+
+def test_only_what_is_drawn_is_moved(model, tokenizer):
+    ids = torch.arange(100, 196)[None]
+    long = trace(model, tokenizer, ids, hidden_states=False, logits=False)
+    with Moved() as moved:
+        explored = AttentionMap(long, layer=5, head=3)
+        assert not moved.sizes and explored.trace.attentions is long.attentions
+        packed = explored.layer(7)[1]
+        assert moved.sizes == [10 * 96 * 97 // 2], "the bytes of the causal triangle of every plane except the mean"
+        explored.view()
+        explored.figure()
+    assert len(packed) < moved.sizes[0] and sum(moved.sizes) < long.attentions.nbytes / 20
+
+
+def test_running_out_of_memory_is_said(run, monkeypatch):
+    explored = AttentionMap(run)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(attention, "as_bytes", fail)
+    for draw in (explored.view, explored.figure, lambda: explored.do("layer", row=3)):
+        with pytest.raises(DoesNotFitError, match="attention_explorer ran out of memory on cpu") as error:
+            draw()
+        assert error.value.needed_bytes == explored.weights(0).nbytes
 
 
 def test_what_the_page_gets(run, explored):
