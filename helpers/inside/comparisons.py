@@ -16,6 +16,7 @@ from helpers.inside.changes import Change, all_changes
 from helpers.inside.contributions import DirectLogit, direct_logit, residual_contributions
 from helpers.inside.lens import Lens, logit_lens
 from helpers.inside.tracing import trace
+from helpers.models.fitting import refusing_what_does_not_fit
 
 SMALLEST = 1e-9  # the least that a norm counts as when something is divided by it
 
@@ -76,8 +77,11 @@ def run_prompt(
         lens = _part(logit_lens(model, traced, top_k=min(top_k, traced.logits.shape[-1])), count)
     except HelpersError as error:
         no_lens = str(error)
-    stream = torch.cat([traced.hidden_states[:-1], traced.last_residual[None]])[:, :count].cpu().float()
-    return PromptRun(input_ids, traced.tokens, first, stream, lens, no_lens, traced.logits[-1].cpu().float())
+    needed = 4 * traced.hidden_states[:, :count].numel()
+    with refusing_what_does_not_fit("Keeping this run", needed, str(traced.device), runs=False):
+        stream = torch.cat([traced.hidden_states[:-1], traced.last_residual[None]])[:, :count].cpu().float()
+        logits = traced.logits[-1].cpu().float()
+    return PromptRun(input_ids, traced.tokens, first, stream, lens, no_lens, logits)
 
 
 def _part(lens: Lens, count: int) -> Lens:

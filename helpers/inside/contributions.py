@@ -10,7 +10,7 @@ logit is linear too. A logit is then a sum with one term per part: direct logit 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -18,8 +18,9 @@ from helpers.checks import given_by, shown
 from helpers.errors import BadInputError
 from helpers.inside.anatomy import Anatomy, anatomy, is_edited, matrix
 from helpers.inside.exclusive import one_at_a_time
+from helpers.inside.flow import tensors
 from helpers.inside.keeping import home
-from helpers.inside.tracing import trace
+from helpers.inside.tracing import Trace, trace
 from helpers.models.fitting import refusing_what_does_not_fit
 
 if TYPE_CHECKING:
@@ -72,7 +73,15 @@ class Contributions:
     def running_sum(self) -> torch.Tensor:
         """The residual stream `[2 * layer + 1, position, hidden]`: at the start, then after each attention and each
         MLP. The parts are added in the order of the layers. If nothing was edited, the sum is therefore bit for bit
-        the stream of a model whose attention and MLP write one after the other."""
+        the stream of a model whose attention and MLP write one after the other.
+
+        Raises `DoesNotFitError` when memory runs out.
+        """
+        needed = (1 + 2 * len(self.attention)) * self.total.nbytes
+        with refusing_what_does_not_fit("running_sum", needed, str(self.total.device), runs=False):
+            return self._running_sum()
+
+    def _running_sum(self) -> torch.Tensor:
         stream = [self.embedding + self.edits[0]]
         for attention, mlp, edit in zip(self.attention, self.mlp, self.edits[1:], strict=True):
             stream.append(stream[-1] + attention)
@@ -118,8 +127,8 @@ def residual_contributions(
 ) -> Contributions:
     """Run the model once and return its `Contributions`. `prompt`, `positions` and `model_inputs` are those of `trace`.
 
-    Active interventions apply to this run. Raises what `trace` raises, and `BadInputError` for a model whose layers
-    cannot be split into parts that add up.
+    Active interventions apply to this run. Raises what `trace` raises, `BadInputError` for a model whose layers
+    cannot be split into parts that add up, and `DoesNotFitError` when memory runs out.
 
     >>> parts = residual_contributions(model, tokenizer, "The sky is")
     >>> list(parts.attention.shape)
@@ -132,12 +141,7 @@ def residual_contributions(
     parts.check_parts()
     if not parts.attention_layers:
         raise BadInputError(parts.without_attention([0]))
-    names = {module: name for name, module in model.named_modules()}
-    layers = [names[layer.module] for layer in parts.layers]
-    writers = [[names[part.writer] for part in layer.parts] for layer in parts.layers]
-    listened = [*(name for of_layer in writers for name in of_layer), *layers]
-    projections = {n: names[parts.projection(n)] for n in parts.attention_layers}
-    normed = {n: norm for n in parts.attention_layers if (norm := parts.attention(n).norm) is not None}
+    names = _Names.of(model, parts)
     with one_at_a_time(model, "residual_contributions"):
         edited = [is_edited(layer.module) for layer in parts.layers]
         run = trace(
@@ -146,30 +150,63 @@ def residual_contributions(
             prompt,
             attentions=False,
             logits=False,
-            layers=[len(layers)],
+            layers=[len(parts.layers)],
             positions=positions,
-            outputs_of=dict.fromkeys(listened),
-            inputs_of=dict.fromkeys([*layers, *projections.values(), *(names[norm] for norm in normed.values())]),
+            outputs_of=dict.fromkeys([*(name for of_layer in names.writers for name in of_layer), *names.layers]),
+            inputs_of=dict.fromkeys([*names.layers, *names.projections.values(), *names.norms.values()]),
             **model_inputs,
         )
-    entered: Any = [run.inputs[name] for name in layers]
+    needed = 4 * (len(parts.layers) + 1) * run.last_residual.nbytes
+    needed += sum(tensor.nbytes for name in names.projections.values() for tensor in tensors(run.inputs[name]))
+    options = {"one position, positions=[-1]": needed // len(run.positions)} if len(run.positions) > 1 else {}
+    with refusing_what_does_not_fit("residual_contributions", needed, str(run.device), options, runs=False):
+        try:
+            return _added_up(parts, run, names, edited)
+        finally:
+            del run  # so that it is not counted as taken when memory has run out
+
+
+class _Names(NamedTuple):
+    """The names of the modules that a run is recorded at: the layers, what writes to the stream in each of them, and
+    the output projection and the norm after attention, by layer."""
+
+    layers: list[str]
+    writers: list[list[str]]
+    projections: dict[int, str]
+    norms: dict[int, str]
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, parts: Anatomy) -> _Names:
+        names = {module: name for name, module in model.named_modules()}
+        norms = {number: parts.attention(number).norm for number in parts.attention_layers}
+        return cls(
+            layers=[names[layer.module] for layer in parts.layers],
+            writers=[[names[part.writer] for part in layer.parts] for layer in parts.layers],
+            projections={number: names[parts.projection(number)] for number in parts.attention_layers},
+            norms={number: names[norm] for number, norm in norms.items() if norm is not None},
+        )
+
+
+def _added_up(parts: Anatomy, run: Trace, names: _Names, edited: list[bool]) -> Contributions:
+    """The `Contributions` of a run; `edited` says which layers' outputs a hook may have changed."""
+    entered: Any = [run.inputs[name] for name in names.layers]
     stream = torch.stack([*entered, run.last_residual])
     attention, mlp, edits = stream.new_zeros(3, *stream.shape)
     for number, layer in enumerate(parts.layers):
-        for part, name in zip(layer.parts, writers[number], strict=True):
+        for part, name in zip(layer.parts, names.writers[number], strict=True):
             written = _tensor(run.outputs[name], part.place)
             into = attention if part.mixes else mlp
             into[number] += written if part.scale == 1.0 else part.scale * written
-        given = _tensor(run.outputs[layers[number]], layer.place)
+        given = _tensor(run.outputs[names.layers[number]], layer.place)
         expected = stream[number] + attention[number] + mlp[number]
         expected = expected if layer.factor == 1.0 else layer.factor * expected
         if not edited[number]:
             _check_sum(parts, number, given, expected)
         edits[number + 1] = stream[number + 1] - (expected if edited[number] else given)
     # In a layer whose attention is skipped the heads wrote nothing, whatever they computed.
-    wrote = {number: name for number, name in projections.items() if attention[number].any()}
+    wrote = {number: name for number, name in names.projections.items() if attention[number].any()}
     mixed = _mixed(parts, {number: run.inputs[name] for number, name in wrote.items()}, stream)
-    scales = _scales(parts, {number: run.inputs[names[norm]] for number, norm in normed.items()}, stream)
+    scales = _scales(parts, {number: run.inputs[norm] for number, norm in names.norms.items()}, stream)
     carried = _carried(parts.layers, stream.device)
     if carried is not None:
         attention[:-1] *= carried[:-1, None, None]
@@ -306,7 +343,7 @@ def _direct_logit(
 ) -> DirectLogit:
     last = len(inside.layers)
     here = _at(parts, position)
-    state = here.running_sum()[2 * layer, 0].float()
+    state = here._running_sum()[2 * layer, 0].float()
     held = HeldNorm.none(state) if inside.final_norm is None else hold_norm(inside.final_norm, state)
     direction, constant = _reading(inside, held, state, token_id)
     if against is not None:

@@ -37,6 +37,9 @@ from typing import Any
 
 import torch
 
+from helpers.inside.keeping import home
+from helpers.models.out_of_memory import is_out_of_memory
+
 BUFFER_BYTES = 100_000_000  # bytes of working memory on a CPU
 SLICE = 1024  # ids that are scored at a time
 CHUNK = 256  # rows at a time, once a slice is scored: 1 MB of scores, which stays in a processor's cache
@@ -79,7 +82,7 @@ def read(
 
 def needed_bytes(count: int, head: Any, top_k: int) -> int:
     """About how many bytes `read` takes for `count` rows: its result, and the working memory of one block of rows."""
-    size, on_cpu = head.weight.shape, head.weight.device.type == "cpu"
+    size, on_cpu = head.weight.shape, home(head).type == "cpu"
     rows = min(count, (_rows_in_slices if on_cpu else _rows_whole)(size, top_k))
     row = _row_in_slices(size, top_k) if on_cpu else _row_whole(size, top_k)
     return count * (12 * top_k + 4) + rows * row
@@ -143,7 +146,9 @@ def _one_pass(device: torch.device) -> Callable | None:
         from helpers.inside.softmax_kernel import statistics
 
         statistics(torch.zeros(1, GROUP, device=device), GROUP)
-    except Exception:  # there is no Triton, or it cannot compile (it needs a C compiler), or not for this GPU
+    except Exception as error:  # there is no Triton, or it cannot compile (it needs a C compiler), or not for this GPU
+        if is_out_of_memory(error):  # says nothing about Triton: the next lens tries again
+            raise
         return None
     return statistics
 

@@ -43,6 +43,8 @@ class Keeper:
         finally:
             if self._carrier is not None:
                 self._carrier.shutdown(wait=True)
+            self._busy.clear()
+            self._free.clear()
 
     def empty(self, shape: Any, like: torch.Tensor) -> torch.Tensor:
         """Memory for a result of this shape, in the dtype of one of its parts."""
@@ -131,6 +133,16 @@ def home(module: torch.nn.Module, otherwise: torch.device | None = None) -> torc
 def input_device(model: Any) -> torch.device:
     """The device on which a model takes its ids: its first layer may be on another device than its last."""
     return home(model.get_input_embeddings())
+
+
+def working_devices(model: Any) -> list[torch.device]:
+    """Every device on which a model computes, the one that takes its ids first. `accelerate`, which spreads a model
+    over several, notes where it put each part; parts that it stores on the CPU or on a disk run elsewhere.
+    """
+    spread = getattr(model, "hf_device_map", None) or {}
+    places = [place for place in spread.values() if str(place) not in ("cpu", "disk", "meta")]
+    others = [torch.device("cuda", place) if isinstance(place, int) else torch.device(place) for place in places]
+    return list(dict.fromkeys([input_device(model), *others]))
 
 
 @contextmanager

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from helpers.inside.tracing import Trace
 
+TABLES = 3  # of all rows by all tokens that `plain_lens` holds at once: scores, softmax, terms of the entropy
+
 
 @dataclass(frozen=True, eq=False)
 class Lens:
@@ -65,8 +67,16 @@ def plain_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
     """
     parts = anatomy(model)
     parts.check_lens()
-    head = parts.head
     _check(trace, parts, top_k)
+    count, length = trace.hidden_states.shape[:2]
+    needed = TABLES * 4 * count * length * parts.head.weight.shape[0]
+    options = {"logit_lens": fast_lens.needed_bytes(count * length, parts.head, top_k)}
+    with refusing_what_does_not_fit("plain_lens", needed, str(home(parts.head)), options, runs=False):
+        return _plain_lens(parts, trace, top_k)
+
+
+def _plain_lens(parts: Anatomy, trace: Trace, top_k: int) -> Lens:
+    head = parts.head
     states = trace.hidden_states.to(home(head))
     is_last = torch.tensor(trace.layers, device=states.device) == len(parts.layers)
     normed = parts.for_head(states, is_last[:, None, None])
@@ -117,11 +127,10 @@ def logit_lens(model: PreTrainedModel, trace: Trace, *, top_k: int = 5) -> Lens:
         is_normed = (row >= normed_already) & (row < normed_already + length)
         return parts.for_head(states[start:stop], is_normed[:, None])
 
-    with fetched(head):
-        needed, of_one = (fast_lens.needed_bytes(rows, head, top_k) for rows in (len(states), count))
-        options = {"the lens of one position, trace(..., positions=[-1])": of_one} if length > 1 else {}
-        with refusing_what_does_not_fit("The lens", needed, str(device), options, runs=False):
-            found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
+    needed, of_one = (fast_lens.needed_bytes(rows, head, top_k) for rows in (len(states), count))
+    options = {"the lens of one position, trace(..., positions=[-1])": of_one} if length > 1 else {}
+    with refusing_what_does_not_fit("The lens", needed, str(device), options, runs=False), fetched(head):
+        found = fast_lens.read(normed, len(states), head, top_k, parts.logit_map.apply_, states.device)
     ids, probabilities, entropy = (tensor.view(count, length, *tensor.shape[1:]) for tensor in found)
     return Lens(ids, probabilities, entropy, trace.layers, trace.positions)
 

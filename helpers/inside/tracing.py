@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from functools import partial
 from itertools import groupby
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -30,11 +29,11 @@ from helpers.errors import BadInputError, PromptTooLongError
 from helpers.inside.anatomy import Anatomy, anatomy, at_the_end, attention_as, library_eager, without_a_second_bias
 from helpers.inside.exclusive import alone, in_this_thread
 from helpers.inside.flow import tensors
-from helpers.inside.keeping import Keeper, home, input_device
+from helpers.inside.keeping import Keeper, home, input_device, working_devices
 from helpers.inside.kv_cache import check_cache, check_reading_on
 from helpers.inside.when_read import WhenRead
 from helpers.models.fitting import does_not_fit, refusing_what_does_not_fit
-from helpers.models.memory import available_bytes, pick_device
+from helpers.models.memory import available_bytes, pick_device, working_bytes
 from helpers.text.encoding import text_tokenizer
 from helpers.text.prompts import RenderedChat, prompt_ids
 from helpers.text.sight import sight_of
@@ -112,9 +111,15 @@ class Trace:
         return next((tensor.device for tensor in tensors(kept)), torch.device("cpu"))
 
     def to(self, device: str) -> Trace:
-        """The same trace with its tensors on another device, "cpu" or "cuda:0"; what is already there is not copied."""
+        """The same trace with its tensors on another device, "cpu" or "cuda:0"; what is already there is not copied.
+
+        Raises `BadInputError` for a device that this machine does not have, and `DoesNotFitError` when memory runs out.
+        """
         names = ("hidden_states", "attentions", "logits", "last_residual", "outputs", "inputs")
-        return replace(self, **{name: _moved(getattr(self, name), device) for name in names})
+        there = torch.device(pick_device(device))
+        needed = sum(tensor.nbytes for name in names for tensor in tensors(getattr(self, name)))
+        with refusing_what_does_not_fit("Moving this trace", needed, str(there), runs=False):
+            return replace(self, **{name: _moved(getattr(self, name), there) for name in names})
 
     @property
     def nbytes(self) -> int:
@@ -209,12 +214,15 @@ def trace(
     model_inputs = {name: value for name, value in model_inputs.items() if value is not None}
     past = _cached(model, model_inputs.get("past_key_values"), length, recorder.attention_layers)
     sizes = _sizes(recorder, past)
-    options = _smaller(recorder, sizes)
-    refusing = partial(refusing_what_does_not_fit, "This trace", sum(sizes.values()), str(input_device(model)), options)
-    with refusing():
+    needed, options = sum(sizes.values()), _smaller(recorder, sizes)
+    computed_on = working_devices(model)
+    with refusing_what_does_not_fit("This trace", needed, str(computed_on[0]), options):
         given = _complete(model, input_ids, model_inputs, past, parts.context)
-    recorder.device = _place(device, sum(sizes.values()), options, home(parts.head or parts.final_norm))
-    with alone(model, "trace"), refusing():
+    working = working_bytes(model.config, length, model.dtype.itemsize)
+    kept_on = recorder.device = _place(device, needed, options, home(parts.head or parts.final_norm), working)
+    devices = ", ".join(map(str, dict.fromkeys([*computed_on, kept_on])))
+    options = _on_the_cpu(kept_on, needed) | options
+    with alone(model, "trace"), refusing_what_does_not_fit("This trace", needed, devices, options):
         recorder.run(given)
     return Trace(
         tokens=lambda: _labels(model, tokenizer, seen_ids, patch_index),
@@ -270,7 +278,15 @@ class _Recorder:
     # in here that is interrupted on its way out would leave gradients off.
     @torch.no_grad()
     def run(self, model_inputs: Any) -> None:
-        """The forward pass, with the hooks in place."""
+        """The forward pass, with the hooks in place. If it fails, nothing of the result is kept."""
+        try:
+            self._run(model_inputs)
+        except BaseException:
+            for kept in (self.results, self.rows, self.future):
+                kept.clear()
+            raise
+
+    def _run(self, model_inputs: Any) -> None:
         with Keeper(self.device) as self.keeper, self._hooks(), self._own_attention():
             try:
                 output = self.model(**model_inputs)
@@ -635,7 +651,7 @@ def _in_slices(lm_head: Any) -> torch.Tensor:
         vars(lm_head).pop("forward", None)
 
 
-def _moved(value: Any, device: str) -> Any:
+def _moved(value: Any, device: torch.device) -> Any:
     """A tensor, or a dict or tuple of tensors, moved to another device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
@@ -677,15 +693,26 @@ def _smaller(recorder: Any, sizes: Any) -> Any:
     return options
 
 
-def _place(device: str, needed: int, options: Any, own: Any) -> torch.device:
-    """The device where a result of `needed` bytes is kept; `own` is the model's. Raises `DoesNotFitError`."""
+def _place(device: str, needed: int, options: Any, own: torch.device, working: int = 0) -> torch.device:
+    """The device where a result of `needed` bytes is kept; `own` is the model's, where a run takes `working` bytes
+    besides. Raises `DoesNotFitError`."""
     chosen = own if device == "auto" else torch.device(pick_device(device))
     free = int(SPARE * available_bytes(chosen))
-    if needed > free and device == "auto" and own.type != "cpu" and needed <= SPARE * available_bytes("cpu"):
-        return torch.device("cpu")
+    if chosen.type != "cpu":
+        free = max(free - working, 0)
     if needed > free:
-        raise does_not_fit("Keeping this trace", needed, free, str(chosen), options)
+        elsewhere = _on_the_cpu(chosen, needed)
+        if elsewhere and device == "auto":
+            return torch.device("cpu")
+        raise does_not_fit("Keeping this trace", needed, free, str(chosen), elsewhere | options)
     return chosen
+
+
+def _on_the_cpu(chosen: torch.device, needed: int) -> dict[str, int]:
+    """The setting that keeps `needed` bytes on the CPU instead of an accelerator, if they fit there: it takes none of
+    the accelerator's memory."""
+    fits = chosen.type != "cpu" and needed <= SPARE * available_bytes("cpu")
+    return {'device="cpu"': 0} if fits else {}
 
 
 def _first_tensor(value: tuple[Any, Any]) -> Tensor:

@@ -1,12 +1,11 @@
 """Errors for too little memory: one sentence with what is needed, what is free and what would fit."""
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from helpers.errors import DoesNotFitError
 from helpers.models.memory import available_bytes
-from helpers.models.out_of_memory import is_out_of_memory
+from helpers.models.out_of_memory import device_in, forget_tensors, is_out_of_memory
 
 LESS = "Use a shorter prompt or a smaller model."
 
@@ -25,11 +24,11 @@ def does_not_fit(
 ) -> DoesNotFitError:
     """The error for something that needs `needed` bytes where `free` bytes are free.
 
-    `options` maps settings that need less to the bytes they need. The message names those that fit, or gives the advice
-    `otherwise` if none does.
+    `options` maps settings that need less to the bytes they need on `device`, 0 if they need none there. The message
+    names those that fit, or gives the advice `otherwise` if none does.
     """
     smaller = {how: size for how, size in options.items() if size <= free}
-    advice = "; ".join(f"{how} ({size_text(size)})" for how, size in smaller.items())
+    advice = "; ".join(f"{how} ({size_text(size)})" if size else how for how, size in smaller.items())
     return DoesNotFitError(
         f"{what} needs {size_text(needed)}, and {size_text(free)} is free on {device}. "
         + (f"What would fit: {advice}." if advice else otherwise),
@@ -51,7 +50,8 @@ def refusing_what_does_not_fit(
     """Turn running out of memory in the block into a `DoesNotFitError`; every other error passes unchanged.
 
     `needed` is an estimate, in bytes, of what the block keeps. If the block `runs` the model, its layers need more
-    meanwhile, so more than that may have been free.
+    meanwhile, so more than that may have been free. `device` may list several, such as "cuda:0, cuda:1": the error is
+    then about the one that ran out, or, if that is not known, about the one with the least free memory.
     """
     return refusing_by_estimate(what, lambda: (needed, options or {}, otherwise), device, runs=runs)
 
@@ -67,15 +67,19 @@ def refusing_by_estimate(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors that were created so far
-        release_cached(device)
+        forget_tensors(error)
+        devices = device.split(", ")
+        for each in devices:
+            release_cached(each)
         needed, options, otherwise = estimate()
-        free = available_bytes(device)
+        free = {each: available_bytes(each) for each in devices}
+        said = device_in(error)
+        device = said if said is not None and said in free else min(free, key=free.__getitem__)
         raise does_not_fit(
             f"{what} ran out of memory on {device}. "
             + ("Besides what the layers need while they run, it" if runs else "It"),
             needed,
-            free,
+            free[device],
             device,
             options,
             otherwise,

@@ -17,6 +17,7 @@ from helpers.models import catalog
 from helpers.models.fitting import does_not_fit, release_cached
 from helpers.models.locate import check_source, find_files
 from helpers.models.memory import MemoryPlan, available_bytes, cannot_quantize, loading_plan
+from helpers.models.out_of_memory import forget_tensors, is_out_of_memory
 from helpers.models.pretrained import check_generation_settings, from_pretrained, read_config
 from helpers.models.skeleton import auto_class, is_base_model, model_class, saved_as
 from helpers.models.store import quiet_progress, say
@@ -99,8 +100,11 @@ def load_model(
     load = _load_frugally if quantization and plan.device == "cpu" else _load_weights
     try:
         return load(auto_class(config), folder, settings).eval()
-    except DoesNotFitError as error:  # less is free than before, or the library takes more than planned
-        raise _ran_out(name, plan, source) from error
+    except (RuntimeError, MemoryError) as error:  # less is free than before, or the library takes more than planned
+        if not (isinstance(error, DoesNotFitError) or is_out_of_memory(error)):
+            raise
+        forget_tensors(error)  # a part of the model, which would count as taken
+        raise _ran_out(name, plan, source) from None
 
 
 def _check_count(folder: Path, plan: MemoryPlan, config: Any, stored: int) -> None:

@@ -13,7 +13,7 @@ from helpers.errors import BadInputError, DamagedFilesError, DoesNotFitError, He
 from helpers.models import catalog
 from helpers.models.folder import MOST_TOKENIZER_BYTES, read_settings
 from helpers.models.locate import find_files
-from helpers.models.out_of_memory import is_out_of_memory
+from helpers.models.out_of_memory import forget_tensors, is_out_of_memory, says_out_of_memory
 
 # Model types that a package of this course registers with transformers: GLM-4's original checkpoints.
 OUR_ARCHITECTURES = {"chatglm": "helpers.glm"}
@@ -307,13 +307,25 @@ def told(what: str) -> Iterator[None]:
     except ImportError as error:  # flash attention, a quantizer: what the machine lacks
         raise BadInputError(f"{what} with these settings: {reason(error)}") from error
     except Exception as error:
-        if is_out_of_memory(error):
-            raise DoesNotFitError(f"{what}: there is not enough memory for it.") from error
+        if is_out_of_memory(error) or says_out_of_memory(_in_the_report(error)):
+            forget_tensors(error)
+            raise DoesNotFitError(f"{what}: there is not enough memory for it.") from None
         raise DamagedFilesError(f"{what}: {reason(error)}. Fetch its files again.") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # a panic of a library written in Rust
             raise
         raise DamagedFilesError(f"{what}: {reason(error)}. Fetch its files again.") from error
+
+
+def _in_the_report(error: BaseException) -> str:
+    """What went wrong while weights were converted or quantized. transformers collects these errors as texts in a
+    `LoadStateDictInfo`, and at the end raises one that only refers to its printed report.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    info = None if last is None else last.tb_frame.f_locals.get("loading_info")
+    return "\n".join(map(str, getattr(info, "conversion_errors", {}).values()))
 
 
 def reason(error: BaseException) -> str:

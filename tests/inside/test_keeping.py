@@ -1,5 +1,6 @@
 """Where a trace is kept: on the model's device, or on another; and what is said when it fits on none."""
 
+import copy
 import pickle
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from helpers.errors import DoesNotFitError
 from helpers.inside import tracing
-from helpers.inside.keeping import Keeper, _pieces, home
+from helpers.inside.keeping import Keeper, _pieces, home, working_devices
 from helpers.inside.tracing import trace
 
 GB = 10**9
@@ -69,7 +70,8 @@ def test_home_is_where_a_module_computes():
     assert home(layer) == torch.device("cuda:1")
 
 
-def test_a_trace_says_where_it_is(model, tokenizer):
+def test_a_trace_says_where_it_is(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(tracing, "pick_device", str)  # it refuses "meta", the other device that every machine has
     run = trace(model, tokenizer, "Hello there", attentions=False)
     assert run.device == torch.device("cpu")
     assert repr(run).endswith("MB on cpu)")
@@ -93,6 +95,31 @@ def test_auto_takes_the_cpu_when_the_gpu_is_full(free):
     assert tracing._place("cpu", 5 * GB, {}, gpu) == torch.device("cpu")
     with pytest.raises(DoesNotFitError, match=r"needs 70 GB, and 9 GB is free on cuda:0"):
         tracing._place("auto", 70 * GB, {}, gpu)
+
+
+def test_the_work_of_the_layers_needs_room_beside_the_result(free, monkeypatch):
+    gpu = torch.device("cuda:0")
+    monkeypatch.setattr(tracing, "pick_device", str)
+    free(cuda=10 * GB, cpu=50 * GB)
+    assert tracing._place("auto", 8 * GB, {}, gpu, 1 * GB) == gpu
+    assert tracing._place("auto", 8 * GB, {}, gpu, 2 * GB) == torch.device("cpu")
+    with pytest.raises(DoesNotFitError) as error:
+        tracing._place("cuda:0", 8 * GB, {"attentions=False": 3 * GB}, gpu, 2 * GB)
+    assert error.value.would_fit == ('device="cpu"', "attentions=False") and error.value.available_bytes == 7 * GB
+    with pytest.raises(DoesNotFitError) as error:
+        tracing._place("cuda:0", 48 * GB, {}, gpu, 2 * GB)
+    assert error.value.would_fit == (), "there is no room on the CPU either"
+    free(cuda=10 * GB, cpu=8 * GB)
+    with pytest.raises(DoesNotFitError) as error:
+        tracing._place("cpu", 8 * GB, {}, gpu, 2 * GB)
+    assert error.value.would_fit == (), "it was to be on the CPU already"
+
+
+def test_the_devices_of_a_model_that_is_spread_over_several(tiny):
+    assert working_devices(tiny) == [torch.device("cpu")]
+    model = copy.copy(tiny)
+    model.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 1, "model.layers.1": "cuda:1", "lm_head": "disk"}
+    assert [str(device) for device in working_devices(model)] == ["cpu", "cuda:0", "cuda:1"]
 
 
 def test_a_trace_that_cannot_fit_is_refused_before_it_runs(model, tokenizer, free):

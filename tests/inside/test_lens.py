@@ -1,7 +1,9 @@
 """The logit lens against the plain way: final norm, lm_head and softmax of every hidden state at once."""
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +42,31 @@ def _statistics(scores, group):
     lower_by = (scores - highest[:, None]).clamp(min=-1e30)
     weights = lower_by.exp()
     return scores.unflatten(-1, (-1, group)).amax(-1), highest, weights.sum(-1), (weights * lower_by).sum(-1)
+
+
+def test_little_memory_does_not_rule_triton_out(monkeypatch):
+    """Whether Triton works is found out once; running out of memory at that moment says nothing about it."""
+    fails = [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def statistics(scores, group):
+        if fails:
+            raise fails.pop()
+
+    def one_pass():
+        return fast_lens._one_pass(torch.device("cuda:0"))
+
+    monkeypatch.setitem(sys.modules, "helpers.inside.softmax_kernel", SimpleNamespace(statistics=statistics))
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    fast_lens._one_pass.cache_clear()
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            one_pass()
+        assert one_pass() is statistics
+        fast_lens._one_pass.cache_clear()
+        fails.append(RuntimeError("PTX was compiled with an unsupported toolchain"))
+        assert one_pass() is None and one_pass() is None and not fails
+    finally:
+        fast_lens._one_pass.cache_clear()
 
 
 def _as_on_a_gpu(monkeypatch):
