@@ -249,6 +249,10 @@ class ChatGLMForConditionalGeneration(GlmForCausalLM):
         kwargs.setdefault("save_original_format", getattr(self, "hf_quantizer", None) is None)
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def has_read_picture(self, past_key_values: Cache | None) -> bool:
+        """Whether a KV cache already holds the prompt's picture."""
+        return cached_picture(past_key_values) is not None
+
     def expand_inputs(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **kwargs: Any
     ) -> ExpandedInputs:

@@ -117,9 +117,7 @@ class Glm4vSight(NoSight):
         return expanded.input_ids, expanded.patch_index[0]
 
     def has_read(self, past_key_values):
-        from helpers.glm.modeling import cached_picture
-
-        return cached_picture(past_key_values) is not None
+        return self.model.has_read_picture(past_key_values)
 
     def _expanded(self, input_ids: Any, pixel_values: Any) -> Any:
         return self.model.expand_inputs(input_ids, pixel_values)
