@@ -174,8 +174,8 @@ def trace(
     keep their outputs and inputs. Layers above the last one needed do not run.
 
     `device` is where the result is kept: "auto" leaves it where the model computes it if it fits there beside the
-    work of the layers, and moves it to the CPU if it does not; "cpu" moves every part there during the run. Nothing else
-    depends on it.
+    work of the layers, and moves it to the CPU if it does not; "cpu" moves every part there during the run. Nothing
+    else depends on it.
 
     `model_inputs` is what else the model's `forward` takes, such as `pixel_values`. With `past_key_values`,
     `prompt` is what comes after the cached positions; the cache grows, as in any run.
