@@ -132,6 +132,7 @@ def test_a_disk_that_is_too_full_says_how_much_and_what_to_set(monkeypatch, tmp_
 
 def test_models_that_fit_and_models_that_do_not(monkeypatch):
     monkeypatch.setattr(memory, "pick_device", lambda device="auto": "cpu")
+    monkeypatch.setattr(memory, "ON_MACOS", False)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 10_000_000_000)
     report = check_models()
     found = _by_name(report)
@@ -145,6 +146,7 @@ def test_models_that_fit_and_models_that_do_not(monkeypatch):
 
 def test_a_model_too_big_in_any_way_says_so(monkeypatch):
     monkeypatch.setattr(memory, "pick_device", lambda device="auto": "cpu")
+    monkeypatch.setattr(memory, "ON_MACOS", False)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1_000_000_000)
     assert _by_name(check_models())["glm-4v-9b"].hint.startswith("Even in 4 bits it needs 9.")
 

@@ -24,6 +24,7 @@ BYTES_PER_VALUE = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # weight, 8 bits per block of 64 for its scale, 32 bits per 256 of these (QLoRA, 2023, section 3).
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 QUANTIZED_LAYERS = ("Linear", "Conv1D")  # that bitsandbytes packs; Conv1D is GPT-2's linear layer
+ON_MACOS = sys.platform == "darwin"
 OVERHEAD_BYTES = 8_000_000  # measured with the default model on Linux: 5 to 10 MB, in every precision
 NOT_COUNTED = " What reading a picture takes depends on its size, and is not counted."
 
@@ -334,7 +335,7 @@ def cannot_quantize(device: str, quantization: str | None) -> tuple[str | Settin
         return ()
     if device == "mps":
         why = "has no kernels for Apple GPUs"
-    elif sys.platform == "darwin" and importlib.util.find_spec("bitsandbytes") is None:
+    elif device == "cpu" and ON_MACOS and importlib.util.find_spec("bitsandbytes") is None:
         why = "the course does not install on macOS"
     else:
         return ()

@@ -188,6 +188,7 @@ def test_memory_that_runs_out_while_loading_is_said_in_numbers(monkeypatch, erro
         raise error
 
     monkeypatch.setattr(loading, "auto_class", lambda config: SimpleNamespace(from_pretrained=from_pretrained))
+    monkeypatch.setattr(memory, "ON_MACOS", False)
     with pytest.raises(DoesNotFitError, match="Loading smollm2-135m needs 538 MB") as caught:
         loading.load_model("smollm2-135m", device="cpu", dtype="float32")
     assert caught.value.needed_bytes == 4 * 134_515_008 and caught.value.available_bytes > 0

@@ -174,7 +174,7 @@ def test_a_plan_for_an_apple_gpu_refuses_what_loading_refuses(machine, quantizat
 
 def test_a_mac_without_bitsandbytes_quantizes_nothing(machine, monkeypatch):
     machine()
-    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    monkeypatch.setattr(memory, "ON_MACOS", True)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     plan = memory.memory_plan("smollm2-135m", quantization="8bit", device="cpu")
     assert not plan.fits and plan.total_bytes < plan.available_bytes
@@ -228,6 +228,7 @@ def test_quantization_settings_are_the_walkthroughs(machine, taken):
 
 
 def test_without_bitsandbytes_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(memory, "ON_MACOS", False)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(BadInputError, match="pip install bitsandbytes"):
         loading.load_model("smollm2-135m", quantization="8bit", device="cpu")
