@@ -1,12 +1,14 @@
-"""`make bench-gpu`: the course's time and memory on a GPU beside plain transformers, on the same tensors, in one run.
+"""`make bench-gpu`: the course's time and memory on a GPU beside other tools, on the same tensors, in one run.
 
-Also runs by itself where torch and transformers are installed: `python tests/benchmarks/gpu.py`. It takes about three
+Also runs by itself where torch and transformers are installed: `python tests/benchmarks/gpu.py`. It takes about four
 minutes on an H100, needs 40 GB of GPU memory, and downloads nothing: models have the real sizes and random weights
-(`gpu_models.py`). Without a GPU it says so and changes nothing.
+(`gpu_models.py`). Without a GPU it says so and changes nothing. TransformerLens and nnsight have rows where they are
+installed (tests/benchmarks/peers.txt).
 
-Tables go into docs/BENCHMARKS.md, between the lines `<!-- bench-gpu:begin -->` and `<!-- bench-gpu:end -->`.
-`--results FILE` writes them to a file instead, and `--from FILE …` puts such files into the page, perhaps on another
-machine: the first of them that has a table counts. `--small` is a dry run with tiny models on whatever is there; its
+Tables go into docs/BENCHMARKS.md, between the lines `<!-- bench-gpu:begin -->` and `<!-- bench-gpu:end -->`; those of a
+few parts (`--only`) are only printed. `--results FILE` writes them to a file instead, and `--from FILE …` puts such
+files into the page, perhaps on another machine: the first of them that has a table counts. `--check` measures nothing:
+its exit code is 1 without a GPU. `--small` is a dry run with tiny models on whatever is there; its
 figures mean nothing and are not kept.
 """
 
@@ -104,7 +106,7 @@ class Bench:
         self.targets.append((what, figure, at_most))
 
     def rows(self, table, label, contenders, limit, *, memory=None):
-        """Runs contenders, the first of which is the baseline, and adds a row for each."""
+        """Runs contenders, the first of which is the baseline, and adds a row for each; returns the seconds of each."""
         seconds = self.race(contenders)
         baseline = next(iter(contenders))
         for name, times in seconds.items():
@@ -122,6 +124,7 @@ class Bench:
         for ours in (name for name in seconds if name.startswith("**")):
             for peer in (name for name in seconds if name in PEERS):
                 self.target(f"{label}: {ours.split('**')[1]}, times {peer}", ratio(seconds[ours], seconds[peer])[1], 1)
+        return seconds
 
     def differences(self, label, ours, contenders, others):
         """How far the peers' results are from ours, as a note; none without peers."""
@@ -221,7 +224,9 @@ def layer(bench):
                 "**`trace(layers=…)`**": lambda ids=ids: trace(model, bench.tokenizer, ids, **only),
                 **{peer: lambda there=there, run=run: run.layer(there, wanted) for peer, run in others.items()},
             }
-            bench.rows(result, f"{length} tokens", contenders, 1.0)
+            seconds = bench.rows(result, f"{length} tokens", contenders, 1.0)
+            beside = ratio_text(seconds["**`trace(layers=…)`**"], seconds["a bare hook that stops"])
+            result.notes.append(f"{length} tokens: `trace` takes {beside} times as long as the hook that stops.")
             ours = contenders["**`trace(layers=…)`**"]().hidden_states[0]
             result.notes += bench.differences(f"{length} tokens", ours, contenders, others)
     return result
@@ -451,25 +456,29 @@ def measure(parts, device, rounds, small):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--results", type=Path, help="write a JSON file instead of the page")
     parser.add_argument("--from", dest="sources", nargs="+", type=Path, help="put such files into the page")
+    parser.add_argument("--check", action="store_true", help="only say whether there is a GPU")
     parser.add_argument("--small", action="store_true", help="a dry run with tiny models, on a CPU too")
     given = parser.parse_args()
     if given.sources:
         write(*(json.loads(source.read_text(encoding="utf-8")) for source in given.sources))
-        return
+        return 0
     if not given.small and not torch.cuda.is_available():
         print("There is no CUDA GPU here: nothing was measured and nothing was changed.")
-        return
+        return 1 if given.check else 0
+    if given.check:
+        return 0
     device = given.device if torch.cuda.is_available() else "cpu"
-    results = measure(given.only or PARTS, device, given.rounds, given.small)
+    results = measure(given.only, device, given.rounds, given.small)
     if given.results:
         given.results.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    elif not given.small:
+    elif not given.small and set(given.only) == set(PARTS):
         write(results)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,7 @@ def peers(model, device, attention="sdpa"):
     found = {}
     for name, (module, make) in installed.items():
         if importlib.util.find_spec(module) is None:
+            print(f"  {name} is not installed beside this Python: it has no rows.", flush=True)
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from gpu_models import prompt, twin
 
-from helpers.errors import DoesNotFitError
 from helpers.inside import tracing
 from helpers.inside.tracing import trace
 
@@ -85,36 +84,3 @@ def test_memory_grows_by_little_more_than_the_result(llama, letters, device):
 def test_auto_takes_the_cpu_when_the_gpu_is_full(exact, letters, monkeypatch):
     monkeypatch.setattr(tracing, "available_bytes", lambda device: 10**5 if "cuda" in str(device) else 10**10)
     assert trace(exact, letters, prompt(64)).device.type == "cpu"
-
-
-def test_running_out_of_memory_is_said_and_leaves_the_model_as_it_was(exact, letters, little_memory, device):
-    ids = prompt(64)
-    with torch.no_grad():
-        before = exact(ids.to(device)).logits.clone()
-    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in exact.modules()]
-    little_memory(200_000_000)
-    with pytest.raises(DoesNotFitError, match="ran out of memory on cuda:0") as error:
-        trace(exact, letters, prompt(2048))
-    assert error.value.needed_bytes > 10**9 and error.value.would_fit
-    little_memory(10**9)
-    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in exact.modules()] == hooks
-    with torch.no_grad():
-        assert torch.equal(exact(ids.to(device)).logits, before)
-    assert trace(exact, letters, ids).device == device
-
-
-def test_layers_on_two_devices(exact, letters, device):
-    """As `device_map="auto"` spreads a model that one device does not hold."""
-    import copy
-
-    from accelerate import dispatch_model
-
-    expected = trace(exact, letters, prompt(50))
-    spread = copy.deepcopy(exact)
-    places = {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.norm": 0, "lm_head": 0}
-    places |= {f"model.layers.{layer}": 0 if layer < 15 else "cpu" for layer in range(30)}
-    spread = dispatch_model(spread, places, main_device=0)
-    run = trace(spread, letters, prompt(50))
-    assert run.device == device
-    assert torch.allclose(run.hidden_states, expected.hidden_states, atol=1e-3, rtol=1e-4)
-    assert torch.allclose(run.attentions, expected.attentions, atol=1e-4)
