@@ -82,7 +82,7 @@ def test_what_is_computed_on_the_device(exact, letters, little_memory, what):
 def test_a_batch_is_halved_and_goes_on(exact, letters, little_memory, capsys):
     """A prompt of 500 tokens takes about 40 MB."""
     prompts = [Prompt(number, "", input_ids=prompt(500 + number)[0].tolist()) for number in range(8)]
-    settings = GenerationSettings(max_new_tokens=3, temperature=0)
+    settings = GenerationSettings(do_sample=False, max_new_tokens=3)
     alone = dict(TransformersEngine(exact, letters, batch_size=1).generate(iter(prompts), settings))
     little_memory(150 * MB)
     answers = dict(TransformersEngine(exact, letters, batch_size=8).generate(iter(prompts), settings))
