@@ -51,7 +51,7 @@ def test_loading(exact, little_memory, device, tmp_path, room, monkeypatch):
     gc.collect()
     before = torch.cuda.memory_allocated(device)
     little_memory(room)
-    with pytest.raises(DoesNotFitError, match="^Loading .* needs 53[89] MB"):
+    with pytest.raises(DoesNotFitError, match=r"^Loading .* needs 53[89] MB"):
         load_model(tmp_path, device=str(device), dtype="float32")
     assert torch.cuda.memory_allocated(device) - before < MB
 
