@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import re
+import os
+import sys
 import textwrap
 import traceback
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Result = TypeVar("Result")
-_INSTALLED = re.compile(r"[^\s('\"]*site-packages[\\/]")  # where this machine's packages are installed
 _WIDTH = 200  # characters of a message that are shown
 
 
@@ -98,7 +99,10 @@ def attempt(program: Callable[..., Result], *arguments: Any) -> Result | None:
 
 
 def _short(message: str) -> str:
-    return textwrap.shorten(_INSTALLED.sub("…/", message), _WIDTH, placeholder=" …")
+    for folder in sys.path:  # where this machine's packages are installed, whatever characters the path has
+        if Path(folder).name in ("site-packages", "dist-packages"):
+            message = message.replace(folder + os.sep, "…/")
+    return textwrap.shorten(message, _WIDTH, placeholder=" …")
 
 
 def _where(program: Callable[..., Any], error: Exception) -> str:

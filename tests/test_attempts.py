@@ -49,6 +49,20 @@ def test_no_folder_of_this_machine_is_printed(capsys):
     assert "site-packages" not in out
 
 
+def test_nor_is_one_with_a_space_or_a_quote_in_its_name(capsys, monkeypatch, tmp_path):
+    folder = tmp_path / "it's my course" / "site-packages"
+    folder.mkdir(parents=True)
+    (folder / "an_old_library.py").touch()
+    monkeypatch.syspath_prepend(str(folder))
+
+    def program():
+        from an_old_library import Missing  # noqa: F401
+
+    attempt(program)
+    out = capsys.readouterr().out
+    assert "(…/an_old_library.py)" in out and "course" not in out
+
+
 def test_an_error_without_a_message_says_so(capsys):
     attempt(_says_nothing)
     assert capsys.readouterr().out.endswith("AttributeError: (the error has no message)\n")

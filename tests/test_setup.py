@@ -1,6 +1,7 @@
 """`make setup` in folders of any name, killed at any moment, started twice: with a tiny course and no network."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -53,8 +54,9 @@ def course(tmp_path, monkeypatch):
 
 
 def start(folder):
+    python = shlex.quote(sys.executable).replace("$", "$$")  # this course, too, may stand in a folder of any name
     return subprocess.Popen(
-        ["make", "setup", f"PYTHON={sys.executable}"],
+        ["make", "setup", f"PYTHON={python}"],
         **{"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
         start_new_session=True,
     )
